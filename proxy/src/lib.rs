@@ -1,0 +1,34 @@
+//! The sidecar: takes the traffic of an unmodified program and carries it over mTLS to the sidecars of other programs.
+//!
+//! The way of a request, module by module: [`listen`] → [`tls`] → [`detect`] → [`http`] or [`tcp`] → [`route`] →
+//! [`balance`] → [`pool`] → [`http::forward`] → [`outcome`]. [`inbound`] and [`outbound`] are its tables of contents.
+//! What is applied lives in a [`snapshot`], which [`subscribe`] and [`decode`] make from xDS.
+
+pub mod admin;
+pub mod balance;
+pub mod certificates;
+pub mod control;
+pub mod decode;
+pub mod detect;
+pub mod dns;
+pub mod drain;
+pub mod http;
+pub mod identity;
+pub mod inbound;
+pub mod init;
+pub mod listen;
+pub mod metrics;
+pub mod names;
+pub mod original_dst;
+pub mod outbound;
+pub mod outcome;
+pub mod pool;
+pub mod reason;
+pub mod route;
+pub mod run;
+pub mod settings;
+pub mod shared;
+pub mod snapshot;
+pub mod subscribe;
+pub mod tcp;
+pub mod tls;

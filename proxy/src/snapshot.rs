@@ -1,0 +1,331 @@
+//! What the sidecar knows: compact, immutable, swapped as a whole.
+//!
+//! Built by `decode` from xDS, read by every connection and request through one `Arc<Snapshot>` for its whole life.
+//! Holds no protobuf and does no I/O. State that must outlive a change of configuration (the load of an endpoint, the retry
+//! budget of a cluster) sits behind `Arc`s that the next snapshot takes over.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balance::{Load, RetryBudget};
+use crate::names::{Name, SpiffeId};
+
+/// Everything that is applied at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Destinations asked for, by the name that was asked (`cart.shop:80`, `10.96.0.7:80`).
+    pub outbound: HashMap<Name, Arc<Outbound>>,
+    /// This workload's own ports; `None` until the control server has answered.
+    pub inbound: Option<Arc<Inbound>>,
+}
+
+/// What a destination name resolved to.
+#[derive(Debug)]
+pub enum Outbound {
+    /// The mesh does not know it.
+    Unknown(UnknownDestination),
+    /// A service, or one endpoint of it.
+    Service(OutboundService),
+}
+
+/// What to do with a destination outside the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownDestination {
+    /// Forward untouched, count.
+    PassThrough,
+    /// Refuse with `no_route`.
+    Deny,
+}
+
+/// A destination of the mesh.
+#[derive(Debug)]
+pub struct OutboundService {
+    /// Canonical name: `cart.shop:80`.
+    pub name: Name,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// HTTP routes, in the order of precedence; present unless the protocol is TCP or TLS.
+    pub http: Option<Arc<HttpRoutes>>,
+    /// Where raw TCP goes; present unless the protocol is HTTP.
+    pub tcp: Option<TcpRoute>,
+    /// Routes by SNI of the application's own TLS, most specific first; else `tcp`.
+    pub sni: Vec<(Vec<Arc<str>>, TcpRoute)>,
+}
+
+/// Protocol of a port, as declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1 or HTTP/2, told apart by the first bytes.
+    Http,
+    /// Not HTTP: do not peek, the server may speak first.
+    Tcp,
+    /// The application's own TLS: read the ClientHello's SNI, carry it untouched.
+    Tls,
+    /// Not declared: peek for at most a second.
+    Detect,
+}
+
+/// A route configuration.
+#[derive(Debug)]
+pub struct HttpRoutes {
+    /// xDS name of the route configuration.
+    pub name: Name,
+    /// Virtual hosts.
+    pub virtual_hosts: Vec<VirtualHost>,
+}
+
+/// Routes for some hosts.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// Exact names, `*.suffix`, or `*`; lower case, without port.
+    pub domains: Vec<Arc<str>>,
+    /// Routes in the order of precedence: the first match wins.
+    pub routes: Vec<Route>,
+}
+
+/// One match and where it leads.
+#[derive(Debug)]
+pub struct Route {
+    /// Label for metrics: `kind/namespace/name/rule`, or `default`.
+    pub name: Arc<str>,
+    /// What must hold.
+    pub matcher: RouteMatch,
+    /// Clusters by weight; the sum is above zero, otherwise [`RouteAction::NoBackend`].
+    pub action: RouteAction,
+    /// `timeouts.request`: from the first byte of the request to the last of the response.
+    pub timeout: Option<Duration>,
+    /// `timeouts.backendRequest`.
+    pub try_timeout: Option<Duration>,
+    /// Retries, the safe default unless configured.
+    pub retry: Retry,
+}
+
+/// Where a route leads.
+#[derive(Debug)]
+pub enum RouteAction {
+    /// To clusters by weight.
+    Forward(WeightedClusters),
+    /// Nowhere: 500, `no_endpoints`.
+    NoBackend,
+}
+
+/// Clusters with weights; never empty, never of sum zero.
+#[derive(Debug)]
+pub struct WeightedClusters {
+    /// Cluster and weight above zero.
+    pub clusters: Vec<(Arc<Cluster>, u32)>,
+    /// Sum of the weights.
+    pub total: u32,
+}
+
+/// A TCP route.
+#[derive(Debug)]
+pub struct TcpRoute {
+    /// Label for metrics.
+    pub name: Arc<str>,
+    /// Clusters by weight; `None` when every weight is zero.
+    pub clusters: Option<WeightedClusters>,
+}
+
+/// Conditions of a route; all must hold.
+#[derive(Debug, Clone)]
+pub struct RouteMatch {
+    /// Path.
+    pub path: PathMatch,
+    /// Method.
+    pub method: Option<http::Method>,
+    /// Headers.
+    pub headers: Vec<(http::HeaderName, ValueMatch)>,
+    /// Query parameters.
+    pub query: Vec<(Arc<str>, ValueMatch)>,
+}
+
+/// How a path matches.
+#[derive(Debug, Clone)]
+pub enum PathMatch {
+    /// Everything.
+    Any,
+    /// The whole path.
+    Exact(Arc<str>),
+    /// Leading characters (`/x/` in the pair `path: /x` + `prefix: /x/`).
+    Prefix(Arc<str>),
+    /// The whole path, by regular expression.
+    Regex(regex::Regex),
+}
+
+/// How a value matches.
+#[derive(Debug, Clone)]
+pub enum ValueMatch {
+    /// The whole value.
+    Exact(Arc<str>),
+    /// The whole value, by regular expression.
+    Regex(regex::Regex),
+    /// Any value, if present.
+    Present,
+}
+
+/// Retry policy of a route. The default (one retry of what provably was not processed) needs no configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Retries after the first try. Default 1.
+    pub attempts: u8,
+    /// First back-off; doubled each time, jittered. Default 25 ms.
+    pub base_interval: Duration,
+    /// Longest back-off. Default 250 ms.
+    pub max_interval: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { attempts: 1, base_interval: Duration::from_millis(25), max_interval: Duration::from_millis(250) }
+    }
+}
+
+/// A set of endpoints and how to reach them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// xDS name: `cart.shop:80`, `endpoint/10.1.2.3:8080`, `inbound/cart-1.shop/8080`.
+    pub name: Name,
+    /// Where connections go.
+    pub endpoints: Endpoints,
+    /// HTTP version towards an upstream *without* a sidecar, or towards the local application.
+    pub http: UpstreamHttp,
+    /// TLS towards endpoints that have a sidecar.
+    pub tls: Option<UpstreamTls>,
+    /// Connect time-out. Default 1 s.
+    pub connect_timeout: Duration,
+    /// Circuit breaking.
+    pub limits: Limits,
+    /// Retry budget, shared by all routes to this cluster and kept across snapshots.
+    pub retry_budget: Arc<RetryBudget>,
+    /// Requests, connections and waiting at this moment; kept across snapshots.
+    pub usage: Arc<crate::balance::Usage>,
+}
+
+/// Where the connections of a cluster go.
+#[derive(Debug)]
+pub enum Endpoints {
+    /// Known addresses.
+    Set(Vec<Arc<Endpoint>>),
+    /// A DNS name (`ExternalName`), resolved by the sidecar.
+    Dns {
+        /// Host.
+        host: Arc<str>,
+        /// Port.
+        port: u16,
+    },
+    /// The original destination of the connection (transparent inbound, pass through).
+    OriginalDst,
+}
+
+/// An endpoint of a cluster; the same `Arc` in the next snapshot if nothing about it changed.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Address to connect to.
+    pub address: SocketAddr,
+    /// Identity of the sidecar there; `None` is an endpoint without a sidecar, reached in plaintext.
+    pub identity: Option<SpiffeId>,
+    /// Workload (`name.namespace`) for labels; empty if unknown.
+    pub workload: Arc<str>,
+    /// Relative weight, above zero.
+    pub weight: u32,
+    /// Region and zone.
+    pub locality: (Arc<str>, Arc<str>),
+    /// Locality priority, 0 first.
+    pub priority: u32,
+    /// Its load, measured by this sidecar.
+    pub load: Arc<Load>,
+}
+
+/// HTTP version towards plaintext upstreams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamHttp {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// The version in which the request came in at the first sidecar.
+    AsReceived,
+}
+
+/// TLS towards the sidecars of a cluster.
+#[derive(Debug)]
+pub struct UpstreamTls {
+    /// SNI: `80.cart.shop.mesh`.
+    pub sni: Arc<str>,
+    /// Identities that the cluster as a whole may present; an endpoint's own identity is checked besides.
+    pub identities: Vec<SpiffeId>,
+}
+
+/// Circuit breaking limits of a cluster (Envoy `CircuitBreakers.Thresholds`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections. Default 1,024.
+    pub connections: u32,
+    /// Requests waiting for a connection. Default 1,024, each for at most a second.
+    pub pending: u32,
+    /// Requests at once. Default 10,000.
+    pub requests: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 1024, pending: 1024, requests: 10_000 }
+    }
+}
+
+/// This workload's own ports.
+#[derive(Debug)]
+pub struct Inbound {
+    /// xDS name of the listener: `inbound/cart-1.shop`.
+    pub name: Name,
+    /// Its ports.
+    pub ports: Vec<InboundPort>,
+}
+
+/// A port of this workload.
+#[derive(Debug)]
+pub struct InboundPort {
+    /// Service port behind it, for labels: `cart.shop:80`.
+    pub service: Name,
+    /// SNI that selects it: `80.cart.shop.mesh`.
+    pub sni: Arc<str>,
+    /// The application's port: selects it by original destination where the mode is transparent.
+    pub port: u16,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Whether plaintext is taken.
+    pub plaintext: Plaintext,
+    /// Where the application listens: a cluster of one address, or of the original destination.
+    pub upstream: Arc<Cluster>,
+}
+
+/// Whether plaintext is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plaintext {
+    /// Refused with `plaintext_refused`.
+    Refused,
+    /// Accepted and counted.
+    Accepted,
+}
+
+impl Inbound {
+    /// The port that an SNI of the mesh names.
+    pub fn by_sni(&self, sni: &str) -> Option<&InboundPort> {
+        self.ports.iter().find(|port| &*port.sni == sni)
+    }
+
+    /// The port that an original destination names (transparent mode).
+    pub fn by_port(&self, port: u16) -> Option<&InboundPort> {
+        self.ports.iter().find(|candidate| candidate.port == port)
+    }
+}
+
+impl Endpoint {
+    /// Its IP address.
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+}
