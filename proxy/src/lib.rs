@@ -32,3 +32,4 @@ pub mod snapshot;
 pub mod subscribe;
 pub mod tcp;
 pub mod tls;
+pub mod worker;

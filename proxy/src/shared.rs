@@ -2,13 +2,40 @@
 
 use std::sync::Arc;
 
+use crate::dns::Resolver;
+use crate::drain::Drain;
+use crate::identity::IdentityStore;
+use crate::metrics::{Metrics, Shard};
+use crate::pool::Pool;
+use crate::settings::Settings;
+use crate::subscribe::Directory;
+
 /// One per sidecar.
 #[derive(Debug)]
-pub struct Shared {}
+pub struct Shared {
+    /// What the operator wrote.
+    pub settings: Settings,
+    /// Destinations and own ports, as the control server describes them.
+    pub directory: Directory,
+    /// This workload's certificate.
+    pub identity: IdentityStore,
+    /// Names outside the mesh.
+    pub resolver: Resolver,
+    /// Counters of this sidecar.
+    pub metrics: Arc<Metrics>,
+    /// Shutdown.
+    pub drain: Drain,
+}
 
 /// One per worker thread: what never crosses threads on the hot path.
 #[derive(Debug)]
 pub struct Worker {
     /// The sidecar it belongs to.
     pub shared: Arc<Shared>,
+    /// Its number, from 0.
+    pub index: usize,
+    /// What this worker counts.
+    pub shard: Arc<Shard>,
+    /// Warm connections to endpoints.
+    pub pool: Pool,
 }

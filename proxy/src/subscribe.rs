@@ -1,1 +1,75 @@
-//! Not written yet.
+//! The directory of destinations: what is applied, and asking the control server for what is not known yet.
+//!
+//! Subscriptions are made on demand, coalesced, bounded in number, and dropped when a name has been idle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::names::Name;
+use crate::reason::Reason;
+use crate::snapshot::{Outbound, Snapshot};
+
+/// How long a connection waits for the control server to describe its destination.
+pub const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Look-ups that may wait to be taken up at once.
+const QUEUE: usize = 1024;
+
+/// Handle on what is known; clones share it.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    asks: mpsc::Sender<Ask>,
+}
+
+/// A look-up of a name that is not in the snapshot.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) name: Name,
+    pub(crate) answer: oneshot::Sender<Result<Arc<Outbound>, Reason>>,
+}
+
+impl Directory {
+    /// An empty directory, and the look-ups that it makes.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Ask>) {
+        let (asks, receiver) = mpsc::channel(QUEUE);
+        (Directory { snapshot: Arc::default(), asks }, receiver)
+    }
+
+    /// A directory that knows a fixed snapshot and asks nobody: for tests of what comes after it.
+    pub fn fixed(snapshot: Snapshot) -> Self {
+        let (directory, _) = Self::new();
+        directory.snapshot.store(Arc::new(snapshot));
+        directory
+    }
+
+    /// What is applied at this moment, to be held for the life of a request or connection.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The same without touching its reference count; not to be held across an await.
+    pub fn peek(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// What a normalized destination (`cart.shop:80`, `10.96.0.7:80`) is. Known: at once, without allocation. Unknown: subscribes and
+    /// waits, at most [`LOOKUP_LIMIT`].
+    ///
+    /// # Errors
+    /// [`Reason::NoConfiguration`] when no usable answer came in time, [`Reason::Overloaded`] when too many names wait already.
+    pub async fn lookup(&self, name: &str) -> Result<Arc<Outbound>, Reason> {
+        if let Some(known) = self.snapshot.load().outbound.get(name) {
+            return Ok(known.clone());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask { name: name.into(), answer }).map_err(|_| Reason::Overloaded)?;
+        match tokio::time::timeout(LOOKUP_LIMIT, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(Reason::NoConfiguration),
+        }
+    }
+}
