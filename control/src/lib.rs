@@ -1,1 +1,17 @@
-//! stub
+//! The control server: reads configuration, compiles it to xDS resources, issues certificates.
+//!
+//! Data flows one way: `source` (files) → `world` → `compile` → [`resources`] → `ads`. Status flows back to people
+//! ([`status`], [`admin`]) and never upstream.
+
+pub mod ca;
+pub mod resources;
+pub mod run;
+pub mod source;
+pub mod status;
+pub mod token;
+
+mod admin;
+mod ads;
+mod compile;
+mod tls;
+mod world;

@@ -1,0 +1,197 @@
+//! The compiled configuration: immutable, shared by all streams, replaced as a whole.
+//!
+//! The seam between the side that reads configuration ([`Publisher`]) and the side that distributes it ([`Published`]).
+//! Answers every question about a name at once; refuses nothing itself: who may have what is
+//! [`Resources::required_identity`], enforced by the streams.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use malla_xds::envoy::{http_connection_manager, listener, pack_any, route, router, tcp_proxy};
+use malla_xds::names::{self, Name};
+use malla_xds::{Resource, ResourceType, SpiffeId};
+use tokio::sync::watch;
+
+/// A compiled set of resources.
+#[derive(Debug)]
+pub struct Resources {
+    version: Name,
+    trust_domain: Name,
+    unknown_destinations: UnknownDestinations,
+    by_name: HashMap<(ResourceType, Name), Arc<Resource>>,
+    in_order: Vec<Arc<Resource>>,
+    workloads: HashMap<Name, SpiffeId>,
+}
+
+/// What a sidecar is told about names that do not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownDestinations {
+    /// Forward untouched.
+    #[default]
+    PassThrough,
+    /// Refuse.
+    Deny,
+}
+
+impl Resources {
+    /// A set from its parts. Names and aliases must be unique per type; the first one wins. `workloads` maps
+    /// `name.namespace` to the identity that may have the workload's `inbound/…` resources.
+    pub fn new(
+        trust_domain: impl Into<Name>,
+        unknown_destinations: UnknownDestinations,
+        resources: impl IntoIterator<Item = Resource>,
+        workloads: HashMap<Name, SpiffeId>,
+    ) -> Self {
+        let mut in_order: Vec<Arc<Resource>> = resources.into_iter().map(Arc::new).collect();
+        in_order.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        in_order.dedup_by(|later, first| (later.kind, &later.name) == (first.kind, &first.name));
+        let mut by_name = HashMap::with_capacity(in_order.len());
+        let mut digest = format!("{unknown_destinations:?}");
+        for resource in &in_order {
+            by_name.insert((resource.kind, resource.name.clone()), resource.clone());
+            digest.push_str(&resource.version);
+            resource.aliases.iter().for_each(|alias| digest.push_str(alias));
+        }
+        for resource in &in_order {
+            for alias in &resource.aliases {
+                by_name.entry((resource.kind, alias.clone())).or_insert_with(|| resource.clone());
+            }
+        }
+        let version = malla_xds::resource::version(digest.as_bytes());
+        Resources { version, trust_domain: trust_domain.into(), unknown_destinations, by_name, in_order, workloads }
+    }
+
+    /// Content hash of the whole set.
+    pub fn version(&self) -> &Name {
+        &self.version
+    }
+
+    /// Trust domain of the mesh: only identities of it are certified.
+    pub fn trust_domain(&self) -> &Name {
+        &self.trust_domain
+    }
+
+    /// The resource of a canonical name or alias.
+    pub fn get(&self, kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
+        self.by_name.get(&(kind, Name::from(name))).cloned()
+    }
+
+    /// All resources of a type, sorted by name.
+    pub fn all(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<Resource>> {
+        let start = self.in_order.partition_point(|resource| resource.kind < kind);
+        let end = self.in_order.partition_point(|resource| resource.kind <= kind);
+        self.in_order.get(start..end).unwrap_or_default().iter()
+    }
+
+    /// The identity that a stream must have to obtain a resource; `None`: every identity of the mesh may.
+    /// `inbound/…` of a workload that does not exist has no owner either, and nothing to give.
+    pub fn required_identity(&self, kind: ResourceType, name: &str) -> Option<SpiffeId> {
+        match kind {
+            ResourceType::Listener | ResourceType::Cluster | ResourceType::Route | ResourceType::Endpoints => {
+                self.workloads.get(names::inbound_workload(name)?).cloned()
+            }
+            ResourceType::Secret => None,
+        }
+    }
+
+    /// The listener that answers for a name that does not exist: an API listener whose inline route configuration is empty
+    /// (HTTP and gRPC fail at once), and a way out for raw connections if the mesh lets unknown destinations pass.
+    pub fn unknown_listener(&self, name: &str) -> Resource {
+        if names::inbound_workload(name).is_some() {
+            let message = listener::Listener { name: name.to_owned(), ..Default::default() };
+            return Resource::new(ResourceType::Listener, name, [], &message);
+        }
+        use http_connection_manager::http_connection_manager::RouteSpecifier;
+        let route_config = route::RouteConfiguration { name: name.to_owned(), ..Default::default() };
+        let manager = http_connection_manager::HttpConnectionManager {
+            stat_prefix: "unknown".into(),
+            route_specifier: Some(RouteSpecifier::RouteConfig(route_config)),
+            http_filters: vec![http_connection_manager::HttpFilter {
+                name: "router".into(),
+                config_type: Some(http_connection_manager::http_filter::ConfigType::TypedConfig(pack_any(
+                    router::Router::default(),
+                ))),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let default_filter_chain = (self.unknown_destinations == UnknownDestinations::PassThrough).then(|| {
+            let proxy = tcp_proxy::TcpProxy {
+                stat_prefix: names::PASSTHROUGH.into(),
+                cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(names::PASSTHROUGH.into())),
+                ..Default::default()
+            };
+            listener::FilterChain {
+                filters: vec![listener::Filter {
+                    name: "tcp_proxy".into(),
+                    config_type: Some(listener::filter::ConfigType::TypedConfig(pack_any(proxy))),
+                }],
+                name: names::PASSTHROUGH.into(),
+                ..Default::default()
+            }
+        });
+        let message = listener::Listener {
+            name: name.to_owned(),
+            api_listener: Some(listener::ApiListener { api_listener: Some(pack_any(manager)) }),
+            default_filter_chain,
+            ..Default::default()
+        };
+        Resource::new(ResourceType::Listener, name, [], &message)
+    }
+}
+
+/// The last attempt to load the configuration.
+#[derive(Debug, Clone)]
+pub struct LastReload {
+    /// When.
+    pub at: SystemTime,
+    /// With what result.
+    pub outcome: ReloadOutcome,
+}
+
+/// The result of an attempt to load the configuration.
+#[derive(Debug, Clone)]
+pub enum ReloadOutcome {
+    /// It serves.
+    Applied {
+        /// Version of the resources.
+        version: Name,
+    },
+    /// It was refused as a whole; the one before keeps serving.
+    Refused {
+        /// All errors, as people should read them.
+        errors: Arc<str>,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// The sending end: held by the side that reads configuration.
+#[derive(Debug)]
+pub struct Publisher {
+    /// What serves. Replaced by good configurations only.
+    pub resources: watch::Sender<Arc<Resources>>,
+    /// What the last attempt came to, good or bad.
+    pub last_reload: watch::Sender<LastReload>,
+}
+
+/// The receiving end: held by streams, status and metrics.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// What serves.
+    pub resources: watch::Receiver<Arc<Resources>>,
+    /// What the last attempt came to.
+    pub last_reload: watch::Receiver<LastReload>,
+}
+
+/// Both ends, starting from a configuration that was applied now.
+pub fn publish(initial: Resources) -> (Publisher, Published) {
+    let applied = ReloadOutcome::Applied { version: initial.version.clone() };
+    let (resources, resources_receiver) = watch::channel(Arc::new(initial));
+    let (last_reload, last_reload_receiver) = watch::channel(LastReload { at: SystemTime::now(), outcome: applied });
+    (
+        Publisher { resources, last_reload },
+        Published { resources: resources_receiver, last_reload: last_reload_receiver },
+    )
+}
