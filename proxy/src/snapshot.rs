@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crate::balance::{Load, RetryBudget};
@@ -16,9 +17,24 @@ use crate::names::{Name, SpiffeId};
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Destinations asked for, by the name that was asked (`cart.shop:80`, `10.96.0.7:80`).
-    pub outbound: HashMap<Name, Arc<Outbound>>,
+    pub outbound: HashMap<Name, Destination>,
     /// This workload's own ports; `None` until the control server has answered.
     pub inbound: Option<Arc<Inbound>>,
+}
+
+/// What is known of a destination, and whether anybody still asks for it.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// What the name resolved to.
+    pub outbound: Arc<Outbound>,
+    /// When the name was last looked up, in ticks of the directory; kept across snapshots.
+    pub last_used: Arc<AtomicU32>,
+}
+
+impl From<Outbound> for Destination {
+    fn from(outbound: Outbound) -> Self {
+        Destination { outbound: Arc::new(outbound), last_used: Arc::default() }
+    }
 }
 
 /// What a destination name resolved to.

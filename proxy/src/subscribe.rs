@@ -3,6 +3,7 @@
 //! Subscriptions are made on demand, coalesced, bounded in number, and dropped when a name has been idle.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -23,6 +24,8 @@ const QUEUE: usize = 1024;
 pub struct Directory {
     snapshot: Arc<ArcSwap<Snapshot>>,
     asks: mpsc::Sender<Ask>,
+    /// Rises every half minute: tells idle names from used ones without reading a clock for each request.
+    tick: Arc<AtomicU32>,
 }
 
 /// A look-up of a name that is not in the snapshot.
@@ -36,7 +39,7 @@ impl Directory {
     /// An empty directory, and the look-ups that it makes.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Ask>) {
         let (asks, receiver) = mpsc::channel(QUEUE);
-        (Directory { snapshot: Arc::default(), asks }, receiver)
+        (Directory { snapshot: Arc::default(), asks, tick: Arc::default() }, receiver)
     }
 
     /// A directory that knows a fixed snapshot and asks nobody: for tests of what comes after it.
@@ -63,7 +66,11 @@ impl Directory {
     /// [`Reason::NoConfiguration`] when no usable answer came in time, [`Reason::Overloaded`] when too many names wait already.
     pub async fn lookup(&self, name: &str) -> Result<Arc<Outbound>, Reason> {
         if let Some(known) = self.snapshot.load().outbound.get(name) {
-            return Ok(known.clone());
+            let now = self.tick.load(Ordering::Relaxed);
+            if known.last_used.load(Ordering::Relaxed) != now {
+                known.last_used.store(now, Ordering::Relaxed);
+            }
+            return Ok(known.outbound.clone());
         }
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(Ask { name: name.into(), answer }).map_err(|_| Reason::Overloaded)?;
