@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::names::SpiffeId;
 use crate::reason::Reason;
+use crate::tls::Credentials;
 
 /// A certificate with its key and what peers are verified against. Immutable.
 #[derive(Debug)]
@@ -37,12 +38,17 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct IdentityStore {
     current: ArcSwapOption<Identity>,
+    credentials: ArcSwapOption<Credentials>,
     generation: watch::Sender<u64>,
 }
 
 impl Default for IdentityStore {
     fn default() -> Self {
-        IdentityStore { current: ArcSwapOption::empty(), generation: watch::Sender::new(0) }
+        IdentityStore {
+            current: ArcSwapOption::empty(),
+            credentials: ArcSwapOption::empty(),
+            generation: watch::Sender::new(0),
+        }
     }
 }
 
@@ -61,6 +67,11 @@ impl IdentityStore {
         if identity.not_after <= SystemTime::now() { Err(Reason::IdentityExpired) } else { Ok(identity) }
     }
 
+    /// The last identity made ready for handshakes, which refuse it themselves once it has expired.
+    pub fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.credentials.load_full()
+    }
+
     /// The last identity, even if it has expired: for display and renewal.
     pub fn last(&self) -> Option<Arc<Identity>> {
         self.current.load_full()
@@ -76,6 +87,11 @@ impl IdentityStore {
         self.generation.send_modify(|generation| {
             *generation += 1;
             identity.generation = *generation;
+            let (key, anchors) = (identity.certified_key.clone(), identity.trust_anchors.clone());
+            match Credentials::new(key, anchors, identity.not_after) {
+                Ok(credentials) => self.credentials.store(Some(Arc::new(credentials))),
+                Err(cause) => tracing::error!(%cause, "the new certificate cannot be used for TLS"),
+            }
             self.current.store(Some(Arc::new(identity)));
         });
     }

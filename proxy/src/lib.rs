@@ -29,6 +29,7 @@ pub mod run;
 pub mod settings;
 pub mod shared;
 pub mod snapshot;
+pub mod stream;
 pub mod subscribe;
 pub mod tcp;
 pub mod tls;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use crate::balance::{Load, RetryBudget};
+use crate::balance::{EndpointSet, Load, RetryBudget};
 use crate::names::{Name, SpiffeId};
 
 /// Everything that is applied at one moment.
@@ -223,8 +223,8 @@ pub struct Cluster {
 /// Where the connections of a cluster go.
 #[derive(Debug)]
 pub enum Endpoints {
-    /// Known addresses.
-    Set(Vec<Arc<Endpoint>>),
+    /// Known addresses, ready for choosing.
+    Set(EndpointSet),
     /// A DNS name (`ExternalName`), resolved by the sidecar.
     Dns {
         /// Host.

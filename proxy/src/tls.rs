@@ -1,1 +1,37 @@
-//! Not written yet.
+//! Mesh mTLS: own credentials, verification of peers, handshakes on both sides.
+//!
+//! A peer is who its certificate's single URI SAN says, if the chain leads to a trust anchor; that is checked after *every*
+//! handshake, resumed ones too. DNS names in certificates mean nothing here. An identity of our own that has expired ends
+//! handshakes before they begin.
+//!
+//! Refused: TLS below 1.3, peers without a certificate, certificates with no or several URI SANs.
+
+mod accept;
+mod connect;
+mod credentials;
+mod error;
+mod verify;
+
+pub use self::accept::{Accepted, accept};
+pub use self::connect::{Connected, connect, dial};
+pub use self::credentials::{Credentials, provider};
+pub use self::error::{AcceptError, ConnectError};
+
+/// What travels inside a mesh TLS connection (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// `h2`: HTTP of any version, as HTTP/2.
+    H2,
+    /// `malla-tcp`: one raw TCP stream.
+    Tcp,
+}
+
+impl Alpn {
+    /// The protocol ID on the wire.
+    pub const fn id(self) -> &'static [u8] {
+        match self {
+            Alpn::H2 => b"h2",
+            Alpn::Tcp => b"malla-tcp",
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The load of one endpoint: peak EWMA of its latency, requests at this moment, and a pause after failures.
+//!
+//! Peak: a slower answer than expected counts at once, a faster one by and by (decay 10 s), so that an endpoint that stalls
+//! loses its traffic with the first slow answer. Idle endpoints are forgiven at the same rate and tried again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// What is assumed of an endpoint that has not answered yet.
+const INITIAL_LATENCY: Duration = Duration::from_millis(30);
+/// Time after which an observation has lost 63 % of its weight.
+const DECAY: Duration = Duration::from_secs(10);
+/// Pause after the first failure in a row, doubled with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Load of an endpoint as this sidecar measures it, kept across snapshots.
+#[derive(Debug)]
+pub struct Load {
+    created: Instant,
+    /// Latency estimate in nanoseconds, as it was at `updated`.
+    estimate: AtomicU64,
+    /// Nanoseconds after `created`.
+    updated: AtomicU64,
+    live: AtomicU32,
+    /// Pauses in a row, reset by a success.
+    failures: AtomicU32,
+    /// End of the pause, nanoseconds after `created`.
+    paused_until: AtomicU64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Load {
+            created: Instant::now(),
+            estimate: AtomicU64::new(INITIAL_LATENCY.as_nanos() as u64),
+            updated: AtomicU64::new(0),
+            live: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            paused_until: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Load {
+    /// Requests or connections at this moment.
+    pub fn live(&self) -> u32 {
+        self.live.load(Relaxed)
+    }
+
+    /// Latency expected of the next request, in nanoseconds.
+    pub fn latency(&self, now: Instant) -> Duration {
+        let idle = self.since_creation(now).saturating_sub(self.updated.load(Relaxed));
+        Duration::from_nanos((self.estimate.load(Relaxed) as f64 * remaining(idle)) as u64)
+    }
+
+    /// What one more request costs here: latency × (requests at this moment + 1). Less is better.
+    pub fn cost(&self, now: Instant) -> f64 {
+        (self.latency(now).as_nanos() as f64 + 1.0) * (f64::from(self.live()) + 1.0)
+    }
+
+    /// Whether it failed so recently that others go first.
+    pub fn paused(&self, now: Instant) -> bool {
+        let until = self.paused_until.load(Relaxed);
+        until != 0 && self.since_creation(now) < until
+    }
+
+    /// An answer took this long.
+    ///
+    /// Two workers may overwrite each other's update; the loser's observation is lost, which an average bears.
+    pub fn observe(&self, latency: Duration, now: Instant) {
+        let at = self.since_creation(now);
+        let idle = at.saturating_sub(self.updated.swap(at, Relaxed));
+        let (old, new) = (self.estimate.load(Relaxed) as f64, latency.as_nanos() as f64);
+        let kept = remaining(idle);
+        let estimate = if new > old * kept { new } else { old * kept + new * (1.0 - kept) };
+        self.estimate.store(estimate as u64, Relaxed);
+    }
+
+    /// It answered: a pause ends.
+    pub fn succeeded(&self) {
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+            self.paused_until.store(0, Relaxed);
+        }
+    }
+
+    /// It could not be reached, or broke. Failures of requests that were under way together count once.
+    pub fn failed(&self, now: Instant) {
+        if self.paused(now) {
+            return;
+        }
+        let in_a_row = self.failures.fetch_add(1, Relaxed).min(16);
+        let pause = FIRST_PAUSE.saturating_mul(1 << in_a_row).min(LONGEST_PAUSE);
+        self.paused_until.store(self.since_creation(now) + pause.as_nanos() as u64, Relaxed);
+    }
+
+    fn since_creation(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.created).as_nanos() as u64
+    }
+}
+
+/// Share of an old observation that is left after `idle` nanoseconds.
+fn remaining(idle: u64) -> f64 {
+    // Below 1 % of the decay, exp(-x) ≈ 1 - x is exact to 5e-5 and spares the call on busy endpoints.
+    let x = idle as f64 / DECAY.as_nanos() as f64;
+    if x < 0.01 { 1.0 - x } else { (-x).exp() }
+}
+
+/// One request, or one TCP connection, at an endpoint.
+#[derive(Debug)]
+pub struct LoadGuard {
+    load: Arc<Load>,
+    started: Instant,
+    told: bool,
+}
+
+impl LoadGuard {
+    /// Counts one more until dropped.
+    pub fn new(load: Arc<Load>, now: Instant) -> Self {
+        load.live.fetch_add(1, Relaxed);
+        LoadGuard { load, started: now, told: false }
+    }
+
+    /// The answer has begun (response head; for TCP: connected). Only the first call measures.
+    pub fn answered(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            let now = Instant::now();
+            self.load.observe(now.saturating_duration_since(self.started), now);
+            self.load.succeeded();
+        }
+    }
+
+    /// Ends the count without a measurement: what happened says nothing about the endpoint.
+    pub fn discard(&mut self) {
+        self.told = true;
+    }
+
+    /// The endpoint could not be reached, or broke before it answered.
+    pub fn failed(&mut self) {
+        self.told = true;
+        self.load.failed(Instant::now());
+    }
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        self.load.live.fetch_sub(1, Relaxed);
+        if !self.told {
+            // The caller gave up. If it waited for longer than usual, the endpoint is slow; otherwise it says nothing.
+            let now = Instant::now();
+            let waited = now.saturating_duration_since(self.started);
+            if waited > self.load.latency(now) {
+                self.load.observe(waited, now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_is_forgiven_slowly() {
+        let load = Load::default();
+        let start = load.created;
+        load.observe(MS, start + DECAY * 10);
+        assert!(load.latency(start + DECAY * 10) < 2 * MS, "ten decays forget the initial 30 ms");
+        load.observe(100 * MS, start + DECAY * 10);
+        assert_eq!(load.latency(start + DECAY * 10), 100 * MS);
+        load.observe(MS, start + DECAY * 10 + MS);
+        assert!(load.latency(start + DECAY * 10 + MS) > 99 * MS, "one fast answer does not wash it clean");
+        let later = load.latency(start + DECAY * 11);
+        assert!((35 * MS..38 * MS).contains(&later), "{later:?} is not 1/e of 100 ms");
+    }
+
+    #[test]
+    fn cost_grows_with_what_is_under_way() {
+        let load = Arc::new(Load::default());
+        let now = Instant::now();
+        let idle = load.cost(now);
+        let guards = [LoadGuard::new(load.clone(), now), LoadGuard::new(load.clone(), now)];
+        assert!((load.cost(now) / idle - 3.0).abs() < 0.01);
+        drop(guards);
+        assert_eq!(load.live(), 0);
+    }
+
+    #[test]
+    fn failures_pause_longer_each_time_and_a_success_ends_the_pause() {
+        let load = Load::default();
+        let mut now = load.created + MS;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            load.failed(now);
+            load.failed(now);
+            let mut pause = Duration::ZERO;
+            while load.paused(now + pause) {
+                pause += 250 * MS;
+            }
+            pauses.push(pause.as_millis());
+            now += pause;
+        }
+        assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
+        load.failed(now);
+        load.succeeded();
+        assert!(!load.paused(now));
+    }
+
+    #[test]
+    fn giving_up_after_a_long_wait_counts_as_slow() {
+        let load = Arc::new(Load::default());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine is up for 5 s");
+        drop(LoadGuard::new(load.clone(), long_ago));
+        assert!(load.latency(Instant::now()) > Duration::from_secs(4));
+        let other = Arc::new(Load::default());
+        drop(LoadGuard::new(other.clone(), Instant::now()));
+        assert!(other.latency(Instant::now()) <= INITIAL_LATENCY);
+    }
+}
