@@ -33,4 +33,5 @@ pub mod stream;
 pub mod subscribe;
 pub mod tcp;
 pub mod tls;
+pub mod token;
 pub mod worker;
