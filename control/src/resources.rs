@@ -17,7 +17,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub struct Resources {
     version: Name,
-    trust_domain: Name,
+    trust_domain: Option<Name>,
     unknown_destinations: UnknownDestinations,
     by_name: HashMap<(ResourceType, Name), Arc<Resource>>,
     in_order: Vec<Arc<Resource>>,
@@ -35,6 +35,24 @@ pub enum UnknownDestinations {
 }
 
 impl Resources {
+    /// What a server has before its first good configuration: it certifies, but answers no subscription, so that sidecars
+    /// keep what they have. Sidecars must not be told that names are unknown while nothing is known.
+    pub fn not_loaded() -> Self {
+        Resources {
+            version: "".into(),
+            trust_domain: None,
+            unknown_destinations: UnknownDestinations::Deny,
+            by_name: HashMap::new(),
+            in_order: Vec::new(),
+            workloads: HashMap::new(),
+        }
+    }
+
+    /// Whether this came from a configuration. If not, subscriptions are noted and answered once one is published.
+    pub fn is_loaded(&self) -> bool {
+        self.trust_domain.is_some()
+    }
+
     /// A set from its parts. Names and aliases must be unique per type; the first one wins. `workloads` maps
     /// `name.namespace` to the identity that may have the workload's `inbound/…` resources.
     pub fn new(
@@ -59,7 +77,7 @@ impl Resources {
             }
         }
         let version = malla_xds::resource::version(digest.as_bytes());
-        Resources { version, trust_domain: trust_domain.into(), unknown_destinations, by_name, in_order, workloads }
+        Resources { version, trust_domain: Some(trust_domain.into()), unknown_destinations, by_name, in_order, workloads }
     }
 
     /// Content hash of the whole set.
@@ -67,9 +85,10 @@ impl Resources {
         &self.version
     }
 
-    /// Trust domain of the mesh: only identities of it are certified.
-    pub fn trust_domain(&self) -> &Name {
-        &self.trust_domain
+    /// Trust domain of the mesh: only identities of it are certified. `None` before the first good configuration: then
+    /// the identity in a valid token or certificate, which this server signed, is taken at its word.
+    pub fn trust_domain(&self) -> Option<&Name> {
+        self.trust_domain.as_ref()
     }
 
     /// The resource of a canonical name or alias.
@@ -185,11 +204,10 @@ pub struct Published {
     pub last_reload: watch::Receiver<LastReload>,
 }
 
-/// Both ends, starting from a configuration that was applied now.
-pub fn publish(initial: Resources) -> (Publisher, Published) {
-    let applied = ReloadOutcome::Applied { version: initial.version.clone() };
+/// Both ends, starting from what the first attempt came to: its resources, or [`Resources::not_loaded`] and the errors.
+pub fn publish(initial: Resources, outcome: ReloadOutcome) -> (Publisher, Published) {
     let (resources, resources_receiver) = watch::channel(Arc::new(initial));
-    let (last_reload, last_reload_receiver) = watch::channel(LastReload { at: SystemTime::now(), outcome: applied });
+    let (last_reload, last_reload_receiver) = watch::channel(LastReload { at: SystemTime::now(), outcome });
     (
         Publisher { resources, last_reload },
         Published { resources: resources_receiver, last_reload: last_reload_receiver },
