@@ -2,7 +2,7 @@
 
 use malla_tests::{Capture, Load, Sandbox};
 
-use crate::servers;
+use crate::servers::{self, Grpc};
 
 #[test]
 fn pods_reach_each_other_over_ipv4_and_ipv6() {
@@ -40,4 +40,15 @@ fn the_load_counts_what_fails() {
         (load.account().failed > 10).then_some(())
     });
     assert!(load.stop().of("server") >= 100);
+}
+
+#[test]
+fn grpc_peers_understand_each_other_without_a_mesh() {
+    let sandbox = Sandbox::new();
+    let (client, server) = (sandbox.pod("client"), sandbox.pod("server"));
+    let _tonic = servers::grpc(&server, Grpc::Tonic, "tonic", 9001);
+    let _python = servers::grpc(&server, Grpc::Python, "python", 9002);
+    for (with, port) in [(Grpc::Tonic, 9001), (Grpc::Python, 9002), (Grpc::Tonic, 9002), (Grpc::Python, 9001)] {
+        servers::check_grpc(&client, with, &format!("{}:{port}", server.ipv4()));
+    }
 }

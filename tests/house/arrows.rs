@@ -63,8 +63,7 @@ fn the_sidecar_holds_no_yaml_parser_and_no_kubernetes_client() {
             }
         }
     }
-    let found: Vec<String> =
-        seen.iter().map(name).filter(|name| NOT_IN_THE_SIDECAR.contains(&name.as_str())).collect();
+    let found: Vec<String> = seen.iter().map(name).filter(|name| NOT_IN_THE_SIDECAR.contains(&name.as_str())).collect();
     assert!(found.is_empty(), "malla-proxy is built with {found:?}");
     assert!(seen.len() > 20, "the walk over the dependencies found too little");
 }

@@ -26,9 +26,10 @@ impl Capture {
     pub fn start(sandbox: &Sandbox, filter: &str) -> Capture {
         let file = sandbox.directory().join("capture.pcap");
         let name = file.to_str().expect("temporary directories have plain names");
-        let tcpdump = sandbox.spawn(&[
-            "tcpdump", "-i", "bridge", "-Z", "root", "-U", "--immediate-mode", "-B", "65536", "-w", name, filter,
-        ]);
+        // Run by a shell only so that the options read like a command.
+        let options = "-i bridge -Z root -U --immediate-mode -B 65536";
+        let line = format!("exec tcpdump {options} -w {name} '{filter}'");
+        let tcpdump = sandbox.spawn(&["sh", "-c", &line]);
         wait::until("tcpdump to listen", Duration::from_secs(20), || {
             tcpdump.stderr().contains("listening on").then_some(())
         });
@@ -113,16 +114,14 @@ fn offers_tls13(hello: &[u8]) -> bool {
 #[track_caller]
 pub fn assert_only_tls13(streams: &[Stream]) {
     assert!(streams.iter().any(|stream| !stream.bytes.is_empty()), "nothing was captured");
-    let wrong: Vec<String> = streams
-        .iter()
-        .filter_map(|stream| Some(format!("{stream}: {}", stream.check_tls13().err()?)))
-        .collect();
+    let wrong: Vec<String> =
+        streams.iter().filter_map(|stream| Some(format!("{stream}: {}", stream.check_tls13().err()?))).collect();
     assert!(wrong.is_empty(), "not everything between the pods is TLS 1.3:\n{}", wrong.join("\n"));
 }
 
 /// Reads a pcap file and puts TCP streams together.
 pub fn streams(pcap: &[u8]) -> Vec<Stream> {
-    let mut pieces: BTreeMap<(SocketAddr, SocketAddr), Vec<(u32, &[u8])>> = BTreeMap::new();
+    let mut pieces: BTreeMap<_, Vec<(u32, &[u8])>> = BTreeMap::new();
     let mut rest = pcap.get(24..).unwrap_or_default();
     while let [_, _, _, _, _, _, _, _, l0, l1, l2, l3, _, _, _, _, packets @ ..] = rest {
         let length = (u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize).min(packets.len());

@@ -196,7 +196,8 @@ impl Drop for Process {
 pub(crate) fn enter(target: u32, namespaces: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     command.arg("--target").arg(target.to_string());
-    let foreign_user = fs::read_link(format!("/proc/{target}/ns/user")).ok() != fs::read_link("/proc/self/ns/user").ok();
+    let foreign_user =
+        fs::read_link(format!("/proc/{target}/ns/user")).ok() != fs::read_link("/proc/self/ns/user").ok();
     command.args(namespaces.iter().filter(|namespace| **namespace != "--user" || foreign_user));
     command.arg("--");
     command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");

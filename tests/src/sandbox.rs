@@ -44,6 +44,7 @@ impl Sandbox {
     ///
     /// When the machine permits it neither as root nor without: with a sentence that says what to do.
     #[track_caller]
+    #[expect(clippy::new_without_default, reason = "namespaces are nothing to make by default")]
     pub fn new() -> Sandbox {
         Sandbox::make().unwrap_or_else(|error| panic!("{error:#}"))
     }
@@ -129,9 +130,10 @@ impl UserNamespace {
     fn map(&self, id: u32) -> Result<()> {
         for (tool, (own, first, count)) in [("newuidmap", self.uid), ("newgidmap", self.gid)] {
             let arguments = [id, 0, own, 1, 1, first, count].map(|number| number.to_string());
-            let output = Command::new(tool).args(arguments).output().with_context(|| {
-                format!("running {tool}, which the package uidmap brings: run tests/setup")
-            })?;
+            let output = Command::new(tool)
+                .args(arguments)
+                .output()
+                .with_context(|| format!("running {tool}, which the package uidmap brings: run tests/setup"))?;
             ensure!(output.status.success(), "{tool} refused: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
