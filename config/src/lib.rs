@@ -11,11 +11,21 @@
 //!                                                                                 └ references, conflicts ┘
 //! ```
 
+pub mod api;
+mod cursor;
 mod diagnostic;
+mod kinds;
 pub mod mesh;
+mod metadata;
+mod names;
+mod object;
 mod render;
+mod scalar;
 mod schema;
+mod schema_walk;
 mod source;
+mod suggest;
+mod yaml;
 
 pub use diagnostic::{Code, Diagnostic, Related, Report};
 pub use mesh::Mesh;
@@ -42,6 +52,17 @@ pub use source::SourceFile;
 ///
 /// Everything that is wrong, in the order of files and lines. There is no partial result.
 pub fn load(files: &[SourceFile]) -> Result<Mesh, Report> {
-    let _ = files;
-    Ok(Mesh::default())
+    let sources: Vec<_> = files.iter().map(source::Source::new).collect();
+    let mut diagnostics = diagnostic::Diagnostics::default();
+    let mut objects = object::Objects::default();
+    for source in &sources {
+        let (documents, _complete) = yaml::parse(source, &mut diagnostics);
+        for document in &documents {
+            objects.add(source, document, &mut diagnostics);
+        }
+    }
+    match diagnostics.into_report(&sources) {
+        Some(report) => Err(report),
+        None => Ok(Mesh::default()),
+    }
 }

@@ -1,0 +1,61 @@
+//! `Mesh`: settings of the whole mesh. There is at most one.
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the whole mesh. There is at most one.
+#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[kube(
+    group = "malla.dev",
+    version = "v1alpha1",
+    kind = "Mesh",
+    plural = "meshes",
+    derive = "PartialEq",
+    doc = "Settings of the whole mesh. There is at most one."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshSpec {
+    /// SPIFFE trust domain of all identities. Default `cluster.local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
+    /// Whether plaintext is taken. Default: `strict` everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MeshMtls>,
+    /// What a sidecar does with destinations outside the mesh. Default `passThrough`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_destinations: Option<UnknownDestinations>,
+}
+
+/// mTLS of the mesh and of its namespaces. A workload's own mode wins over both.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+pub struct MeshMtls {
+    /// The mode of all that say nothing themselves. Default `strict`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<MtlsMode>,
+    /// The modes of single namespaces, by namespace; they win over `mode`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespaces: BTreeMap<String, MtlsMode>,
+}
+
+/// Whether plaintext is taken.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum MtlsMode {
+    /// Mesh mTLS only; plaintext is refused.
+    Strict,
+    /// Plaintext is accepted and counted: for migration.
+    Permissive,
+}
+
+/// What happens to destinations outside the mesh.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum UnknownDestinations {
+    /// Forwarded untouched, and counted.
+    PassThrough,
+    /// Refused with `no_route`.
+    Deny,
+}

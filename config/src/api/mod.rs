@@ -1,0 +1,19 @@
+//! Malla's own kinds (`malla.dev/v1alpha1`) as they are written. Their CRDs and JSON Schemas are generated from here.
+//!
+//! These are the raw types: a value of them has the right fields, and nothing else is known about it. The ready ones
+//! are in [`mesh`](crate::mesh).
+
+mod authorization_policy;
+mod mesh;
+mod traffic_policy;
+mod workload;
+
+pub use authorization_policy::{
+    AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Operation, Peer, Selector,
+};
+pub use mesh::{Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
+pub use traffic_policy::{
+    Algorithm, Balancing, ConsistentHash, HealthCheck, Limits, OutlierDetection, PolicyTarget, RetryBudget,
+    TrafficPolicy, TrafficPolicySpec,
+};
+pub use workload::{Locality, Sidecar, SidecarMode, Workload, WorkloadMtls, WorkloadSpec};

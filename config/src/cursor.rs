@@ -1,0 +1,95 @@
+//! A typed value's way back to its place: the same path, walked over the located tree.
+
+use crate::diagnostic::{Code, Diagnostic, Diagnostics};
+use crate::object::Object;
+use crate::source::{Place, Span};
+use crate::yaml::Node;
+
+/// A position in an [`Object`]. The position of a field that is not written is that of the mapping which lacks it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cursor<'a> {
+    object: &'a Object,
+    node: &'a Node,
+    key: Option<Span>,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn root(object: &'a Object) -> Self {
+        Cursor { object, node: &object.root, key: None }
+    }
+
+    /// A field of a mapping.
+    pub(crate) fn field(self, name: &str) -> Self {
+        match self.node.entry(name) {
+            Some(entry) => Cursor { node: &entry.value, key: Some(entry.key_span), ..self },
+            None => Cursor { key: None, ..self },
+        }
+    }
+
+    /// An item of a sequence.
+    pub(crate) fn item(self, index: usize) -> Self {
+        match self.node.items().get(index) {
+            Some(item) => Cursor { node: item, key: None, ..self },
+            None => Cursor { key: None, ..self },
+        }
+    }
+
+    /// Whether the mapping has this field.
+    pub(crate) fn has(self, name: &str) -> bool {
+        self.node.entry(name).is_some()
+    }
+
+    /// The same position, shown by its key rather than its value.
+    pub(crate) fn key(self) -> Key<'a> {
+        Key(self)
+    }
+
+    pub(crate) fn place(self) -> Place {
+        self.object.place(self.node.span)
+    }
+
+    /// An error here. Say so to [`report`](Self::report) when it is complete.
+    pub(crate) fn problem(self, code: Code, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::new(code, self.place(), message).of(&self.object.resource)
+    }
+
+    /// Reports an error made here, unless the shape of this very place was wrong already.
+    pub(crate) fn report(self, diagnostics: &mut Diagnostics, diagnostic: Diagnostic) {
+        if !self.object.reported.contains(&self.node.span) {
+            diagnostics.push(diagnostic);
+        }
+    }
+
+    /// Reports an error with the advice what to write.
+    pub(crate) fn error(
+        self,
+        diagnostics: &mut Diagnostics,
+        code: Code,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.report(diagnostics, self.problem(code, message).help(help));
+    }
+}
+
+/// A position shown by its key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key<'a>(Cursor<'a>);
+
+impl Key<'_> {
+    pub(crate) fn place(self) -> Place {
+        self.0.object.place(self.0.key.unwrap_or(self.0.node.span))
+    }
+
+    /// Reports an error with the advice what to write.
+    pub(crate) fn error(
+        self,
+        diagnostics: &mut Diagnostics,
+        code: Code,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let diagnostic = Diagnostic::new(code, self.place(), message).of(&self.0.object.resource).help(help);
+        self.0.report(diagnostics, diagnostic);
+    }
+}
