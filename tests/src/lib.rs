@@ -9,7 +9,9 @@
 
 pub mod capture;
 pub mod load;
+pub mod member;
 pub mod mesh;
+pub mod metrics;
 pub mod pod;
 pub mod process;
 pub mod sandbox;
@@ -18,6 +20,7 @@ pub mod wait;
 
 pub use capture::Capture;
 pub use load::Load;
+pub use member::{Member, Sidecar};
 pub use mesh::Mesh;
 pub use pod::Pod;
 pub use process::{Output, Process};

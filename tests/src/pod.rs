@@ -34,8 +34,6 @@ impl Pod {
     pub(crate) fn make(sandbox: &Sandbox, name: &str, number: u8) -> Result<Pod> {
         let directory = sandbox.directory().join(name);
         fs::create_dir_all(&directory)?;
-        fs::write(directory.join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
-        fs::write(directory.join("resolv.conf"), "nameserver 10.77.0.1\noptions timeout:1 attempts:1\n")?;
         let script = format!(
             "set -e
              echo $$
@@ -50,7 +48,7 @@ impl Pod {
              ip route add default via fd77::1
              echo ready
              exec sleep infinity",
-            directory.display()
+            sandbox.directory().display()
         );
         let mut command = enter(sandbox.id(), &["--user", "--net", "--mount", "--pid"]);
         command.args(["unshare", "--net", "--mount", "--", "sh", "-c", &script]);
@@ -96,14 +94,6 @@ impl Pod {
     /// A directory of the pod, in which its output and files are kept.
     pub fn directory(&self) -> &Path {
         &self.directory
-    }
-
-    /// Adds names to the pod's `/etc/hosts`.
-    #[track_caller]
-    pub fn add_hosts(&self, lines: &str) {
-        let path = self.directory.join("hosts");
-        let mut file = fs::OpenOptions::new().append(true).open(path).expect("the pod has a hosts file");
-        file.write_all(lines.as_bytes()).expect("the hosts file is writable");
     }
 
     /// Runs a program to its end, as the pod's root.

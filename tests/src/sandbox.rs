@@ -58,6 +58,8 @@ impl Sandbox {
         )?;
         let directory = tempfile::Builder::new().prefix("malla-test-").tempdir()?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        fs::write(directory.path().join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
+        fs::write(directory.path().join("resolv.conf"), "nameserver 10.77.0.1\noptions timeout:1 attempts:1\n")?;
         let id = first_child(holder.id())?;
         Ok(Sandbox { holder, id, directory, pods: AtomicU8::new(2) })
     }
@@ -68,6 +70,14 @@ impl Sandbox {
     pub fn pod(&self, name: &str) -> Pod {
         let number = self.pods.fetch_add(1, Ordering::Relaxed);
         Pod::make(self, name, number).unwrap_or_else(|error| panic!("making pod {name}: {error:#}"))
+    }
+
+    /// Adds lines to the `/etc/hosts` of all pods.
+    #[track_caller]
+    pub fn add_hosts(&self, lines: &str) {
+        // Appended in place: the pods have this very file mounted.
+        let file = fs::OpenOptions::new().append(true).open(self.directory().join("hosts"));
+        file.and_then(|mut file| file.write_all(lines.as_bytes())).expect("the hosts file is writable");
     }
 
     /// A directory that lives as long as the sandbox, readable for every user of the pods.
