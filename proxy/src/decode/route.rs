@@ -1,0 +1,381 @@
+//! Route configurations.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use malla_xds::envoy::protobuf::Any;
+use malla_xds::envoy::route::route::Action;
+use malla_xds::envoy::route::route_action::ClusterSpecifier;
+use malla_xds::envoy::route::{self, FilterConfig, RetryPolicy, RouteConfiguration, WeightedCluster};
+
+use super::fault::{At, Fault, each};
+use super::{duration, matcher, message, optional_duration, type_name, unsupported};
+use crate::names::Name;
+use crate::snapshot::{Retry, RouteMatch};
+
+/// A route configuration whose clusters are still names.
+#[derive(Debug)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: Name,
+    /// Virtual hosts.
+    pub virtual_hosts: Vec<VirtualHostSpec>,
+}
+
+/// Routes for some hosts.
+#[derive(Debug)]
+pub struct VirtualHostSpec {
+    /// Exact names, `*.suffix`, or `*`; lower case, without port.
+    pub domains: Vec<Arc<str>>,
+    /// Routes in the order of precedence.
+    pub routes: Vec<RouteSpec>,
+}
+
+/// One match and where it leads.
+#[derive(Debug)]
+pub struct RouteSpec {
+    /// Label for metrics.
+    pub name: Arc<str>,
+    /// What must hold.
+    pub matcher: RouteMatch,
+    /// Clusters and weights above zero; empty leads nowhere.
+    pub clusters: Vec<(Name, u32)>,
+    /// Limit of the whole request.
+    pub timeout: Option<Duration>,
+    /// Limit of one try.
+    pub try_timeout: Option<Duration>,
+    /// Retries.
+    pub retry: Retry,
+}
+
+impl RouteTable {
+    /// Every cluster that it leads to; with repetitions.
+    pub fn clusters(&self) -> impl Iterator<Item = &Name> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        routes.flat_map(|route| route.clusters.iter().map(|(name, _)| name))
+    }
+}
+
+/// Checks a route configuration.
+pub(super) fn decode(name: &str, written: RouteConfiguration) -> Result<RouteTable, Fault> {
+    unsupported("vhds", written.vhds.is_some())?;
+    unsupported("vhost_header", !written.vhost_header.is_empty())?;
+    unsupported("ignore_path_parameters_in_path_matching", written.ignore_path_parameters_in_path_matching)?;
+    unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
+    let plugin = written.cluster_specifier_plugins.iter().any(|plugin| !plugin.is_optional);
+    unsupported("cluster_specifier_plugins", plugin)?;
+    filter_overrides(&written.typed_per_filter_config)?;
+    let mut seen = HashSet::new();
+    let virtual_hosts = each("virtual_hosts", &written.virtual_hosts, |host| virtual_host(host, &mut seen))?;
+    Ok(RouteTable { name: name.into(), virtual_hosts })
+}
+
+fn virtual_host(written: &route::VirtualHost, seen: &mut HashSet<Arc<str>>) -> Result<VirtualHostSpec, Fault> {
+    unsupported("matcher", written.matcher.is_some())?;
+    unsupported("require_tls", written.require_tls != 0)?;
+    unsupported("retry_policy_typed_config", written.retry_policy_typed_config.is_some())?;
+    unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
+    filter_overrides(&written.typed_per_filter_config)?;
+    let mut domains: Vec<Arc<str>> = Vec::new();
+    for (index, text) in written.domains.iter().enumerate() {
+        let domain = domain(text).at(format_args!("domains[{index}]"))?;
+        if domains.contains(&domain) {
+            continue; // `cart.shop` and `cart.shop:80` are one to us.
+        }
+        if !seen.insert(domain.clone()) {
+            return Err(Fault::new(format!("{domain:?} is claimed by another virtual host too"))
+                .within(format_args!("domains[{index}]")));
+        }
+        domains.push(domain);
+    }
+    if domains.is_empty() {
+        return Err(Fault::new("is empty").within("domains"));
+    }
+    let inherited = written.retry_policy.as_ref().map(retry).transpose().at("retry_policy")?.unwrap_or_default();
+    let routes = each("routes", &written.routes, |route| self::route(route, &inherited))?;
+    Ok(VirtualHostSpec { domains, routes })
+}
+
+/// A domain without its port: a listener is for one port, so the port tells nothing more.
+fn domain(text: &str) -> Result<Arc<str>, Fault> {
+    let host = match text.rsplit_once(':') {
+        Some((host, port)) if port == "*" || port.parse::<u16>().is_ok() => {
+            // `[::1]:80`, but not the last group of a bare `::1`.
+            if host.contains(':') && !host.ends_with(']') { text } else { host }
+        }
+        _ => text,
+    };
+    let rest = host.strip_prefix("*.").unwrap_or(host);
+    if host != "*" && (rest.is_empty() || rest.contains('*')) {
+        return Err(Fault::new(format!("{text:?} is not supported: write a name, *.suffix or *")));
+    }
+    Ok(host.to_ascii_lowercase().into())
+}
+
+fn route(written: &route::Route, inherited: &Retries) -> Result<RouteSpec, Fault> {
+    filter_overrides(&written.typed_per_filter_config)?;
+    unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
+    let matcher = written.r#match.as_ref().ok_or_else(|| Fault::new("is missing").within("match"))?;
+    let matcher = matcher::route_match(matcher).at("match")?;
+    let name = if written.name.is_empty() { "default" } else { &written.name };
+    let nowhere = RouteSpec {
+        name: name.into(),
+        matcher,
+        clusters: Vec::new(),
+        timeout: None,
+        try_timeout: None,
+        retry: Retry::default(),
+    };
+    match &written.action {
+        Some(Action::Route(action)) => {
+            let retries = action.retry_policy.as_ref().map(retry).transpose().at("route.retry_policy")?;
+            let retries = retries.unwrap_or_else(|| inherited.clone());
+            Ok(RouteSpec {
+                clusters: clusters(action).at("route")?,
+                timeout: timeout(action).at("route")?,
+                try_timeout: retries.try_timeout,
+                retry: retries.retry,
+                ..nowhere
+            })
+        }
+        Some(Action::DirectResponse(response)) if response.status == 500 => Ok(nowhere),
+        Some(Action::DirectResponse(response)) => {
+            Err(Fault::new(format!("{} is not supported, only 500", response.status)).within("direct_response.status"))
+        }
+        Some(Action::Redirect(_)) => Err(Fault::new("is not supported").within("redirect")),
+        Some(Action::FilterAction(_)) => Err(Fault::new("is not supported").within("filter_action")),
+        Some(Action::NonForwardingAction(_)) => Err(Fault::new("is not supported").within("non_forwarding_action")),
+        None => Err(Fault::new("is missing").within("action")),
+    }
+}
+
+fn clusters(action: &route::RouteAction) -> Result<Vec<(Name, u32)>, Fault> {
+    unsupported("metadata_match", action.metadata_match.is_some())?;
+    unsupported("prefix_rewrite", !action.prefix_rewrite.is_empty())?;
+    unsupported("regex_rewrite", action.regex_rewrite.is_some())?;
+    unsupported("path_rewrite_policy", action.path_rewrite_policy.is_some())?;
+    unsupported("path_rewrite", !action.path_rewrite.is_empty())?;
+    unsupported("host_rewrite_specifier", action.host_rewrite_specifier.is_some())?;
+    unsupported("retry_policy_typed_config", action.retry_policy_typed_config.is_some())?;
+    unsupported("internal_redirect_policy", action.internal_redirect_policy.is_some())?;
+    match action.cluster_specifier.as_ref() {
+        Some(ClusterSpecifier::Cluster(name)) if name.is_empty() => Err(Fault::new("is empty").within("cluster")),
+        Some(ClusterSpecifier::Cluster(name)) => Ok(vec![(name.as_str().into(), 1)]),
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted_clusters(weighted).at("weighted_clusters"),
+        Some(ClusterSpecifier::ClusterHeader(_)) => Err(Fault::new("is not supported").within("cluster_header")),
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
+            Err(Fault::new("is not supported").within("cluster_specifier_plugin"))
+        }
+        None => Err(Fault::new("is missing").within("cluster_specifier")),
+    }
+}
+
+fn weighted_clusters(written: &WeightedCluster) -> Result<Vec<(Name, u32)>, Fault> {
+    unsupported("random_value_specifier", written.random_value_specifier.is_some())?;
+    let clusters = each("clusters", &written.clusters, |cluster| {
+        unsupported("cluster_header", !cluster.cluster_header.is_empty())?;
+        unsupported("metadata_match", cluster.metadata_match.is_some())?;
+        unsupported("host_rewrite_specifier", cluster.host_rewrite_specifier.is_some())?;
+        filter_overrides(&cluster.typed_per_filter_config)?;
+        Ok((cluster.name.as_str(), cluster.weight.as_ref().map_or(0, |weight| weight.value)))
+    })?;
+    weights(clusters)
+}
+
+/// Clusters with their weights, without those of weight zero.
+pub(super) fn weights<'a>(written: impl IntoIterator<Item = (&'a str, u32)>) -> Result<Vec<(Name, u32)>, Fault> {
+    let mut total: u32 = 0;
+    let mut clusters = Vec::new();
+    for (index, (name, weight)) in written.into_iter().enumerate() {
+        if name.is_empty() {
+            return Err(Fault::new("is empty").within(format_args!("clusters[{index}].name")));
+        }
+        total = total
+            .checked_add(weight)
+            .ok_or_else(|| Fault::new("the sum of the weights exceeds 4294967295").within("clusters"))?;
+        if weight > 0 {
+            clusters.push((Name::from(name), weight));
+        }
+    }
+    Ok(clusters)
+}
+
+/// The shorter of `timeout` and `max_stream_duration`; zero is none (for gRPC clients only the second counts).
+fn timeout(action: &route::RouteAction) -> Result<Option<Duration>, Fault> {
+    let timeout = optional_duration(action.timeout.as_ref()).at("timeout")?;
+    let stream = action.max_stream_duration.as_ref().and_then(|stream| stream.max_stream_duration.as_ref());
+    let stream = optional_duration(stream).at("max_stream_duration")?;
+    Ok([timeout, stream].into_iter().flatten().min())
+}
+
+/// What a retry policy says.
+#[derive(Debug, Clone, Default)]
+struct Retries {
+    retry: Retry,
+    try_timeout: Option<Duration>,
+}
+
+/// Which failures are retried stays the safe default: what certainly was not processed. More, when asked for, is not refused:
+/// fewer retries are safe.
+fn retry(written: &RetryPolicy) -> Result<Retries, Fault> {
+    let default = Retry::default();
+    let attempts = written.num_retries.as_ref().map_or(u32::from(default.attempts), |number| number.value);
+    let back_off = written.retry_back_off.as_ref();
+    let base = back_off.and_then(|back_off| back_off.base_interval.as_ref()).map(duration).transpose();
+    let base = base.at("retry_back_off.base_interval")?;
+    let max = back_off.and_then(|back_off| back_off.max_interval.as_ref()).map(duration).transpose();
+    let max = max.at("retry_back_off.max_interval")?;
+    let base_interval = base.filter(|base| !base.is_zero()).unwrap_or(default.base_interval);
+    // Envoy's default: ten times the base interval.
+    let max_interval = max.unwrap_or_else(|| base.map_or(default.max_interval, |base| base.saturating_mul(10)));
+    Ok(Retries {
+        retry: Retry {
+            attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
+            base_interval,
+            max_interval: max_interval.max(base_interval),
+        },
+        try_timeout: optional_duration(written.per_try_timeout.as_ref()).at("per_try_timeout")?,
+    })
+}
+
+/// Overrides of filters: there is no filter but the router here, so that only optional ones may be ignored (gRFC A39).
+fn filter_overrides(written: &HashMap<String, Any>) -> Result<(), Fault> {
+    for (filter, any) in written {
+        let field = || format!("typed_per_filter_config[{filter:?}]");
+        let ignorable = type_name(&any.type_url) == "envoy.config.route.v3.FilterConfig" && {
+            let config: FilterConfig = message(&any.value).at(field())?;
+            config.is_optional || config.disabled
+        };
+        if !ignorable {
+            return Err(Fault::new("the filter is not supported and the override is not optional").within(field()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use malla_xds::envoy::protobuf;
+    use malla_xds::envoy::route::route_match::PathSpecifier;
+    use malla_xds::envoy::route::weighted_cluster::ClusterWeight;
+
+    use super::*;
+
+    fn table(host: route::VirtualHost) -> Result<RouteTable, Fault> {
+        decode("cart.shop:80", RouteConfiguration { virtual_hosts: vec![host], ..Default::default() })
+    }
+
+    fn host(routes: Vec<route::Route>) -> route::VirtualHost {
+        route::VirtualHost { domains: vec!["*".into()], routes, ..Default::default() }
+    }
+
+    fn to(action: route::RouteAction) -> route::Route {
+        route::Route {
+            r#match: Some(route::RouteMatch {
+                path_specifier: Some(PathSpecifier::Prefix("/".into())),
+                ..Default::default()
+            }),
+            action: Some(Action::Route(action)),
+            ..Default::default()
+        }
+    }
+
+    fn weighted(weights: &[(&str, u32)]) -> route::Route {
+        let clusters = weights.iter().map(|(name, weight)| ClusterWeight {
+            name: (*name).into(),
+            weight: Some(protobuf::UInt32Value { value: *weight }),
+            ..Default::default()
+        });
+        to(route::RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
+                clusters: clusters.collect(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn drops_zero_weights_and_refuses_their_overflow() {
+        let decoded = table(host(vec![weighted(&[("a", 1), ("b", 0)])])).expect("valid");
+        assert_eq!(decoded.clusters().map(|name| &**name).collect::<Vec<_>>(), ["a"]);
+        let fault = table(host(vec![weighted(&[("a", u32::MAX), ("b", 1)])])).expect_err("refused");
+        assert_eq!(
+            fault.to_string(),
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters: the sum of the weights exceeds 4294967295"
+        );
+    }
+
+    #[test]
+    fn takes_the_shorter_of_both_timeouts() {
+        let seconds = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });
+        let action = |timeout, stream| route::RouteAction {
+            timeout,
+            max_stream_duration: Some(route::route_action::MaxStreamDuration {
+                max_stream_duration: stream,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_eq!(timeout(&action(seconds(0), seconds(3))), Ok(Some(Duration::from_secs(3))));
+        assert_eq!(timeout(&action(seconds(2), seconds(3))), Ok(Some(Duration::from_secs(2))));
+        assert_eq!(timeout(&action(seconds(0), None)), Ok(None));
+        assert!(timeout(&action(seconds(-1), None)).is_err());
+        assert!(timeout(&action(seconds(i64::MAX), None)).is_err());
+    }
+
+    #[test]
+    fn a_direct_response_of_500_leads_nowhere() {
+        let answer = |status| route::Route {
+            action: Some(Action::DirectResponse(route::DirectResponseAction { status, ..Default::default() })),
+            ..weighted(&[])
+        };
+        assert!(table(host(vec![answer(500)])).expect("valid").virtual_hosts[0].routes[0].clusters.is_empty());
+        let fault = table(host(vec![answer(200)])).expect_err("refused");
+        assert_eq!(
+            fault.to_string(),
+            "virtual_hosts[0].routes[0].direct_response.status: 200 is not supported, only 500"
+        );
+    }
+
+    #[test]
+    fn domains_lose_their_port_and_are_claimed_once() {
+        let with = |domains: &[&str]| route::VirtualHost {
+            domains: domains.iter().map(|domain| (*domain).into()).collect(),
+            ..Default::default()
+        };
+        let decoded = table(with(&["Cart.shop", "cart.shop:80", "*.cart.shop", "*"])).expect("valid");
+        let domains: Vec<&str> = decoded.virtual_hosts[0].domains.iter().map(|domain| &**domain).collect();
+        assert_eq!(domains, ["cart.shop", "*.cart.shop", "*"]);
+        for bad in ["cart.*", "*cart", "", "*.*.shop"] {
+            assert!(table(with(&[bad])).is_err(), "{bad}");
+        }
+        let hosts = vec![with(&["cart.shop"]), with(&["cart.shop:80"])];
+        assert!(decode("x", RouteConfiguration { virtual_hosts: hosts, ..Default::default() }).is_err());
+    }
+
+    #[test]
+    fn an_override_of_a_filter_must_be_optional() {
+        let with = |any: Any| {
+            let mut host = host(Vec::new());
+            host.typed_per_filter_config.insert("rbac".into(), any);
+            host
+        };
+        assert!(table(with(Any { type_url: "x/envoy.Rbac".into(), value: Vec::new() })).is_err());
+        let optional = FilterConfig { is_optional: true, ..Default::default() };
+        assert!(table(with(malla_xds::envoy::pack_any(optional))).is_ok());
+    }
+
+    #[test]
+    fn a_retry_policy_changes_only_what_it_says() {
+        let written = RetryPolicy {
+            num_retries: Some(protobuf::UInt32Value { value: 3 }),
+            per_try_timeout: Some(protobuf::Duration { seconds: 1, nanos: 0 }),
+            ..Default::default()
+        };
+        let retries = retry(&written).expect("valid");
+        assert_eq!(retries.retry, Retry { attempts: 3, ..Retry::default() });
+        assert_eq!(retries.try_timeout, Some(Duration::from_secs(1)));
+    }
+}
