@@ -1,1 +1,49 @@
-//! Written by the next commits.
+//! The world → xDS resources, in the dialect of proxyless gRPC that Malla's sidecars consume too. A pure function: the same
+//! world gives the same bytes, and a resource whose content did not change keeps its version.
+//!
+//! One rendering serves everybody; what is for one workload only (`inbound/…`) is named after it. `docs/xds.md` tells which
+//! feature becomes which field.
+
+mod attached;
+mod cluster;
+mod endpoints;
+mod filters;
+mod inbound;
+mod outbound;
+mod precedence;
+mod route;
+mod split;
+mod tls;
+
+use std::collections::HashMap;
+
+use malla_config::mesh;
+use malla_xds::{Name, SpiffeId};
+
+use crate::resources::{Resources, UnknownDestinations};
+use crate::world::{World, WorldError, identity_of};
+
+/// Renders a world. `trust_bundle` (PEM, all trust anchors) becomes the secret `ROOTCA`.
+///
+/// # Errors
+/// Those of [`World::new`](crate::world::World::new).
+pub(crate) fn compile(world: &World, trust_bundle: &str) -> Result<Resources, WorldError> {
+    let mut resources = vec![tls::trust_bundle(trust_bundle)];
+    outbound::render(world, &mut resources)?;
+    for (name, ports) in &world.serving {
+        let Some(workload) = world.mesh.workloads.get(name) else { continue };
+        inbound::render(world, workload, ports, &mut resources);
+    }
+    let unknown_destinations = match world.mesh.settings.unknown_destinations {
+        mesh::UnknownDestinations::PassThrough => UnknownDestinations::PassThrough,
+        mesh::UnknownDestinations::Deny => UnknownDestinations::Deny,
+    };
+    let trust_domain = world.mesh.settings.trust_domain.clone();
+    Ok(Resources::new(trust_domain, unknown_destinations, resources, owners(world)?))
+}
+
+/// Which identity may have the `inbound/…` resources of which workload.
+fn owners(world: &World) -> Result<HashMap<Name, SpiffeId>, WorldError> {
+    let workloads = world.mesh.workloads.values();
+    workloads.map(|workload| Ok((workload.name.to_string().into(), identity_of(&world.mesh, workload)?))).collect()
+}

@@ -4,23 +4,39 @@
 //! broken configuration serves certificates and answers no subscription until the configuration is mended: sidecars keep
 //! what they have, and are never told something wrong.
 
+mod files;
+mod watcher;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::resources::{Published, ReloadOutcome, Resources, publish};
+use malla_config::Report;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::compile::compile;
+use crate::resources::{LastReload, Published, Publisher, ReloadOutcome, Resources, publish};
+use crate::world::{World, WorldError};
+use files::{Content, ReadError, scan};
+use watcher::{Wake, Watcher};
+
+/// How many errors of a refused configuration are logged; all are in [`Published::last_reload`].
+const LOGGED_ERRORS: usize = 20;
 
 /// A running source; stops when dropped.
 #[derive(Debug)]
 pub struct Source {
     /// What it publishes.
     pub published: Published,
+    _watching: AbortOnDropHandle<()>,
 }
 
 /// Why a source did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// There is nothing at the path: probably a typing error.
-    #[error("no configuration at {path}: give a directory with *.yaml files, or one file")]
+    #[error("no configuration at {}: give a directory with *.yaml files, or one file", path.display())]
     Missing {
         /// The path.
         path: PathBuf,
@@ -36,11 +52,151 @@ pub enum SourceError {
 /// # Errors
 /// The path does not exist. A configuration that exists and is invalid is no error here: [`Published::last_reload`] tells,
 /// and [`Resources::is_loaded`] is false until it is mended.
-pub fn start(config: &Path, _trust_bundle: Arc<str>) -> Result<Source, SourceError> {
+pub fn start(config: &Path, trust_bundle: Arc<str>) -> Result<Source, SourceError> {
     if let Err(cause) = config.metadata() {
         return Err(SourceError::Missing { path: config.to_owned(), cause });
     }
-    let empty = Resources::new("cluster.local", Default::default(), [], Default::default());
-    let outcome = ReloadOutcome::Applied { version: empty.version().clone() };
-    Ok(Source { published: publish(empty, outcome).1 })
+    let first = scan(config);
+    let seen = Seen::of(&first.content);
+    let (resources, outcome) = match load(first.content, &trust_bundle) {
+        Ok(resources) => (resources, None),
+        Err(refusal) => (Resources::not_loaded(), Some(refusal.outcome())),
+    };
+    let outcome = outcome.unwrap_or_else(|| ReloadOutcome::Applied { version: resources.version().clone() });
+    let (publisher, published) = publish(resources, outcome);
+    let mut watcher = Watcher::new();
+    watcher.follow(first.places);
+    let watching = tokio::spawn(watch(config.to_owned(), trust_bundle, watcher, seen, publisher));
+    Ok(Source { published, _watching: AbortOnDropHandle::new(watching) })
 }
+
+/// What the last attempt was made of, to tell a change from a look that found none.
+#[derive(PartialEq, Eq)]
+enum Seen {
+    Content(u64),
+    Unreadable(String),
+}
+
+impl Seen {
+    fn of(content: &Result<Content, ReadError>) -> Seen {
+        match content {
+            Ok(content) => Seen::Content(content.hash),
+            Err(error) => Seen::Unreadable(chain(error)),
+        }
+    }
+}
+
+/// Looks, compares, applies; for ever.
+async fn watch(config: PathBuf, trust_bundle: Arc<str>, mut watcher: Watcher, mut seen: Seen, publisher: Publisher) {
+    // The first look was taken before anything was watched.
+    let mut wake = Wake::Changed;
+    loop {
+        let path = config.clone();
+        let Ok(found) = tokio::task::spawn_blocking(move || scan(&path)).await else { return };
+        if watcher.follow(found.places) {
+            continue;
+        }
+        let found_now = Seen::of(&found.content);
+        if found_now != seen {
+            if wake == Wake::Rescan {
+                // Nobody told of this change, so nobody told that it is finished.
+                wake = Wake::Changed;
+                watcher.settled().await;
+                continue;
+            }
+            seen = found_now;
+            let bundle = trust_bundle.clone();
+            let Ok(loaded) = tokio::task::spawn_blocking(move || load(found.content, &bundle)).await else { return };
+            apply(loaded, &publisher);
+        }
+        wake = watcher.wake().await;
+    }
+}
+
+fn apply(loaded: Result<Resources, Refusal>, publisher: &Publisher) {
+    let outcome = match loaded {
+        Ok(resources) => {
+            let version = resources.version().clone();
+            publisher.resources.send_if_modified(|current| {
+                let changed = !current.is_loaded() || *current.version() != version;
+                if changed {
+                    *current = Arc::new(resources);
+                }
+                changed
+            });
+            ReloadOutcome::Applied { version }
+        }
+        Err(refusal) => refusal.outcome(),
+    };
+    publisher.last_reload.send_replace(LastReload { at: SystemTime::now(), outcome });
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Unread(ReadError),
+    #[error(transparent)]
+    Invalid(Report),
+    #[error("internal error, please report it")]
+    Uncompiled(#[source] WorldError),
+    #[error("internal error, please report it: loading this configuration panicked")]
+    Panicked,
+}
+
+impl Refusal {
+    fn outcome(&self) -> ReloadOutcome {
+        let count = match self {
+            Refusal::Invalid(report) => report.error_count(),
+            Refusal::Unread(_) | Refusal::Uncompiled(_) | Refusal::Panicked => 1,
+        };
+        ReloadOutcome::Refused { errors: chain(self).into(), count }
+    }
+
+    fn log(&self) {
+        match self {
+            Refusal::Invalid(report) => {
+                for error in report.diagnostics().iter().take(LOGGED_ERRORS) {
+                    tracing::error!(%error, "the configuration is invalid");
+                }
+            }
+            Refusal::Unread(_) | Refusal::Uncompiled(_) | Refusal::Panicked => {
+                tracing::error!(error = chain(self), "the configuration cannot be loaded");
+            }
+        }
+        tracing::error!("the configuration is refused as a whole; the last good one keeps serving");
+    }
+}
+
+/// Files → resources. Says in the log what came of it.
+fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resources, Refusal> {
+    let compiled = || {
+        let content = content.map_err(Refusal::Unread)?;
+        let mesh = malla_config::load(&content.files).map_err(Refusal::Invalid)?;
+        let world = World::new(mesh).map_err(Refusal::Uncompiled)?;
+        compile(&world, trust_bundle).map_err(Refusal::Uncompiled)
+    };
+    // A defect in reading or compiling must not take down what serves.
+    let loaded = catch_unwind(AssertUnwindSafe(compiled)).unwrap_or(Err(Refusal::Panicked));
+    match &loaded {
+        Ok(resources) => tracing::info!(version = %resources.version(), "the configuration is applied"),
+        Err(refusal) => refusal.log(),
+    }
+    loaded
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "source/reload_tests.rs"]
+mod tests;

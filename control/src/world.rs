@@ -1,1 +1,141 @@
-//! Written by the next commits.
+//! The mesh as it stands: a validated [`Mesh`] joined with the endpoints behind each service port, the ports that each
+//! workload serves, and the addresses under which both are asked for.
+//!
+//! A pure function of the mesh. It decides nothing about the wire: that is [`compile`](crate::compile)'s.
+
+mod endpoint;
+mod names;
+mod serving;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use malla_config::mesh::{AppProtocol, EndpointSource, Mesh, MtlsMode, Sidecar, Workload, WorkloadName};
+use malla_xds::identity::InvalidSpiffeId;
+
+use endpoint::Candidates;
+pub(crate) use endpoint::{Endpoint, of_workload};
+pub(crate) use names::{ServicePortName, identity_of};
+pub(crate) use serving::ServedPort;
+
+/// A mesh and everything that follows from it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct World {
+    /// What was configured.
+    pub mesh: Mesh,
+    /// Every service port, with its endpoints.
+    pub ports: BTreeMap<ServicePortName, ResolvedPort>,
+    /// What each workload serves: application port → the services that lead there.
+    pub serving: BTreeMap<WorkloadName, BTreeMap<u16, ServedPort>>,
+    /// Virtual address and port → the service port behind it.
+    pub virtual_addresses: BTreeMap<SocketAddr, ServicePortName>,
+    /// Address and application port of a workload → that workload. Addresses that several workloads claim, and virtual
+    /// addresses, are left out: they name nobody.
+    pub workload_addresses: BTreeMap<SocketAddr, WorkloadName>,
+}
+
+/// A service port and what is behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ResolvedPort {
+    /// The declared protocol.
+    pub protocol: AppProtocol,
+    /// What is behind it.
+    pub upstream: Upstream,
+}
+
+/// What is behind a service port.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Upstream {
+    /// Endpoints of the mesh, each address once; also those that receive nothing now.
+    Endpoints(Vec<Endpoint>),
+    /// A DNS name outside the mesh (`ExternalName`).
+    Dns(std::sync::Arc<str>),
+}
+
+/// What a mesh says that cannot be carried out. Loading a configuration excludes these; they are here so that a gap there
+/// becomes a refused configuration, not a wrong one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorldError {
+    /// Namespace, service account or trust domain make no SPIFFE ID.
+    #[error("workload {workload} has no valid identity")]
+    Identity {
+        /// The workload.
+        workload: WorkloadName,
+        /// Why not.
+        #[source]
+        cause: InvalidSpiffeId,
+    },
+}
+
+impl World {
+    /// Resolves all that the mesh names.
+    ///
+    /// # Errors
+    /// A name that cannot be part of an identity, which loading a configuration excludes.
+    pub(crate) fn new(mesh: Mesh) -> Result<World, WorldError> {
+        let candidates = Candidates::new(&mesh);
+        let mut ports = BTreeMap::new();
+        let mut virtual_addresses = BTreeMap::new();
+        for service in mesh.services.values() {
+            for port in &service.ports {
+                let name = ServicePortName { service: service.name.clone(), port: port.port };
+                for address in &service.addresses {
+                    virtual_addresses.entry(SocketAddr::new(*address, port.port)).or_insert_with(|| name.clone());
+                }
+                let upstream = match &service.endpoints {
+                    EndpointSource::Selector(labels) => {
+                        Upstream::Endpoints(candidates.selected(&service.name, labels, port)?)
+                    }
+                    EndpointSource::Slices => Upstream::Endpoints(candidates.listed(&service.name, port)?),
+                    EndpointSource::ExternalName(host) => Upstream::Dns(host.clone()),
+                };
+                ports.insert(name, ResolvedPort { protocol: port.protocol, upstream });
+            }
+        }
+        let serving = serving::resolve(&mesh, &ports);
+        let workload_addresses = workload_addresses(&mesh, &serving, &virtual_addresses);
+        Ok(World { mesh, ports, serving, virtual_addresses, workload_addresses })
+    }
+
+    /// Whether a workload takes plaintext: its own word, else its namespace's, else the mesh's.
+    pub(crate) fn mode(&self, workload: &Workload) -> MtlsMode {
+        mode(&self.mesh, workload)
+    }
+}
+
+fn mode(mesh: &Mesh, workload: &Workload) -> MtlsMode {
+    workload.mtls.unwrap_or_else(|| namespace_mode(mesh, &workload.name.namespace))
+}
+
+/// What applies in a namespace where a workload says nothing.
+fn namespace_mode(mesh: &Mesh, namespace: &str) -> MtlsMode {
+    mesh.settings.namespace_mtls.get(namespace).copied().unwrap_or(mesh.settings.mtls)
+}
+
+fn workload_addresses(
+    mesh: &Mesh,
+    serving: &BTreeMap<WorkloadName, BTreeMap<u16, ServedPort>>,
+    virtual_addresses: &BTreeMap<SocketAddr, ServicePortName>,
+) -> BTreeMap<SocketAddr, WorkloadName> {
+    let mut found: BTreeMap<SocketAddr, WorkloadName> = BTreeMap::new();
+    let mut contested = BTreeSet::new();
+    for (name, ports) in serving {
+        let Some(workload) = mesh.workloads.get(name) else { continue };
+        for port in ports.keys() {
+            let address = SocketAddr::new(workload.address, *port);
+            if virtual_addresses.contains_key(&address) || found.insert(address, name.clone()).is_some() {
+                contested.insert(address);
+            }
+        }
+    }
+    found.retain(|address, _| !contested.contains(address));
+    found
+}
+
+/// Where other workloads connect to reach `port` of the application behind `workload`.
+fn reached_at(workload: &Workload, port: u16) -> SocketAddr {
+    match workload.sidecar {
+        Sidecar::Explicit { inbound_port, .. } => SocketAddr::new(workload.address, inbound_port),
+        Sidecar::Transparent | Sidecar::None => SocketAddr::new(workload.address, port),
+    }
+}

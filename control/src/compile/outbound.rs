@@ -1,0 +1,159 @@
+//! What clients ask for: each service port as listener, routes, cluster and endpoints; each workload port by its address.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use malla_config::mesh::{AppProtocol, TlsRoute};
+use malla_xds::envoy::listener::{ApiListener, FilterChain, FilterChainMatch, Listener};
+use malla_xds::envoy::pack_any;
+use malla_xds::envoy::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
+use malla_xds::envoy::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
+use malla_xds::{Name, Resource, ResourceType, names};
+
+use super::attached::{Attachments, Routes};
+use super::endpoints::load_assignment;
+use super::split::Split;
+use super::{cluster, filters, inbound, route};
+use crate::world::{ResolvedPort, ServicePortName, Upstream, World, WorldError, of_workload};
+
+/// Renders all destinations.
+pub(super) fn render(world: &World, resources: &mut Vec<Resource>) -> Result<(), WorldError> {
+    let mut aliases: BTreeMap<&ServicePortName, Vec<Name>> = BTreeMap::new();
+    for (address, name) in &world.virtual_addresses {
+        aliases.entry(name).or_default().push(names::original_destination(*address).into());
+    }
+    let attachments = Attachments::new(&world.mesh);
+    for (name, port) in &world.ports {
+        service_port(name, port, &attachments.to(name), aliases.remove(name).unwrap_or_default(), resources);
+    }
+    workload_ports(world, resources)
+}
+
+fn service_port(
+    name: &ServicePortName,
+    port: &ResolvedPort,
+    routes: &Routes<'_>,
+    aliases: Vec<Name>,
+    resources: &mut Vec<Resource>,
+) {
+    let text = name.to_string();
+    let carries = Carries::new(port.protocol, routes);
+    let listener = Listener {
+        name: text.clone(),
+        api_listener: carries.requests().then(|| api_listener(&text)),
+        filter_chains: if carries.streams() { server_name_chains(&text, &routes.tls) } else { Vec::new() },
+        default_filter_chain: carries.streams().then(|| {
+            let any_server_name = routes.tls.iter().find(|tls| tls.hostnames.is_empty()).map(|tls| &tls.backends);
+            let backends = any_server_name.or_else(|| routes.tcp.first().map(|tcp| &tcp.backends));
+            stream_chain(&text, backends.map_or_else(|| Split::One(text.clone()), |backends| Split::new(backends)))
+        }),
+        ..Default::default()
+    };
+    resources.push(Resource::new(ResourceType::Listener, text.as_str(), aliases, &listener));
+    if carries.requests() {
+        resources.push(route::configuration(&text, &routes.http));
+    }
+    match &port.upstream {
+        Upstream::Endpoints(endpoints) => {
+            resources.push(cluster::of_endpoints(&text, name.server_name(), port.protocol, endpoints));
+            let assignment = load_assignment(&text, endpoints);
+            resources.push(Resource::new(ResourceType::Endpoints, text.as_str(), [], &assignment));
+        }
+        Upstream::Dns(host) => resources.push(cluster::of_dns_name(&text, host, name.port, port.protocol)),
+    }
+}
+
+/// Workloads reached by their own address (headless services, interception that sees the chosen pod), without the routes of
+/// any service.
+fn workload_ports(world: &World, resources: &mut Vec<Resource>) -> Result<(), WorldError> {
+    for (address, name) in &world.workload_addresses {
+        let (Some(workload), Some(ports)) = (world.mesh.workloads.get(name), world.serving.get(name)) else { continue };
+        let Some(served) = ports.get(&address.port()) else { continue };
+        let text = names::endpoint(*address);
+        let carries = Carries::new(served.protocol(), &Routes::default());
+        let listener = Listener {
+            name: text.clone(),
+            api_listener: carries.requests().then(|| api_listener(&text)),
+            default_filter_chain: carries.streams().then(|| stream_chain(&text, Split::One(text.clone()))),
+            ..Default::default()
+        };
+        let alias = names::original_destination(*address).into();
+        resources.push(Resource::new(ResourceType::Listener, text.as_str(), [alias], &listener));
+        if carries.requests() {
+            resources.push(route::configuration(&text, &[]));
+        }
+        let server_name = inbound::server_name(name, address.port(), ports);
+        let endpoint = of_workload(&world.mesh, workload, address.port())?;
+        resources.push(cluster::of_one(&text, server_name, served.protocol(), &endpoint));
+    }
+    Ok(())
+}
+
+/// What a destination carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    Requests,
+    Streams,
+    Either,
+}
+
+impl Carries {
+    /// A port without declared protocol to which only a `TCPRoute` is attached carries streams: detecting HTTP would lead
+    /// past that route.
+    fn new(protocol: AppProtocol, routes: &Routes<'_>) -> Self {
+        match protocol {
+            AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => Carries::Requests,
+            AppProtocol::Tcp | AppProtocol::Tls => Carries::Streams,
+            AppProtocol::Detect if routes.http.is_empty() && !routes.tcp.is_empty() => Carries::Streams,
+            AppProtocol::Detect => Carries::Either,
+        }
+    }
+
+    fn requests(self) -> bool {
+        self != Carries::Streams
+    }
+
+    fn streams(self) -> bool {
+        self != Carries::Requests
+    }
+}
+
+fn api_listener(name: &str) -> ApiListener {
+    let manager = filters::http_manager(name, filters::routes_by_name(name));
+    ApiListener { api_listener: Some(pack_any(manager)) }
+}
+
+/// One chain per `TLSRoute`. Of routes that claim the same server name, the oldest has it.
+fn server_name_chains(listener: &str, routes: &[&TlsRoute]) -> Vec<FilterChain> {
+    let mut taken = BTreeSet::new();
+    let mut chains = Vec::new();
+    for route in routes {
+        let server_names: Vec<String> =
+            route.hostnames.iter().filter(|name| taken.insert(*name)).map(ToString::to_string).collect();
+        if !server_names.is_empty() {
+            chains.push(FilterChain {
+                name: format!("TLSRoute/{}/{}", route.name.namespace, route.name.name),
+                filter_chain_match: Some(FilterChainMatch { server_names, ..Default::default() }),
+                ..stream_chain(listener, Split::new(&route.backends))
+            });
+        }
+    }
+    chains
+}
+
+fn stream_chain(listener: &str, split: Split) -> FilterChain {
+    let clusters = match split {
+        Split::Nowhere => ClusterSpecifier::Cluster(names::NO_BACKEND.into()),
+        Split::One(cluster) => ClusterSpecifier::Cluster(cluster),
+        Split::Weighted(clusters) => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: clusters
+                .into_iter()
+                .map(|(name, weight)| ClusterWeight { name, weight, ..Default::default() })
+                .collect(),
+        }),
+    };
+    FilterChain {
+        name: listener.to_owned(),
+        filters: vec![filters::tcp_filter(listener, clusters)],
+        ..Default::default()
+    }
+}

@@ -1,0 +1,187 @@
+//! Route configurations: one virtual host per hostname, the one for all others last, its routes in Gateway API's order.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use malla_config::mesh::{HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind, ValueMatch};
+use malla_xds::envoy::matcher::{RegexMatcher, StringMatcher, string_matcher};
+use malla_xds::envoy::route::header_matcher::HeaderMatchSpecifier;
+use malla_xds::envoy::route::query_parameter_matcher::QueryParameterMatchSpecifier;
+use malla_xds::envoy::route::route::Action;
+use malla_xds::envoy::route::route_action::{ClusterSpecifier, MaxStreamDuration};
+use malla_xds::envoy::route::route_match::PathSpecifier;
+use malla_xds::envoy::route::weighted_cluster::ClusterWeight;
+use malla_xds::envoy::route::{
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
+    RouteMatch, VirtualHost, WeightedCluster,
+};
+use malla_xds::{Resource, ResourceType};
+
+use super::filters::{duration, number};
+use super::precedence::{self, Candidate};
+use super::split::Split;
+
+/// The routes of a destination: those that are attached, or all to the destination itself where none is.
+pub(super) fn configuration(name: &str, attached: &[&HttpRoute]) -> Resource {
+    let message = if attached.is_empty() {
+        to_cluster(name, name)
+    } else {
+        RouteConfiguration { name: name.to_owned(), virtual_hosts: virtual_hosts(attached), ..Default::default() }
+    };
+    Resource::new(ResourceType::Route, name, [], &message)
+}
+
+/// Every request to one cluster.
+pub(super) fn to_cluster(name: &str, cluster: &str) -> RouteConfiguration {
+    let all = Route {
+        name: "default".into(),
+        r#match: Some(path_match(PathSpecifier::Prefix("/".into()))),
+        action: Some(forward(ClusterSpecifier::Cluster(cluster.to_owned()), None, None)),
+        ..Default::default()
+    };
+    RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![virtual_host(None, vec![all])],
+        ..Default::default()
+    }
+}
+
+/// One per hostname, then the one for all other hosts. A client tries only the virtual host that fits best, so each holds
+/// all routes that apply to its host.
+fn virtual_hosts(attached: &[&HttpRoute]) -> Vec<VirtualHost> {
+    let hostnames: BTreeSet<&str> =
+        attached.iter().flat_map(|route| &route.hostnames).map(|hostname| &**hostname).collect();
+    let hosts = hostnames.into_iter().map(Some).chain([None]);
+    hosts
+        .map(|host| {
+            let applicable: Vec<(&HttpRoute, Option<&str>)> =
+                attached.iter().filter_map(|route| Some((*route, applies_by(route, host)?))).collect();
+            virtual_host(host, precedence::sorted(&applicable).into_iter().flat_map(entries).collect())
+        })
+        .collect()
+}
+
+fn virtual_host(host: Option<&str>, routes: Vec<Route>) -> VirtualHost {
+    let domain = host.unwrap_or("*").to_owned();
+    VirtualHost { name: domain.clone(), domains: vec![domain], routes, ..Default::default() }
+}
+
+/// The most specific hostname by which a route applies to all requests for `host`; `Some(None)` if it names none.
+fn applies_by<'a>(route: &'a HttpRoute, host: Option<&str>) -> Option<Option<&'a str>> {
+    if route.hostnames.is_empty() {
+        return Some(None);
+    }
+    let covering = route.hostnames.iter().map(|hostname| &**hostname).filter(|hostname| covers(hostname, host));
+    covering.min_by_key(|hostname| precedence::specificity(Some(hostname))).map(Some)
+}
+
+/// Whether every request that `host` stands for has a host that `hostname` matches.
+fn covers(hostname: &str, host: Option<&str>) -> bool {
+    let Some(host) = host else { return false };
+    match hostname.strip_prefix('*') {
+        Some(suffix) => hostname == host || host.strip_prefix('*').unwrap_or(host).ends_with(suffix) && host != suffix,
+        None => hostname == host,
+    }
+}
+
+/// A prefix becomes two: the path itself, and all below it.
+fn entries(candidate: Candidate<'_>) -> Vec<Route> {
+    let paths = match &candidate.matching.path {
+        PathMatch::Exact(path) => vec![PathSpecifier::Path(path.to_string())],
+        PathMatch::Regex(pattern) => vec![PathSpecifier::SafeRegex(regex(pattern))],
+        PathMatch::Prefix(prefix) if prefix.len() <= 1 => vec![PathSpecifier::Prefix("/".into())],
+        PathMatch::Prefix(prefix) => {
+            vec![PathSpecifier::Path(prefix.to_string()), PathSpecifier::Prefix(format!("{prefix}/"))]
+        }
+    };
+    let name = name(candidate);
+    let action = action(candidate.rule);
+    let entry = |path| Route {
+        name: name.clone(),
+        r#match: Some(route_match(candidate.matching, path)),
+        action: Some(action.clone()),
+        ..Default::default()
+    };
+    paths.into_iter().map(entry).collect()
+}
+
+fn name(candidate: Candidate<'_>) -> String {
+    let kind = match candidate.route.kind {
+        RouteKind::Http => "HTTPRoute",
+        RouteKind::Grpc => "GRPCRoute",
+    };
+    let route = &candidate.route.name;
+    match &candidate.rule.name {
+        Some(rule) => format!("{kind}/{}/{}/{rule}", route.namespace, route.name),
+        None => format!("{kind}/{}/{}/{}", route.namespace, route.name, candidate.rule_index),
+    }
+}
+
+fn path_match(path: PathSpecifier) -> RouteMatch {
+    RouteMatch { path_specifier: Some(path), ..Default::default() }
+}
+
+fn route_match(matching: &HttpMatch, path: PathSpecifier) -> RouteMatch {
+    let header = |name: &str, value: &ValueMatch| HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string_match(value))),
+        ..Default::default()
+    };
+    let method = matching.method.iter().map(|method| header(":method", &ValueMatch::Exact(method.clone())));
+    let query = |(name, value): &(_, ValueMatch)| QueryParameterMatcher {
+        name: ToString::to_string(name),
+        query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(string_match(value))),
+    };
+    RouteMatch {
+        headers: method.chain(matching.headers.iter().map(|(name, value)| header(name, value))).collect(),
+        query_parameters: matching.query.iter().map(query).collect(),
+        ..path_match(path)
+    }
+}
+
+fn string_match(value: &ValueMatch) -> StringMatcher {
+    let pattern = match value {
+        ValueMatch::Exact(text) => string_matcher::MatchPattern::Exact(text.to_string()),
+        ValueMatch::Regex(pattern) => string_matcher::MatchPattern::SafeRegex(regex(pattern)),
+    };
+    StringMatcher { match_pattern: Some(pattern), ..Default::default() }
+}
+
+fn regex(pattern: &str) -> RegexMatcher {
+    RegexMatcher { regex: pattern.to_owned(), ..Default::default() }
+}
+
+fn action(rule: &HttpRule) -> Action {
+    let clusters = match Split::new(&rule.backends) {
+        Split::Nowhere => {
+            return Action::DirectResponse(DirectResponseAction { status: 500, ..Default::default() });
+        }
+        Split::One(cluster) => ClusterSpecifier::Cluster(cluster),
+        Split::Weighted(clusters) => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: clusters
+                .into_iter()
+                .map(|(name, weight)| ClusterWeight { name, weight: number(weight), ..Default::default() })
+                .collect(),
+            ..Default::default()
+        }),
+    };
+    forward(clusters, rule.request_timeout, rule.backend_request_timeout)
+}
+
+/// Zero means no timeout, which is also what Gateway API says. The request timeout is said twice: gRPC knows only the
+/// second.
+fn forward(clusters: ClusterSpecifier, request: Option<Duration>, each_try: Option<Duration>) -> Action {
+    let set = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero()).map(duration);
+    Action::Route(RouteAction {
+        cluster_specifier: Some(clusters),
+        timeout: Some(set(request).unwrap_or_default()),
+        max_stream_duration: set(request)
+            .map(|longest| MaxStreamDuration { max_stream_duration: Some(longest), ..Default::default() }),
+        retry_policy: set(each_try).map(|per_try| RetryPolicy {
+            per_try_timeout: Some(per_try),
+            num_retries: number(1),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
