@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod control;
 pub mod decode;
 pub mod detect;
+pub mod dial;
 pub mod dns;
 pub mod drain;
 pub mod http;

@@ -15,6 +15,9 @@ use std::time::Duration;
 use crate::names::{self, Name};
 use crate::token;
 
+/// Connections that may be open at once, unless told otherwise.
+const MAX_CONNECTIONS: usize = 20_000;
+
 /// What an operator may write to run a sidecar. Raw: [`Args::ready`] makes [`Settings`] of it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -61,6 +64,14 @@ pub struct Args {
     /// How long connections may take to finish when the sidecar stops, for example 30s
     #[arg(long, env = "MALLA_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     drain: Duration,
+
+    /// Connections that may be open at once; more are refused
+    #[arg(long, env = "MALLA_MAX_CONNECTIONS", value_name = "N", default_value_t = MAX_CONNECTIONS)]
+    max_connections: usize,
+
+    /// Mark (SO_MARK) for all connections that the sidecar opens, so that `malla-proxy init --mark` can tell them
+    #[arg(long, env = "MALLA_MARK", value_name = "N")]
+    mark: Option<u32>,
 }
 
 /// What every subcommand that joins the mesh needs to know.
@@ -169,6 +180,10 @@ pub struct Settings {
     pub workers: NonZeroUsize,
     /// How long a drain may take before connections are cut. Default 30 s.
     pub drain: Duration,
+    /// Connections that may be open at once. Default 20,000.
+    pub max_connections: usize,
+    /// Mark of all connections that the sidecar opens.
+    pub mark: Option<u32>,
 }
 
 /// How traffic reaches the sidecar.
@@ -233,6 +248,8 @@ impl Args {
             listen,
             workers: self.workers,
             drain: self.drain,
+            max_connections: self.max_connections,
+            mark: self.mark,
             ..joined
         })
     }
@@ -288,6 +305,8 @@ impl Settings {
             listen: Vec::new(),
             workers: NonZeroUsize::MIN,
             drain: Duration::from_secs(30),
+            max_connections: MAX_CONNECTIONS,
+            mark: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::dial::Dialer;
 use crate::dns::Resolver;
 use crate::drain::Drain;
 use crate::identity::IdentityStore;
@@ -19,6 +20,8 @@ pub struct Shared {
     pub directory: Directory,
     /// This workload's certificate.
     pub identity: IdentityStore,
+    /// How connections are opened.
+    pub dialer: Dialer,
     /// Names outside the mesh.
     pub resolver: Resolver,
     /// Counters of this sidecar.

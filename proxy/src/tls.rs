@@ -13,7 +13,7 @@ mod error;
 mod verify;
 
 pub use self::accept::{Accepted, accept};
-pub use self::connect::{Connected, connect, dial};
+pub use self::connect::{Connected, connect};
 pub use self::credentials::{Credentials, provider};
 pub use self::error::{AcceptError, ConnectError};
 

@@ -4,11 +4,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, TlsStream};
 use webpki::KeyUsage;
@@ -16,6 +14,7 @@ use webpki::KeyUsage;
 use super::verify::NotOneSpiffeId;
 use super::{Alpn, ConnectError, Credentials};
 use crate::names::SpiffeId;
+use crate::shared::Shared;
 use crate::snapshot::{Cluster, Endpoint, UpstreamTls};
 use crate::stream::{Replay, Stream};
 
@@ -30,22 +29,20 @@ pub struct Connected {
 
 /// Connects to an endpoint within the cluster's connect time-out (TCP and TLS together).
 ///
-/// `credentials` are needed only where the endpoint has a sidecar.
-///
 /// # Errors
 /// [`ConnectError`]; nothing of the client's was sent.
 pub async fn connect(
-    credentials: Option<&Credentials>,
+    shared: &Shared,
     cluster: &Cluster,
     endpoint: &Endpoint,
     alpn: Alpn,
 ) -> Result<Connected, ConnectError> {
-    let to = endpoint.address;
+    let to = shared.dialer.address_of(endpoint);
     let Some(identity) = &endpoint.identity else {
-        let socket = dial(to, cluster.connect_timeout).await?;
+        let socket = shared.dialer.dial(to, cluster.connect_timeout).await?;
         return Ok(Connected { stream: socket.into(), peer: None });
     };
-    let credentials = credentials.ok_or(ConnectError::NoIdentity { to })?;
+    let credentials = shared.identity.credentials().ok_or(ConnectError::NoIdentity { to })?;
     if let Some(ago) = credentials.expired(SystemTime::now()) {
         return Err(ConnectError::IdentityExpired { to, ago });
     }
@@ -53,34 +50,11 @@ pub async fn connect(
         return Err(ConnectError::NoTlsSettings { to, identity: identity.clone() });
     };
     let both = async {
-        let socket = open(to).await?;
-        handshake(credentials, tls, identity, to, socket, alpn).await
+        let socket = shared.dialer.open(to).await?;
+        handshake(&credentials, tls, identity, to, socket, alpn).await
     };
     let after = cluster.connect_timeout;
     timeout(after, both).await.unwrap_or(Err(ConnectError::Timeout { to, after }))
-}
-
-/// A plain TCP connection.
-///
-/// # Errors
-/// [`ConnectError`]: refused, timed out, unreachable, or this machine is out of sockets.
-pub async fn dial(to: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
-    timeout(limit, open(to)).await.unwrap_or(Err(ConnectError::Timeout { to, after: limit }))
-}
-
-async fn open(to: SocketAddr) -> Result<TcpStream, ConnectError> {
-    let socket = TcpStream::connect(to).await.map_err(|cause| ConnectError::tcp(to, cause))?;
-    prepare(&socket);
-    Ok(socket)
-}
-
-/// Options of every connection of the sidecar: no Nagle, and keep-alive so that a peer that vanished is noticed.
-/// A socket that refuses an option has just died, which the first read tells better.
-pub(crate) fn prepare(socket: &TcpStream) {
-    let _ = socket.set_nodelay(true);
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(60)).with_retries(3);
-    let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 async fn handshake(
@@ -88,7 +62,7 @@ async fn handshake(
     tls: &UpstreamTls,
     expected: &SpiffeId,
     to: SocketAddr,
-    socket: TcpStream,
+    socket: Replay,
     alpn: Alpn,
 ) -> Result<Connected, ConnectError> {
     let name = ServerName::try_from(&*tls.sni)
@@ -98,10 +72,8 @@ async fn handshake(
         Alpn::H2 => &credentials.client_h2,
         Alpn::Tcp => &credentials.client_tcp,
     };
-    let stream = TlsConnector::from(config.clone())
-        .connect(name, Replay::from(socket))
-        .await
-        .map_err(|cause| failure(to, expected, cause))?;
+    let stream =
+        TlsConnector::from(config.clone()).connect(name, socket).await.map_err(|cause| failure(to, expected, cause))?;
 
     let (_, session) = stream.get_ref();
     let agreed = session.alpn_protocol();

@@ -1,0 +1,114 @@
+//! Opening TCP connections: socket options, the sidecar's mark, and knowing one's own.
+//!
+//! Two things can lead a sidecar to itself. Where its workload is an endpoint of the service that it calls, the connection
+//! would stay inside of the network namespace, past the redirection: it is led to the inbound listener instead
+//! ([`Dialer::address_of`]). Where the redirection does not exempt the sidecar (another user than the rules say), what it
+//! opens comes back to its own outbound listener: [`Dialer::is_own`] tells, so that it is refused instead of going round.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::settings::{Mode, Settings};
+use crate::snapshot::Endpoint;
+use crate::stream::Replay;
+use crate::tls::ConnectError;
+
+/// How this sidecar opens connections.
+#[derive(Debug)]
+pub struct Dialer {
+    mark: Option<u32>,
+    transparent: Option<Transparent>,
+}
+
+#[derive(Debug)]
+struct Transparent {
+    /// `cart-1.shop`.
+    workload: String,
+    inbound_port: u16,
+    open: Arc<Mutex<HashSet<SocketAddr>>>,
+}
+
+/// A connection of ours that [`Dialer::is_own`] knows until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Own {
+    address: SocketAddr,
+    open: Arc<Mutex<HashSet<SocketAddr>>>,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.open.lock().remove(&self.address);
+    }
+}
+
+impl Dialer {
+    /// As the settings say.
+    pub fn new(settings: &Settings) -> Self {
+        let transparent = (settings.mode == Mode::Transparent).then(|| Transparent {
+            workload: format!("{}.{}", settings.workload, settings.namespace),
+            inbound_port: settings.inbound.port(),
+            open: Arc::default(),
+        });
+        Dialer { mark: settings.mark, transparent }
+    }
+
+    /// A plain TCP connection within `limit`.
+    ///
+    /// # Errors
+    /// [`ConnectError`]: refused, timed out, unreachable, or this machine is out of sockets.
+    pub async fn dial(&self, to: SocketAddr, limit: Duration) -> Result<Replay, ConnectError> {
+        timeout(limit, self.open(to)).await.unwrap_or(Err(ConnectError::Timeout { to, after: limit }))
+    }
+
+    /// The same without a limit of its own.
+    pub(crate) async fn open(&self, to: SocketAddr) -> Result<Replay, ConnectError> {
+        let failed = |cause| ConnectError::tcp(to, cause);
+        let socket = self.socket(to).map_err(failed)?.connect(to).await.map_err(failed)?;
+        prepare(&socket);
+        let own = self.transparent.as_ref().zip(socket.local_addr().ok()).map(|(transparent, address)| {
+            transparent.open.lock().insert(address);
+            Own { address, open: transparent.open.clone() }
+        });
+        Ok(Replay::dialled(socket, own))
+    }
+
+    fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(mark) = self.mark {
+            SockRef::from(&socket).set_mark(mark)?;
+        }
+        Ok(socket)
+    }
+
+    /// Where to connect for an endpoint: its address, but our own inbound listener if the endpoint is this workload.
+    pub fn address_of(&self, endpoint: &Endpoint) -> SocketAddr {
+        match &self.transparent {
+            Some(own) if endpoint.identity.is_some() && *endpoint.workload == *own.workload => {
+                SocketAddr::new(endpoint.ip(), own.inbound_port)
+            }
+            _ => endpoint.address,
+        }
+    }
+
+    /// Whether a client's address is one of a connection that this sidecar itself has opened: a loop.
+    pub fn is_own(&self, peer: SocketAddr) -> bool {
+        self.transparent.as_ref().is_some_and(|transparent| transparent.open.lock().contains(&peer))
+    }
+}
+
+/// Options of every connection of the sidecar: no Nagle, and keep-alive so that a peer that vanished is noticed.
+/// A socket that refuses an option has just died, which the first read tells better.
+pub(crate) fn prepare(socket: &TcpStream) {
+    let _ = socket.set_nodelay(true);
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(60)).with_retries(3);
+    let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+}
