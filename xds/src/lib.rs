@@ -4,12 +4,23 @@
 //! machines. No I/O, no async, no clock: events in, messages out. Depends on no other crate of Malla.
 
 mod canonical;
+pub mod delta_client;
+pub mod delta_server;
 pub mod envoy;
+pub mod grpc;
 pub mod identity;
 pub mod names;
+mod progress;
 pub mod resource;
+mod server;
+pub mod sotw_server;
 pub mod wire;
 
+pub use delta_client::{Change, DeltaClient};
+pub use delta_server::DeltaServer;
 pub use identity::SpiffeId;
 pub use names::Name;
+pub use progress::{Rejection, TypeProgress};
 pub use resource::{Answer, Resource, ResourceType, View};
+pub use server::{Limits, Push, Reply, StreamError};
+pub use sotw_server::SotwServer;
