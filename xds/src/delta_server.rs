@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::names::Name;
-use crate::progress::{Progress, TypeProgress};
+use crate::progress::{Extent, Progress, SentName, TypeProgress};
 use crate::resource::{Answer, Resource, ResourceType, View};
 use crate::server::{Limits, Push, Reply, StreamError, WILDCARD, denial, has_wildcard};
 use crate::wire::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -55,7 +55,8 @@ enum Deletions {
 /// A response in the making.
 #[derive(Default)]
 struct Batch {
-    resources: BTreeMap<Name, Arc<Resource>>,
+    /// By canonical name, with the names that were asked for.
+    resources: BTreeMap<Name, (Arc<Resource>, Vec<Name>)>,
     removed: Vec<Name>,
     denied: Vec<(Name, String)>,
 }
@@ -174,7 +175,7 @@ impl DeltaServer {
                 subscriptions: if subscription.wildcard { subscription.sent.len() } else { subscription.names.len() },
                 applied: subscription.progress.applied().cloned(),
                 unanswered: subscription.progress.unanswered(),
-                rejections: subscription.progress.rejections().to_vec(),
+                rejections: subscription.progress.rejections(),
             })
             .collect()
     }
@@ -200,9 +201,12 @@ impl DeltaServer {
     /// Tells deletions that are due, once the client has taken listeners and routes.
     fn delete(&mut self, view: &impl View, responses: &mut Responses) -> Result<(), StreamError> {
         use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
-        let settled = |kind| self.types.get(&kind).is_none_or(|subscription| subscription.progress.is_settled());
-        if !settled(Listener) || !settled(Route) {
-            return Ok(());
+        for kind in [Listener, Route] {
+            let Some(subscription) = self.types.get_mut(&kind) else { continue };
+            subscription.progress.forget_unless(|name| matches!(view.resource(kind, name), Answer::Found(_)));
+            if !subscription.progress.is_settled() {
+                return Ok(());
+            }
         }
         for kind in [Route, Cluster, Endpoints, Secret] {
             let Some(subscription) = self.types.get_mut(&kind).filter(|subscription| subscription.deletions_due) else {
@@ -240,19 +244,20 @@ impl DeltaServer {
             ..Default::default()
         };
         let mut size = 0;
-        let mut names = batch.removed;
+        let mut names: Vec<SentName> =
+            batch.removed.into_iter().map(|name| SentName { asked: name.clone(), resource: name }).collect();
         let mut remaining = batch.resources.into_values().peekable();
         loop {
-            while let Some(resource) = remaining.next_if(|next| size == 0 || size + next.body.len() <= RESPONSE_SIZE) {
+            let fits = |size: usize, resource: &Resource| size == 0 || size + resource.body.len() <= RESPONSE_SIZE;
+            while let Some((resource, asked)) = remaining.next_if(|(resource, _)| fits(size, resource)) {
                 size += resource.body.len().max(1);
-                names.push(resource.name.clone());
-                names.extend(resource.aliases.iter().cloned());
+                names.extend(asked.into_iter().map(|asked| SentName { asked, resource: resource.name.clone() }));
                 response.resources.push(on_the_wire(&resource));
             }
             self.last_nonce += 1;
             response.nonce = self.last_nonce.to_string();
-            subscription.progress.forget(&names);
-            subscription.progress.sent(self.last_nonce, view.version(), std::mem::take(&mut names));
+            subscription.progress.forget(names.iter().map(|name| &name.asked));
+            subscription.progress.sent(self.last_nonce, view.version(), std::mem::take(&mut names), Extent::Partial);
             let rest = DeltaDiscoveryResponse {
                 system_version_info: response.system_version_info.clone(),
                 type_url: response.type_url.clone(),
@@ -344,7 +349,8 @@ impl Subscription {
                     return;
                 }
                 self.sent.insert(name.clone(), Sent { version: resource.version.clone(), real });
-                batch.resources.insert(resource.name.clone(), resource);
+                let entry = batch.resources.entry(resource.name.clone()).or_insert_with(|| (resource, Vec::new()));
+                entry.1.push(name.clone());
             }
             None => {
                 if self.sent.remove(name).is_some() || asked {
@@ -372,7 +378,9 @@ impl Subscription {
                     _ => batch.removed.push(name.clone()),
                 }
             }
-            self.progress.forget([&name]);
+        }
+        if !self.wildcard {
+            self.progress.forget_unless(|name| self.names.contains(name));
         }
     }
 }

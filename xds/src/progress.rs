@@ -28,20 +28,46 @@ pub(crate) struct Progress {
     outstanding: VecDeque<Outstanding>,
     current: Option<Name>,
     applied: Option<Name>,
-    rejections: Vec<Rejection>,
+    standing: Vec<Standing>,
 }
 
 #[derive(Debug)]
 struct Outstanding {
     nonce: u64,
     version: Name,
-    names: Vec<Name>,
+    names: Vec<SentName>,
+    extent: Extent,
+}
+
+/// What a response says about names that it does not contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Nothing.
+    Partial,
+    /// That they do not exist.
+    Complete,
+}
+
+/// A name in a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SentName {
+    /// As the client asked for it: what comes later under this name replaces this.
+    pub(crate) asked: Name,
+    /// Canonical name of the resource.
+    pub(crate) resource: Name,
+}
+
+#[derive(Debug)]
+struct Standing {
+    rejection: Rejection,
+    /// What the client asked for and did not accept.
+    asked: Vec<Name>,
 }
 
 impl Progress {
     /// A response went out.
-    pub(crate) fn sent(&mut self, nonce: u64, version: &str, names: Vec<Name>) {
-        self.outstanding.push_back(Outstanding { nonce, version: version.into(), names });
+    pub(crate) fn sent(&mut self, nonce: u64, version: &str, names: Vec<SentName>, extent: Extent) {
+        self.outstanding.push_back(Outstanding { nonce, version: version.into(), names, extent });
     }
 
     /// Everything of a configuration's version has been sent.
@@ -59,9 +85,16 @@ impl Progress {
         // Whoever answers a response has seen those before it.
         let answered: Vec<Outstanding> = self.outstanding.drain(..=position).collect();
         let last = answered.into_iter().next_back()?;
-        let rejected = error.map(|status| self.reject(last, &status.message));
-        self.settle();
-        rejected
+        let Some(status) = error else {
+            // Sent anew while the rejection of an earlier state was on its way, and accepted.
+            match last.extent {
+                Extent::Partial => self.forget(last.names.iter().map(|name| &name.asked)),
+                Extent::Complete => self.standing.clear(),
+            }
+            self.settle();
+            return None;
+        };
+        Some(self.reject(last, &status.message))
     }
 
     fn reject(&mut self, response: Outstanding, message: &str) -> Rejection {
@@ -70,29 +103,42 @@ impl Progress {
             end -= 1;
         }
         let message = message.get(..end).unwrap_or_default().to_owned();
-        let named: Vec<Name> = response.names.iter().filter(|name| mentions(&message, name)).cloned().collect();
-        let resources = if named.is_empty() { response.names } else { named };
-        self.forget(&resources);
-        if self.rejections.len() >= REJECTION_LIMIT {
-            self.rejections.remove(0);
+        // Whatever was rejected under these names before: it has been replaced by what this response held.
+        self.forget(response.names.iter().map(|name| &name.asked));
+        let mut rejected: Vec<SentName> = response.names;
+        if rejected.iter().any(|name| name.is_mentioned(&message)) {
+            rejected.retain(|name| name.is_mentioned(&message));
         }
+        if self.standing.len() >= REJECTION_LIMIT {
+            self.standing.remove(0);
+        }
+        let asked = rejected.iter().map(|name| name.asked.clone()).collect();
+        let mut resources: Vec<Name> = rejected.into_iter().map(|name| name.resource).collect();
+        resources.sort();
+        resources.dedup();
         let rejection = Rejection { resources, message, version: response.version };
-        self.rejections.push(rejection.clone());
+        self.standing.push(Standing { rejection: rejection.clone(), asked });
         rejection
     }
 
-    /// These resources are no longer what the client rejected: sent anew, or no longer wanted.
-    pub(crate) fn forget(&mut self, names: impl IntoIterator<Item = impl AsRef<str>>) {
-        if self.rejections.is_empty() {
+    /// What was asked for under these names is no longer what the client rejected: sent anew, or not wanted any more.
+    pub(crate) fn forget(&mut self, asked: impl IntoIterator<Item = impl AsRef<str>>) {
+        if self.standing.is_empty() {
             return;
         }
-        for name in names {
-            for rejection in &mut self.rejections {
-                rejection.resources.retain(|rejected| **rejected != *name.as_ref());
-            }
+        for name in asked {
+            self.standing.iter_mut().for_each(|standing| standing.asked.retain(|asked| **asked != *name.as_ref()));
         }
-        self.rejections.retain(|rejection| !rejection.resources.is_empty());
+        self.standing.retain(|standing| !standing.asked.is_empty());
         self.settle();
+    }
+
+    /// Drops rejections of what no longer exists: its last good state is not worth keeping anything for.
+    pub(crate) fn forget_unless(&mut self, exists: impl Fn(&str) -> bool) {
+        let gone = |name: &&Name| !exists(name);
+        let names: Vec<Name> =
+            self.standing.iter().flat_map(|standing| &standing.asked).filter(gone).cloned().collect();
+        self.forget(names);
     }
 
     fn settle(&mut self) {
@@ -103,7 +149,7 @@ impl Progress {
 
     /// Whether the client has accepted all that was sent.
     pub(crate) fn is_settled(&self) -> bool {
-        self.outstanding.is_empty() && self.rejections.is_empty()
+        self.outstanding.is_empty() && self.standing.is_empty()
     }
 
     /// Responses without an answer.
@@ -117,8 +163,14 @@ impl Progress {
     }
 
     /// The rejections that stand, oldest first.
-    pub(crate) fn rejections(&self) -> &[Rejection] {
-        &self.rejections
+    pub(crate) fn rejections(&self) -> Vec<Rejection> {
+        self.standing.iter().map(|standing| standing.rejection.clone()).collect()
+    }
+}
+
+impl SentName {
+    fn is_mentioned(&self, message: &str) -> bool {
+        mentions(message, &self.resource) || mentions(message, &self.asked)
     }
 }
 
@@ -151,10 +203,14 @@ pub struct TypeProgress {
 mod tests {
     use super::*;
 
+    fn sent(name: &str) -> SentName {
+        SentName { asked: name.into(), resource: name.into() }
+    }
+
     #[test]
     fn a_rejection_is_about_the_resources_that_its_message_names() {
         let mut progress = Progress::default();
-        progress.sent(1, "v1", ["cart.shop:80".into(), "cart.shop:8080".into(), "a.shop:1".into()].into());
+        progress.sent(1, "v1", ["cart.shop:80", "cart.shop:8080", "a.shop:1"].map(sent).into(), Extent::Partial);
         let status = rpc::Status { message: "cart.shop:8080: no endpoints field".into(), ..Default::default() };
         let rejection = progress.answered("1", Some(&status)).expect("a rejection");
         assert_eq!(rejection.resources, ["cart.shop:8080".into()]);
@@ -166,7 +222,7 @@ mod tests {
     #[test]
     fn a_version_is_applied_when_everything_sent_was_accepted() {
         let mut progress = Progress::default();
-        progress.sent(1, "v1", vec!["a".into()]);
+        progress.sent(1, "v1", vec![sent("a")], Extent::Partial);
         progress.reached("v1");
         assert_eq!(progress.applied(), None);
         assert_eq!(progress.answered("7", None), None);

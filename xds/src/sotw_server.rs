@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::names::Name;
-use crate::progress::{Progress, TypeProgress};
+use crate::progress::{Extent, Progress, SentName, TypeProgress};
 use crate::resource::{Answer, Resource, ResourceType, View};
 use crate::server::{Limits, Push, Reply, StreamError, WILDCARD, denial, has_wildcard};
 use crate::wire::{Any, DiscoveryRequest, DiscoveryResponse};
@@ -93,7 +93,13 @@ impl SotwServer {
         let first = subscription.nonce == 0;
         let fresh = request.response_nonce == subscription.nonce.to_string();
         if !first && !fresh && !request.response_nonce.is_empty() {
-            // Written before the client saw our last response. Its answer to that one will repeat what it wants.
+            // Written before the client saw our last response, whose answer will repeat what it wants. But what it did not want
+            // in between it has forgotten, and must be sent again if it comes back.
+            if !subscription.wildcard {
+                subscription.names.retain(|name| request.resource_names.iter().any(|wanted| **wanted == **name));
+                subscription.sent.retain(|name, _| subscription.names.contains(name));
+                subscription.progress.forget_unless(|name| subscription.names.contains(name));
+            }
             return Ok(reply);
         }
 
@@ -113,8 +119,8 @@ impl SotwServer {
         let widened = wildcard && !subscription.wildcard;
         subscription.wildcard = wildcard;
         subscription.names = wanted;
-        subscription.progress.forget(&dropped);
         if !wildcard {
+            subscription.progress.forget_unless(|name| subscription.names.contains(name));
             dropped.iter().for_each(|name| drop(subscription.sent.remove(name)));
         }
         if !asked.is_empty() || widened {
@@ -178,7 +184,7 @@ impl SotwServer {
                 subscriptions: if subscription.wildcard { subscription.sent.len() } else { subscription.names.len() },
                 applied: subscription.progress.applied().cloned(),
                 unanswered: subscription.progress.unanswered(),
-                rejections: subscription.progress.rejections().to_vec(),
+                rejections: subscription.progress.rejections(),
             })
             .collect()
     }
@@ -186,9 +192,12 @@ impl SotwServer {
     /// Tells deletions that are due, once the client has taken listeners and routes.
     fn delete(&mut self, view: &impl View, responses: &mut Responses) -> Result<(), StreamError> {
         use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
-        let settled = |kind| self.types.get(&kind).is_none_or(|subscription| subscription.progress.is_settled());
-        if !settled(Listener) || !settled(Route) {
-            return Ok(());
+        for kind in [Listener, Route] {
+            let Some(subscription) = self.types.get_mut(&kind) else { continue };
+            subscription.progress.forget_unless(|name| matches!(view.resource(kind, name), Answer::Found(_)));
+            if !subscription.progress.is_settled() {
+                return Ok(());
+            }
         }
         for kind in [Route, Cluster, Endpoints, Secret] {
             let Some(subscription) = self.types.get_mut(&kind).filter(|subscription| subscription.deletions_due) else {
@@ -229,7 +238,12 @@ impl SotwServer {
         });
         subscription.nonce = self.last_nonce;
         subscription.progress.forget(&names);
-        subscription.progress.sent(self.last_nonce, view.version(), names);
+        let extent = if is_complete(kind) { Extent::Complete } else { Extent::Partial };
+        let names = names.into_iter().filter_map(|asked| {
+            let resource = subscription.sent.get(&asked)?.resource.name.clone();
+            Some(SentName { asked, resource })
+        });
+        subscription.progress.sent(self.last_nonce, view.version(), names.collect(), extent);
         if subscription.progress.unanswered() > self.limits.unanswered {
             return Err(StreamError::NeverAnswers { kind, limit: self.limits.unanswered });
         }
