@@ -8,7 +8,7 @@ use crate::servers::{self, Grpc};
 fn pods_reach_each_other_over_ipv4_and_ipv6() {
     let sandbox = Sandbox::new();
     let (client, server) = (sandbox.pod("client"), sandbox.pod("server"));
-    let _nginx = servers::nginx(&server, "server", &[8080]);
+    let _nginx = servers::nginx(&server, "server", &["8080"]);
     for url in [format!("http://{}:8080/", server.ipv4()), format!("http://[{}]:8080/", server.ipv6())] {
         assert_eq!(client.exec(&["curl", "-sS", &url]).success().text(), "server\n");
     }
@@ -18,7 +18,7 @@ fn pods_reach_each_other_over_ipv4_and_ipv6() {
 fn a_capture_sees_what_pods_say_to_each_other() {
     let sandbox = Sandbox::new();
     let (client, server) = (sandbox.pod("client"), sandbox.pod("server"));
-    let _nginx = servers::nginx(&server, "server", &[8080]);
+    let _nginx = servers::nginx(&server, "server", &["8080"]);
     let capture = Capture::start(&sandbox, "tcp");
     client.exec(&["curl", "-sS", &format!("http://{}:8080/hidden", server.ipv4())]).success();
     let streams = capture.stop();
@@ -31,7 +31,7 @@ fn a_capture_sees_what_pods_say_to_each_other() {
 fn the_load_counts_what_fails() {
     let sandbox = Sandbox::new();
     let (client, server) = (sandbox.pod("client"), sandbox.pod("server"));
-    let nginx = servers::nginx(&server, "server", &[8080]);
+    let nginx = servers::nginx(&server, "server", &["8080"]);
     let load = Load::start(&client, &[&format!("http://{}:8080/", server.ipv4()), "--rate", "200"]);
     load.wait_successes(100);
     assert_eq!(load.account().failed, 0);

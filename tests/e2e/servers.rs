@@ -6,20 +6,40 @@ use std::time::Duration;
 use malla_tests::pod::inside;
 use malla_tests::{Pod, Process, tools};
 
-/// nginx on these ports: `/` and every other path answer with `name`; `/files/` are the files of the pod's directory
-/// `files` (`PUT` stores there).
+/// nginx, which listens as nginx's `listen` says (`8080`, `8081 http2`, `8443 ssl`). `/` and most other paths answer
+/// with `name`; `/echo/…` with the path; `/version` with the version and headers received; `/files/` are the files of
+/// the pod's directory `files` (`PUT` stores there).
 #[track_caller]
-pub(crate) fn nginx(pod: &Pod, name: &str, ports: &[u16]) -> Process {
+pub(crate) fn nginx(pod: &Pod, name: &str, listen: &[&str]) -> Process {
     let template = fs::read_to_string(tools::program("nginx.conf")).expect("tests/programs/nginx.conf");
-    let listen: String = ports.iter().map(|port| format!("listen {port}; listen [::]:{port};\n")).collect();
+    let ports: Vec<u16> = listen
+        .iter()
+        .map(|listen| listen.split(' ').next().and_then(|port| port.parse().ok()).expect("a port"))
+        .collect();
+    let listen: String = listen.iter().map(|listen| format!("listen {listen}; listen [::]:{listen};\n")).collect();
     let directory = pod.directory().to_str().expect("temporary directories have plain names");
     fs::create_dir_all(pod.directory().join("files")).expect("the pod's directory is writable");
     let text = template.replace("@listen@", &listen).replace("@directory@", directory).replace("@name@", name);
     let file = pod.directory().join(format!("nginx-{}.conf", ports[0]));
     fs::write(&file, text).expect("the pod's directory is writable");
+    self_signed(pod, name);
     let mut process = pod.spawn(&["nginx", "-c", &file.to_string_lossy(), "-e", "stderr"]);
     ports.iter().for_each(|port| pod.wait_listening(&mut process, *port));
     process
+}
+
+/// A certificate of nobody's but the application's own, `tls.pem` and `tls.key` in the pod's directory.
+#[track_caller]
+pub(crate) fn self_signed(pod: &Pod, name: &str) {
+    let directory = pod.directory().display();
+    if !pod.directory().join("tls.pem").exists() {
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        let line = format!(
+            "openssl req -x509 {key} -days 2 -subj /CN={name} -addext subjectAltName=DNS:{name} \
+             -keyout {directory}/tls.key -out {directory}/tls.pem"
+        );
+        pod.shell(&line).success();
+    }
 }
 
 /// Which of the two gRPC peers.
@@ -60,4 +80,23 @@ pub(crate) fn check_grpc(pod: &Pod, with: Grpc, authority: &str) {
         Grpc::Python => python(pod, "grpc_client.py", &[authority]).end(limit),
     };
     assert_eq!(output.success().text(), "all is well\n");
+}
+
+/// MariaDB with an empty database; listens a few seconds later.
+#[track_caller]
+pub(crate) fn mariadb(pod: &Pod, port: u16) -> Process {
+    let directory = pod.directory().join("mariadb");
+    fs::create_dir_all(&directory).expect("the pod's directory is writable");
+    let directory = directory.display();
+    pod.spawn(&[
+        "mariadbd",
+        "--no-defaults",
+        "--user=root",
+        "--skip-grant-tables",
+        "--skip-networking=0",
+        &format!("--datadir={directory}"),
+        &format!("--socket={directory}/socket"),
+        &format!("--pid-file={directory}/pid"),
+        &format!("--port={port}"),
+    ])
 }

@@ -72,16 +72,17 @@ impl Member {
         )
     }
 
-    /// Installs redirection (if transparent) and starts the sidecar; returns when it is ready.
+    /// Installs redirection (if transparent) and starts the sidecar.
     #[track_caller]
-    pub fn join(&mut self, mesh: &Mesh) {
+    pub(crate) fn launch(&mut self, mesh: &Mesh) -> &mut Member {
         if self.manner == Sidecar::Transparent {
             self.pod.exec(&[&inside("malla-proxy"), "init"]).success();
         }
         self.start_sidecar(mesh, &[]);
+        self
     }
 
-    /// Starts the sidecar with further arguments; returns when it is ready.
+    /// Starts the sidecar with further arguments.
     #[track_caller]
     pub fn start_sidecar(&mut self, mesh: &Mesh, more: &[&str]) {
         let (trust, token) = (mesh.trust(), mesh.token(self.app(), "1h"));
@@ -97,11 +98,11 @@ impl Member {
         command.extend(more);
         let sidecar = self.pod.spawn_as(SIDECAR_USER, &command, &[]);
         self.sidecar = Some(sidecar);
-        self.wait_ready();
     }
 
+    /// Waits until the sidecar says that it is ready.
     #[track_caller]
-    fn wait_ready(&mut self) {
+    pub fn wait_ready(&mut self) {
         let what = format!("the sidecar of {} to be ready", self.name());
         let sidecar = self.sidecar.as_mut().expect("started above");
         self.pod.wait_listening(sidecar, 15021);

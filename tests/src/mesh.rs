@@ -71,6 +71,13 @@ impl Mesh {
         member
     }
 
+    /// Starts the sidecars of members, with redirection; returns when all are ready.
+    #[track_caller]
+    pub fn join<'a>(&self, members: impl IntoIterator<Item = &'a mut Member>) {
+        let members: Vec<&mut Member> = members.into_iter().map(|member| member.launch(self)).collect();
+        members.into_iter().for_each(Member::wait_ready);
+    }
+
     /// A service over the members of an app, with virtual addresses that the pods know by its names. `ports` are YAML,
     /// one port a line: `{name: http, port: 80, targetPort: 8080}`.
     #[track_caller]
