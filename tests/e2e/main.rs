@@ -3,5 +3,6 @@
 mod harness;
 mod http1;
 mod http2;
+mod redirection;
 mod servers;
 mod tcp;
