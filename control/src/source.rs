@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use malla_config::Report;
+use malla_config::{Report, SourceFile};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::compile::compile;
@@ -68,6 +68,20 @@ pub fn start(config: &Path, trust_bundle: Arc<str>) -> Result<Source, SourceErro
     watcher.follow(first.places);
     let watching = tokio::spawn(watch(config.to_owned(), trust_bundle, watcher, seen, publisher));
     Ok(Source { published, _watching: AbortOnDropHandle::new(watching) })
+}
+
+/// Why configuration files were not read, in a sentence that names the file.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ReadFailed(ReadError);
+
+/// Reads the files below `config` once, by the rules of [`start`]: for programs that check a configuration without serving
+/// it.
+///
+/// # Errors
+/// What cannot be read, and why.
+pub fn read(config: &Path) -> Result<Vec<SourceFile>, ReadFailed> {
+    scan(config).content.map(|content| content.files).map_err(ReadFailed)
 }
 
 /// What the last attempt was made of, to tell a change from a look that found none.
