@@ -267,7 +267,7 @@ pub enum UpstreamHttp {
 }
 
 /// TLS towards the sidecars of a cluster.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct UpstreamTls {
     /// SNI: `80.cart.shop.mesh`.
     pub sni: Arc<str>,

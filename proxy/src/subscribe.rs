@@ -1,16 +1,31 @@
 //! The directory of destinations: what is applied, and asking the control server for what is not known yet.
 //!
-//! Subscriptions are made on demand, coalesced, bounded in number, and dropped when a name has been idle.
+//! Subscriptions are made on demand, coalesced, bounded in number, and dropped when a name has been idle. The parts: `world`
+//! decides, `store` holds resources, `link` makes snapshots of them, `stream` speaks to the server.
+
+mod link;
+pub mod status;
+mod store;
+mod stream;
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use malla_xds::envoy::core;
+use malla_xds::resource::string_struct;
 use tokio::sync::{mpsc, oneshot};
 
+use self::status::Status;
+use self::stream::{Runner, Timers};
+use self::world::World;
+use crate::control::Connector;
+use crate::identity::IdentityStore;
 use crate::names::Name;
 use crate::reason::Reason;
+use crate::settings::Settings;
 use crate::snapshot::{Outbound, Snapshot};
 
 /// How long a connection waits for the control server to describe its destination.
@@ -26,6 +41,16 @@ pub struct Directory {
     asks: mpsc::Sender<Ask>,
     /// Rises every half minute: tells idle names from used ones without reading a clock for each request.
     tick: Arc<AtomicU32>,
+    status: Arc<Status>,
+}
+
+/// What is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Destinations on demand, this workload's own ports, the trust bundle.
+    Sidecar,
+    /// The trust bundle alone.
+    TrustBundle,
 }
 
 /// A look-up of a name that is not in the snapshot.
@@ -39,7 +64,36 @@ impl Directory {
     /// An empty directory, and the look-ups that it makes.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Ask>) {
         let (asks, receiver) = mpsc::channel(QUEUE);
-        (Directory { snapshot: Arc::default(), asks, tick: Arc::default() }, receiver)
+        (Directory { snapshot: Arc::default(), asks, tick: Arc::default(), status: Arc::default() }, receiver)
+    }
+
+    /// What a sidecar of these settings subscribes to, kept up to date by the future, which never ends. To be called on the runtime
+    /// that runs it.
+    pub(crate) fn follow(
+        self,
+        asks: mpsc::Receiver<Ask>,
+        settings: &Settings,
+        subject: Subject,
+        connector: Connector,
+        identity: IdentityStore,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let node = core::Node {
+            id: settings.node_id(),
+            metadata: Some(string_struct([
+                ("workload", &*settings.workload),
+                ("namespace", &*settings.namespace),
+                ("version", env!("CARGO_PKG_VERSION")),
+            ])),
+            user_agent_name: "malla-proxy".to_owned(),
+            user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(
+                env!("CARGO_PKG_VERSION").to_owned(),
+            )),
+            ..Default::default()
+        };
+        let inbound = matches!(subject, Subject::Sidecar).then(|| settings.inbound_name());
+        let pinned = settings.listen.iter().map(|listen| listen.destination.clone());
+        let world = World::new(node, inbound, pinned, self.tick.clone(), self.status.clone());
+        Runner { directory: self, world, asks, connector, identity, timers: Timers::new() }.run()
     }
 
     /// A directory that knows a fixed snapshot and asks nobody: for tests of what comes after it.
@@ -47,6 +101,18 @@ impl Directory {
         let (directory, _) = Self::new();
         directory.snapshot.store(Arc::new(snapshot));
         directory
+    }
+
+    /// The connection to the control server and what is wrong, for people.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// Makes a snapshot visible, if it is another than the one before.
+    fn apply(&self, snapshot: &Arc<Snapshot>) {
+        if !Arc::ptr_eq(&self.snapshot.load(), snapshot) {
+            self.snapshot.store(snapshot.clone());
+        }
     }
 
     /// What is applied at this moment, to be held for the life of a request or connection.

@@ -34,14 +34,18 @@ pub(super) fn decode(written: &Secret) -> Result<TrustBundle, Fault> {
 }
 
 /// Reads PEM certificates that can be trust anchors.
-pub(crate) fn parse(pem: &[u8]) -> Result<TrustBundle, Fault> {
+fn parse(pem: &[u8]) -> Result<TrustBundle, Fault> {
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|cause| Fault::new(format!("is not PEM: {cause:?}")))?;
-        webpki::anchor_from_trusted_cert(&certificate).map_err(|cause| {
-            Fault::new(format!("certificate {} cannot be a trust anchor: {cause}", certificates.len()))
-        })?;
-        certificates.push(certificate.into_owned());
+        certificates.extend(trust_anchor(certificate)?.certificates);
     }
     if certificates.is_empty() { Err(Fault::new("holds no certificate")) } else { Ok(TrustBundle { certificates }) }
+}
+
+/// A bundle of one certificate.
+pub(crate) fn trust_anchor(certificate: CertificateDer<'static>) -> Result<TrustBundle, Fault> {
+    webpki::anchor_from_trusted_cert(&certificate)
+        .map_err(|cause| Fault::new(format!("a certificate cannot be a trust anchor: {cause}")))?;
+    Ok(TrustBundle { certificates: vec![certificate] })
 }

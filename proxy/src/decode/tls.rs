@@ -4,7 +4,6 @@
 //! that asks for anything else is refused, one that asks for less too.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use malla_xds::envoy::core::TransportSocket;
 use malla_xds::envoy::core::transport_socket::ConfigType;
