@@ -39,7 +39,9 @@ pub(super) enum IssueError {
     Identities(usize),
     #[error("the certificate's identity is not of this mesh: {0}")]
     Identity(String),
-    #[error("the certificate is for namespace {found}, this sidecar is in {expected}: give the token of the right namespace, or --namespace {found}")]
+    #[error(
+        "the certificate is for namespace {found}, this sidecar is in {expected}: give the token of the right namespace, or --namespace {found}"
+    )]
     Namespace { found: String, expected: String },
     #[error("the certificate has a validity that cannot be used; are the clocks right?")]
     Validity,
@@ -71,9 +73,11 @@ impl Application {
             .collect::<Result<_, _>>()
             .map_err(|cause| IssueError::Unreadable(format!("{cause:?}")))?;
         let root = chain.pop().ok_or_else(|| IssueError::Unreadable("it is empty".to_owned()))?;
-        let leaf = chain.first().ok_or_else(|| IssueError::Unreadable("it holds only one certificate".to_owned()))?.clone();
+        let leaf =
+            chain.first().ok_or_else(|| IssueError::Unreadable("it holds only one certificate".to_owned()))?.clone();
         let bundle = secret::trust_anchor(root).map_err(|fault| IssueError::Unreadable(fault.to_string()))?;
-        let trust_anchors = anchors(&bundle.certificates).ok_or_else(|| IssueError::Unreadable("no root".to_owned()))?;
+        let trust_anchors =
+            anchors(&bundle.certificates).ok_or_else(|| IssueError::Unreadable("no root".to_owned()))?;
 
         let end_entity = EndEntityCert::try_from(&leaf).map_err(IssueError::Unverified)?;
         let intermediates = chain.get(1..).unwrap_or_default();

@@ -72,17 +72,14 @@ impl Renewal {
         let answer = match &present {
             Some(present) => match self.ask(&application, Some(present)).await {
                 // The certificate authority may have been replaced: the token may still convince it.
-                Err(Refusal { code: Some(Code::Unauthenticated | Code::PermissionDenied), .. }) | Err(Refusal { code: None, .. }) => {
-                    self.ask(&application, None).await
-                }
+                Err(Refusal { code: Some(Code::Unauthenticated | Code::PermissionDenied), .. })
+                | Err(Refusal { code: None, .. }) => self.ask(&application, None).await,
                 other => other,
             },
             None => self.ask(&application, None).await,
         };
         let response = answer.map_err(|refusal| refusal.problem)?;
-        application
-            .identity(&response, &self.namespace, self.connector.provider())
-            .map_err(|error| chain(&error))
+        application.identity(&response, &self.namespace, self.connector.provider()).map_err(|error| chain(&error))
     }
 
     async fn ask(
@@ -154,7 +151,9 @@ mod tests {
     #[test]
     fn renews_half_way_with_jitter_and_never_in_a_hurry() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let at = |life, jitter| renewal_time(now, now + Duration::from_secs(life), jitter).duration_since(now).expect("later");
+        let at = |life, jitter| {
+            renewal_time(now, now + Duration::from_secs(life), jitter).duration_since(now).expect("later")
+        };
         assert_eq!(at(86_400, 1.0), Duration::from_secs(43_200));
         assert_eq!(at(86_400, 0.9), Duration::from_secs(38_880));
         assert_eq!(at(1, 1.0), Duration::from_secs(1));

@@ -16,8 +16,8 @@ use crate::decode::listener::{RouteSource, ServiceSpec, TcpSpec};
 use crate::decode::{ClusterSpec, EndpointSpec, InboundSpec, ListenerSpec, RouteTable};
 use crate::names::{Name, SpiffeId};
 use crate::snapshot::{
-    Cluster, Endpoint, Endpoints, HttpRoutes, Inbound, InboundPort, Limits, Outbound, OutboundService, Route, RouteAction,
-    TcpRoute, UpstreamHttp, VirtualHost, WeightedClusters,
+    Cluster, Endpoint, Endpoints, HttpRoutes, Inbound, InboundPort, Limits, Outbound, OutboundService, Route,
+    RouteAction, TcpRoute, UpstreamHttp, VirtualHost, WeightedClusters,
 };
 
 /// What was linked last.
@@ -101,7 +101,8 @@ impl Linker {
     pub(super) fn inbound(&mut self, name: &str, store: &Store) -> Option<Arc<Inbound>> {
         let before = self.inbound.as_ref().map(|linked| linked.spec.clone());
         for spec in store.inbound.ready(name).cloned().into_iter().chain(before) {
-            let clusters: Result<Vec<_>, Waiting> = spec.ports.iter().map(|port| self.cluster(&port.cluster, store)).collect();
+            let clusters: Result<Vec<_>, Waiting> =
+                spec.ports.iter().map(|port| self.cluster(&port.cluster, store)).collect();
             let Ok(clusters) = clusters else { continue };
             if let Some(linked) = &self.inbound
                 && Arc::ptr_eq(&linked.spec, &spec)
@@ -183,12 +184,14 @@ impl Linker {
             }
         };
         let tcp = service.tcp.iter().chain(service.sni.iter().map(|(_, tcp)| tcp));
-        let clusters = tcp.flat_map(|tcp| &tcp.clusters).map(|(name, _)| self.cluster(name, store)).collect::<Result<_, _>>()?;
+        let clusters =
+            tcp.flat_map(|tcp| &tcp.clusters).map(|(name, _)| self.cluster(name, store)).collect::<Result<_, _>>()?;
         Ok(Parts { http, clusters })
     }
 
     fn routes(&mut self, table: &Arc<RouteTable>, store: &Store) -> Result<Arc<HttpRoutes>, Waiting> {
-        let clusters: Vec<Arc<Cluster>> = table.clusters().map(|name| self.cluster(name, store)).collect::<Result<_, _>>()?;
+        let clusters: Vec<Arc<Cluster>> =
+            table.clusters().map(|name| self.cluster(name, store)).collect::<Result<_, _>>()?;
         if let Some(linked) = self.routes.get(&table.name)
             && Arc::ptr_eq(&linked.table, table)
             && same(&linked.clusters, &clusters)
@@ -252,7 +255,8 @@ impl Parts {
 /// The route configuration that a listener refers to: `None` if it refers to none or there is none that can be used.
 fn table_of(spec: &ListenerSpec, store: &Store) -> Result<Option<Arc<RouteTable>>, Waiting> {
     match spec {
-        ListenerSpec::Service(ServiceSpec { http: Some(RouteSource::Named(name)), .. }) => match store.routes.get(name) {
+        ListenerSpec::Service(ServiceSpec { http: Some(RouteSource::Named(name)), .. }) => match store.routes.get(name)
+        {
             Known::Waiting(_) => Err(Waiting),
             Known::Ready(table) => Ok(Some(table.clone())),
             Known::Nothing => Ok(None),
@@ -263,7 +267,8 @@ fn table_of(spec: &ListenerSpec, store: &Store) -> Result<Option<Arc<RouteTable>
 
 fn assemble(service: &ServiceSpec, parts: &Parts) -> OutboundService {
     let mut clusters = parts.clusters.iter().cloned();
-    let mut route = |tcp: &TcpSpec| TcpRoute { name: tcp.name.clone(), clusters: weighted(&tcp.clusters, &mut clusters) };
+    let mut route =
+        |tcp: &TcpSpec| TcpRoute { name: tcp.name.clone(), clusters: weighted(&tcp.clusters, &mut clusters) };
     OutboundService {
         name: service.name.clone(),
         protocol: service.protocol,
@@ -275,25 +280,24 @@ fn assemble(service: &ServiceSpec, parts: &Parts) -> OutboundService {
 
 /// Takes as many clusters as there are weights; they were linked in the same order.
 fn weighted(weights: &[(Name, u32)], clusters: &mut impl Iterator<Item = Arc<Cluster>>) -> Option<WeightedClusters> {
-    let clusters: Vec<(Arc<Cluster>, u32)> = clusters.by_ref().zip(weights).map(|(cluster, (_, weight))| (cluster, *weight)).collect();
+    let clusters: Vec<(Arc<Cluster>, u32)> =
+        clusters.by_ref().zip(weights).map(|(cluster, (_, weight))| (cluster, *weight)).collect();
     let total = clusters.iter().map(|(_, weight)| *weight).sum();
     (total > 0).then_some(WeightedClusters { clusters, total })
 }
 
 /// A cluster, with the loads, limits and budgets of the one before it.
-fn build(
-    name: &Name,
-    source: Option<(&ClusterSpec, Option<&[EndpointSpec]>)>,
-    before: Option<&Cluster>,
-) -> Cluster {
+fn build(name: &Name, source: Option<(&ClusterSpec, Option<&[EndpointSpec]>)>, before: Option<&Cluster>) -> Cluster {
     let spec = source.map(|(spec, _)| spec);
     let listed = source.and_then(|(_, endpoints)| endpoints).unwrap_or_default();
     let endpoints = match spec.map(|spec| &spec.discovery) {
         Some(Discovery::Dns { host, port }) => Endpoints::Dns { host: host.clone(), port: *port },
         Some(Discovery::OriginalDst) => Endpoints::OriginalDst,
-        Some(Discovery::Named(_) | Discovery::Static(_)) | None => {
-            Endpoints::Set(endpoints(listed, spec.and_then(|spec| spec.tls.as_ref()).map(|tls| tls.identities.as_slice()), before))
-        }
+        Some(Discovery::Named(_) | Discovery::Static(_)) | None => Endpoints::Set(endpoints(
+            listed,
+            spec.and_then(|spec| spec.tls.as_ref()).map(|tls| tls.identities.as_slice()),
+            before,
+        )),
     };
     Cluster {
         name: name.clone(),

@@ -215,7 +215,8 @@ impl World {
     }
 
     fn patience(&self, name: &str) -> u32 {
-        let of_the_mesh = self.store.listeners.ready(name).is_some_and(|spec| matches!(**spec, ListenerSpec::Service(_)));
+        let of_the_mesh =
+            self.store.listeners.ready(name).is_some_and(|spec| matches!(**spec, ListenerSpec::Service(_)));
         if of_the_mesh { IDLE } else { IDLE_UNKNOWN }
     }
 
