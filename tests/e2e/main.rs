@@ -1,8 +1,14 @@
 //! End-to-end tests. Each makes its own sandbox, so they run side by side.
 
+mod bad_input;
+mod bodies;
+mod command_line;
 mod harness;
 mod http1;
 mod http2;
+mod proxyless;
 mod redirection;
+mod security;
 mod servers;
 mod tcp;
+mod under_load;

@@ -1,10 +1,11 @@
 //! Foreign servers, each started and ready.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use malla_tests::pod::inside;
-use malla_tests::{Pod, Process, tools};
+use malla_tests::{Member, Mesh, Pod, Process, tools, wait};
 
 /// nginx, which listens as nginx's `listen` says (`8080`, `8081 http2`, `8443 ssl`). `/` and most other paths answer
 /// with `name`; `/echo/…` with the path; `/version` with the version and headers received; `/files/` are the files of
@@ -99,4 +100,53 @@ pub(crate) fn mariadb(pod: &Pod, port: u16) -> Process {
         &format!("--pid-file={directory}/pid"),
         &format!("--port={port}"),
     ])
+}
+
+/// `malla-proxy certificates`, keeping PEM files of an identity in `directory`; returns when they are there.
+#[track_caller]
+pub(crate) fn certificates(mesh: &Mesh, pod: &Pod, service_account: &str, directory: &Path) -> Process {
+    let (token, trust) = (mesh.token(service_account, "1h"), mesh.trust());
+    let mut keeper = pod.spawn(&[
+        &inside("malla-proxy"),
+        "certificates",
+        "--control",
+        &mesh.control_address(),
+        "--trust",
+        &trust.to_string_lossy(),
+        "--token",
+        &token.to_string_lossy(),
+        "--workload",
+        service_account,
+        "--out",
+        &directory.to_string_lossy(),
+    ]);
+    wait::until("certificates", Duration::from_secs(30), || {
+        assert!(!keeper.has_ended(), "ended instead of keeping certificates:\n{}", keeper.tail());
+        ["certificate.pem", "key.pem", "trust.pem"].iter().all(|file| directory.join(file).exists()).then_some(())
+    });
+    keeper
+}
+
+/// How many connections the inbound side of a sidecar has refused, before or in the handshake.
+pub(crate) fn refused(member: &Member) -> f64 {
+    let inbound = [("direction", "inbound")];
+    let metrics = member.admin("/metrics");
+    let count = |name| malla_tests::metrics::sum(&metrics, name, &inbound);
+    count("malla_connections_refused_total") + count("malla_tls_handshakes_failed_total")
+}
+
+/// How many plaintext connections the inbound side of a sidecar has accepted.
+pub(crate) fn plaintext(member: &Member) -> f64 {
+    member.metric("malla_plaintext_accepted_total", &[])
+}
+
+/// The sidecars in `malla status -o json`.
+pub(crate) fn sidecars(status: &serde_json::Value) -> Vec<serde_json::Value> {
+    status["sidecars"].as_array().cloned().unwrap_or_default()
+}
+
+/// Everything in `malla status -o json` that a sidecar has rejected.
+pub(crate) fn rejections(status: &serde_json::Value) -> Vec<String> {
+    let rejected = |sidecar: serde_json::Value| sidecar["rejected"].as_array().cloned().unwrap_or_default();
+    sidecars(status).into_iter().flat_map(rejected).map(|rejection| rejection.to_string()).collect()
 }

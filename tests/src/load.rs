@@ -43,9 +43,20 @@ impl Load {
     pub fn start(pod: &Pod, arguments: &[&str]) -> Load {
         let program = inside("malla-load");
         let command: Vec<&str> = std::iter::once(program.as_str()).chain(arguments.iter().copied()).collect();
-        let load = Load { process: pod.spawn(&command) };
+        Load::follow(pod.spawn(&command))
+    }
+
+    /// Follows a program that writes its account as `malla-load` does; waits for its first success.
+    #[track_caller]
+    pub fn follow(process: Process) -> Load {
+        let load = Load { process };
         load.wait_successes(1);
         load
+    }
+
+    /// As [`Load::follow`], without waiting for a success.
+    pub fn follow_failing(process: Process) -> Load {
+        Load { process }
     }
 
     /// The account so far.

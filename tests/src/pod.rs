@@ -114,6 +114,12 @@ impl Pod {
         self.spawn_as(0, command, &[])
     }
 
+    /// As [`Pod::spawn`], with a shell's command line.
+    #[track_caller]
+    pub fn shell_spawn(&self, line: &str) -> Process {
+        self.spawn(&["sh", "-c", line])
+    }
+
     /// Starts a program as a user (and the group of the same number), with additions to its environment.
     #[track_caller]
     pub fn spawn_as(&self, user: u32, command: &[&str], environment: &[(&str, &str)]) -> Process {

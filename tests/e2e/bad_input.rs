@@ -1,0 +1,216 @@
+//! Input that no honest peer sends: memory stays bounded, others do not notice, and a counter says why.
+
+use std::fs;
+use std::time::Duration;
+
+use malla_tests::pod::{SIDECAR_USER, inside};
+use malla_tests::{Load, Member, Mesh, Pod, Process, wait};
+
+use crate::servers;
+
+/// The most memory that a sidecar may hold under any of these, in KiB.
+const MEMORY: u64 = 192 * 1024;
+
+/// A mesh with a client and `web-1`, with steady load between them.
+struct Watched {
+    load: Load,
+    client: Member,
+    web: Member,
+    _nginx: Process,
+    mesh: Mesh,
+}
+
+impl Watched {
+    #[track_caller]
+    fn start() -> Watched {
+        let mut mesh = Mesh::new();
+        mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+        let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+        mesh.start();
+        let nginx = servers::nginx(&web, "web-1", &["8080"]);
+        mesh.join([&mut client, &mut web]);
+        let load = Load::start(&client, &["http://web.shop/", "--rate", "50", "--requests-per-connection", "25"]);
+        Watched { load, client, web, _nginx: nginx, mesh }
+    }
+
+    /// Asserts that nobody has suffered.
+    #[track_caller]
+    fn end(mut self) {
+        self.load.wait_successes(50);
+        self.load.stop_without_failure();
+        for member in [&mut self.client, &mut self.web] {
+            let most = member.sidecar().memory("VmHWM");
+            assert!(most < MEMORY, "the sidecar of {} held {most} KiB", member.name());
+            let mut sidecar = member.take_sidecar();
+            assert!(!sidecar.has_ended(), "a sidecar ended:\n{}", sidecar.tail());
+            assert!(!sidecar.stderr().contains("panicked"), "{}", sidecar.tail());
+        }
+        assert!(!self.mesh.control().stderr().contains("panicked"), "{}", self.mesh.control().tail());
+    }
+}
+
+/// Starts `malla-peer` with more descriptors than usual, and waits until it says a word.
+#[track_caller]
+fn peer(pod: &Pod, arguments: &str, word: &str) -> Process {
+    let mut process = pod.shell_spawn(&format!("ulimit -n 20000; exec {} {arguments}", inside("malla-peer")));
+    let what = format!("`malla-peer {arguments}` to say {word:?}");
+    wait::until(&what, Duration::from_secs(90), || {
+        assert!(process.stdout().contains(word) || !process.has_ended(), "it ended:\n{}", process.tail());
+        process.stdout().contains(word).then_some(())
+    });
+    process
+}
+
+#[test]
+fn garbage_on_every_port_is_refused_and_counted() {
+    let watched = Watched::start();
+    let stranger = watched.mesh.stranger("stranger");
+    let before = servers::refused(&watched.web);
+    let (web, client) = (watched.web.ipv4(), watched.client.ipv4());
+    let control = watched.mesh.control_pod();
+    let targets: [(&Pod, String); 9] = [
+        (&stranger, format!("{web}:8080")),
+        (&stranger, format!("{web}:9999")),
+        (&stranger, format!("{web}:15006")),
+        (&stranger, format!("{web}:15001")),
+        (&stranger, format!("{web}:15020")),
+        (&stranger, format!("{client}:15021")),
+        (&stranger, watched.mesh.control_address()),
+        (control, "127.0.0.1:15014".to_owned()),
+        (&watched.client, "10.96.0.1:80".to_owned()),
+    ];
+    let peers: Vec<Process> =
+        targets.iter().map(|(pod, address)| pod.spawn(&[&inside("malla-peer"), "garbage", address, "50"])).collect();
+    for peer in peers {
+        peer.end(Duration::from_secs(120)).success();
+    }
+    let refused = servers::refused(&watched.web) - before;
+    assert!(refused >= 50.0, "{refused} refusals are counted:\n{}", watched.web.admin("/metrics"));
+    watched.end();
+}
+
+#[test]
+fn half_a_hello_ends_in_time() {
+    let watched = Watched::start();
+    let stranger = watched.mesh.stranger("stranger");
+    let before = servers::refused(&watched.web);
+    // A record that promises 512 bytes of ClientHello, and 20 of them.
+    let half = "1603010200010001fc0303000102030405060708090a0b0c";
+    let address = format!("{}:8080", watched.web.ipv4());
+    let holding = peer(&stranger, &format!("hold {address} 300 {half}"), "holding");
+    let control = peer(&stranger, &format!("hold {} 300 {half}", watched.mesh.control_address()), "holding");
+    wait::until("half hellos to be given up and counted", Duration::from_secs(60), || {
+        (servers::refused(&watched.web) >= before + 300.0).then_some(())
+    });
+    holding.kill();
+    control.kill();
+    watched.mesh.status();
+    watched.end();
+}
+
+#[test]
+fn ten_thousand_idle_connections_cost_little() {
+    const CONNECTIONS: u64 = 10_000;
+    let watched = Watched::start();
+    let stranger = watched.mesh.stranger("stranger");
+    let memory = |member: &Member| member.sidecar().memory("VmRSS");
+    let before = (memory(&watched.client), memory(&watched.web));
+    let address = format!("{}:8080", watched.web.ipv4());
+    let inbound = peer(&stranger, &format!("hold {address} {CONNECTIONS}"), "holding");
+    let outbound = peer(&watched.client, &format!("hold 10.96.0.1:80 {CONNECTIONS}"), "holding");
+    let after = (memory(&watched.client), memory(&watched.web));
+    let each = (
+        (after.0 - before.0.min(after.0)) / (CONNECTIONS / 1000),
+        (after.1 - before.1.min(after.1)) / (CONNECTIONS / 1000),
+    );
+    // In bytes each, roughly: KiB per thousand connections.
+    assert!(each.0 < 16_000 && each.1 < 16_000, "{each:?} bytes for each idle connection: {before:?}, {after:?} KiB");
+    watched.load.wait_successes(100);
+    inbound.kill();
+    outbound.kill();
+    watched.end();
+}
+
+#[test]
+fn clients_that_never_read_fill_nothing() {
+    let watched = Watched::start();
+    let files = watched.web.directory().join("files");
+    fs::write(files.join("large"), vec![7; 64 << 20]).expect("the pod's directory is writable");
+    let peer = peer(&watched.client, "never-read 10.96.0.1:80 web.shop /files/large 50", "asked");
+    watched.load.wait_successes(200);
+    peer.kill();
+    watched.end();
+}
+
+/// Starts a sidecar with this token; the process, while it goes on.
+#[track_caller]
+fn sidecar_with_token(mesh: &Mesh, pod: &Pod, token: &str) -> Process {
+    let trust = mesh.trust();
+    let (program, control) = (inside("malla-proxy"), mesh.control_address());
+    let mut command = vec![&*program, "--control", &control, "--namespace", "shop", "--workload", "client"];
+    let trust = trust.to_string_lossy();
+    command.extend(["--trust", &trust, "--token", token]);
+    pod.spawn_as(SIDECAR_USER, &command, &[])
+}
+
+#[test]
+fn expired_and_forged_tokens_are_refused_by_name() {
+    let mut mesh = Mesh::new();
+    let pod = mesh.stranger("client");
+    mesh.start();
+    let expired = mesh.token("client", "1s");
+    // The same claims, signed by another control server.
+    let forged = mesh.sandbox().directory().join("forged.token");
+    let other = mesh.sandbox().directory().join("other-state");
+    let claims = ["--namespace", "shop", "--service-account", "forged", "--ttl", "1h"];
+    let output = mesh.malla(&[&["token", "create", "--state", &other.to_string_lossy()], &claims[..]].concat());
+    fs::write(&forged, output.success().stdout).expect("the sandbox's directory is writable");
+
+    for (token, identity, why) in [
+        (&expired, "spiffe://cluster.local/ns/shop/sa/client", "expired"),
+        (&forged, "spiffe://cluster.local/ns/shop/sa/forged", "signature"),
+    ] {
+        let what = format!("a token to be refused in the control server's log: {identity}, {why}");
+        let sidecar = sidecar_with_token(&mesh, &pod, &token.to_string_lossy());
+        wait::until(&what, Duration::from_secs(30), || {
+            let log = format!("{}{}", mesh.control().stdout(), mesh.control().stderr());
+            log.lines().any(|line| line.contains(identity) && line.contains(why)).then_some(())
+        });
+        let ready = pod.exec(&["curl", "-sf", "http://127.0.0.1:15021/ready"]);
+        assert!(!ready.status.success(), "ready without a certificate: {}", ready.both());
+        let said = format!("{}{}", sidecar.stdout(), sidecar.stderr());
+        assert!(said.contains("token"), "the sidecar says why it waits:\n{said}");
+        sidecar.kill();
+    }
+}
+
+#[test]
+fn a_member_is_given_only_what_is_its_own() {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    let web = mesh.member("web-1");
+    mesh.start();
+    // Another identity that calls itself web-1.
+    let token = mesh.token("thief", "1h");
+    let trust = mesh.trust();
+    let mut thief = web.spawn_as(
+        SIDECAR_USER,
+        &[
+            &inside("malla-proxy"),
+            "--control",
+            &mesh.control_address(),
+            "--trust",
+            &trust.to_string_lossy(),
+            "--token",
+            &token.to_string_lossy(),
+            "--workload",
+            "web-1",
+        ],
+        &[],
+    );
+    wait::until("the thief to be told", Duration::from_secs(30), || {
+        let log = format!("{}{}", mesh.control().stdout(), mesh.control().stderr());
+        log.lines().any(|line| line.contains("sa/thief") && line.contains("web-1")).then_some(())
+    });
+    assert!(!thief.has_ended() || !thief.stderr().contains("panicked"), "{}", thief.tail());
+}

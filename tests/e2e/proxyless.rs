@@ -1,0 +1,93 @@
+//! A stock gRPC client takes its configuration from our control server: this keeps our xDS honest.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use malla_tests::{Load, Mesh, tools, wait};
+use serde_json::json;
+
+use crate::servers::{self, Grpc};
+
+/// The bootstrap file of a proxyless client (gRFC A27, A29, A65).
+fn bootstrap(mesh: &Mesh, certificates: &Path) -> String {
+    let file = |name: &str| certificates.join(name);
+    let files = json!({
+        "certificate_file": file("certificate.pem"),
+        "private_key_file": file("key.pem"),
+        "ca_certificate_file": file("trust.pem"),
+        "refresh_interval": "10s",
+    });
+    json!({
+        "xds_servers": [{
+            "server_uri": mesh.control_address(),
+            "channel_creds": [{"type": "tls", "config": files}],
+            "server_features": ["xds_v3"],
+        }],
+        "node": {"id": "proxyless.shop", "metadata": {"workload": "proxyless", "namespace": "shop"}},
+        "certificate_providers": {"default": {"plugin_name": "file_watcher", "config": files}},
+    })
+    .to_string()
+}
+
+fn route(one: u32, two: u32) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: echo, namespace: shop}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, name: echo, port: 80}}]\n  rules:\n  - backendRefs:\n    \
+         - {{name: one, port: 80, weight: {one}}}\n    - {{name: two, port: 80, weight: {two}}}\n"
+    )
+}
+
+#[test]
+fn a_stock_grpc_client_balances_and_follows_weights() {
+    let mut mesh = Mesh::new();
+    for app in ["echo", "one", "two"] {
+        mesh.service(app, &["{name: grpc, port: 80, targetPort: 9001}"]);
+    }
+    let mut members = ["echo-1", "echo-2", "one-1", "two-1"].map(|name| mesh.member(name));
+    mesh.start();
+    let _servers: Vec<_> =
+        members.iter().map(|member| servers::grpc(member, Grpc::Tonic, member.name(), 9001)).collect();
+    mesh.join(&mut members);
+    let client = mesh.stranger("proxyless");
+    let certificates = mesh.sandbox().writable_directory("certificates");
+    let _keeper = servers::certificates(&mesh, &client, "proxyless", &certificates);
+    let file = client.directory().join("bootstrap.json");
+    fs::write(&file, bootstrap(&mesh, &certificates)).expect("the pod's directory is writable");
+
+    let (python, program) = (tools::python(), tools::program("xds_client.py"));
+    let load = Load::follow(client.spawn_as(
+        0,
+        &[&python.to_string_lossy(), "-u", &program.to_string_lossy(), "xds:///echo.shop:80"],
+        &[("GRPC_XDS_BOOTSTRAP", &file.to_string_lossy())],
+    ));
+    load.wait_backend("echo-1", 20);
+    load.wait_backend("echo-2", 20);
+    mesh.write("route.yaml", &route(1, 0));
+    load.wait_only(&["one-1"]);
+    mesh.write("route.yaml", &route(1, 1));
+    load.wait_backend("two-1", 10);
+    load.wait_backend("one-1", 10);
+    mesh.write("route.yaml", &route(0, 1));
+    load.wait_only(&["two-1"]);
+    mesh.remove("route.yaml");
+    load.wait_only(&["echo-1", "echo-2"]);
+
+    let account = load.account();
+    assert_eq!(account.failed, 0, "{account:#?}");
+    let status = mesh.status();
+    assert!(status.to_string().contains("proxyless"), "the client is shown: {status:#}");
+    assert_eq!(servers::rejections(&status), Vec::<String>::new(), "{status:#}");
+    // A name that does not exist fails at once, not after gRPC's 15 seconds.
+    let unknown = client.spawn_as(
+        0,
+        &[&python.to_string_lossy(), "-u", &program.to_string_lossy(), "xds:///nobody.shop:80"],
+        &[("GRPC_XDS_BOOTSTRAP", &file.to_string_lossy())],
+    );
+    let unknown = Load::follow_failing(unknown);
+    let account = wait::until("calls to an unknown name to fail", Duration::from_secs(10), || {
+        Some(unknown.account()).filter(|account| account.failed > 0)
+    });
+    assert_eq!(account.succeeded, 0);
+    assert!(account.slowest_milliseconds < 5000, "{account:?}");
+}

@@ -1,0 +1,216 @@
+//! What is between the pods, and who is let in.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use malla_tests::pod::inside;
+use malla_tests::{Capture, Member, Mesh, Output, Pod, Process, capture, wait};
+
+use crate::servers::{self, Grpc};
+
+/// A mesh with `web-1` (nginx on 8080, TLS of its own on 8443) and a client.
+fn web_mesh(web_more: &str) -> (Mesh, Member, Member, Process) {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}", "{name: https, port: 443, targetPort: 8443}"]);
+    let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+    mesh.write("workloads/web-1.yaml", &web.workload(web_more));
+    mesh.start();
+    let nginx = servers::nginx(&web, "web.shop", &["8080", "8443 ssl"]);
+    mesh.join([&mut client, &mut web]);
+    (mesh, client, web, nginx)
+}
+
+/// PEM files of an identity, kept by `malla-proxy certificates`: certificate, key, trust.
+struct Certificates {
+    directory: PathBuf,
+    _keeper: Process,
+}
+
+impl Certificates {
+    #[track_caller]
+    fn obtain(mesh: &Mesh, pod: &Pod, service_account: &str) -> Certificates {
+        let directory = mesh.sandbox().writable_directory(&format!("certificates-{service_account}"));
+        let keeper = servers::certificates(mesh, pod, service_account, &directory);
+        Certificates { directory, _keeper: keeper }
+    }
+
+    fn curl(&self) -> String {
+        let directory = self.directory.display();
+        format!("--cert {directory}/certificate.pem --key {directory}/key.pem")
+    }
+}
+
+/// curl, as a client of mesh TLS: to the sidecar of `web-1`, with the SNI of its service.
+fn mesh_curl(pod: &Pod, web: &Member, options: &str) -> Output {
+    let resolve = format!("--resolve 80.web.shop.mesh:8080:{}", web.ipv4());
+    pod.shell(&format!("curl -sS -k --max-time 10 --http2 {resolve} {options} https://80.web.shop.mesh:8080/"))
+}
+
+#[test]
+fn only_tls_1_3_is_between_the_pods() {
+    let mut mesh = Mesh::new();
+    mesh.service(
+        "web",
+        &[
+            "{name: http, port: 80, targetPort: 8080}",
+            "{name: tcp, port: 7000, targetPort: 7000}",
+            "{name: grpc, port: 9001, targetPort: 9001}",
+            "{name: other, port: 82, targetPort: 8080}",
+        ],
+    );
+    let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+    mesh.start();
+    let _nginx = servers::nginx(&web, "web-1", &["8080"]);
+    let mut tcp = servers::python(&web, "tcp_server.py", &["7000", "web-1"]);
+    web.wait_listening(&mut tcp, 7000);
+    let _grpc = servers::grpc(&web, Grpc::Tonic, "web-1", 9001);
+    // From before the sidecars start: what they say to the control server is between pods too.
+    let capture = Capture::start(mesh.sandbox(), "tcp");
+    mesh.join([&mut client, &mut web]);
+    let direct = format!("http://{}:8080/", web.ipv4());
+    for url in ["http://web.shop/", "http://web6.shop/", "http://web.shop:82/", &direct] {
+        client.exec(&["curl", "-sS", url]).success();
+        client.exec(&["curl", "-sS", "--http2-prior-knowledge", url]).success();
+    }
+    servers::python(&client, "tcp_client.py", &["web.shop", "7000"]).end(Duration::from_secs(30)).success();
+    servers::check_grpc(&client, Grpc::Tonic, "web.shop:9001");
+    let streams = capture.stop();
+    capture::assert_only_tls13(&streams);
+    let to_web = streams.iter().filter(|stream| stream.to.ip() == web.ipv4()).count();
+    assert!(to_web > 0, "nothing of it went to the pod of web-1: {streams:?}");
+}
+
+#[test]
+fn who_has_no_mesh_certificate_is_refused() {
+    let (mesh, _client, web, _nginx) = web_mesh("");
+    let stranger = mesh.stranger("stranger");
+
+    let plain = stranger.exec(&["curl", "-sS", "--max-time", "10", &format!("http://{}:8080/", web.ipv4())]);
+    assert!(!plain.failure().text().contains("web"), "plaintext is refused");
+    let plain = stranger.exec(&["curl", "-sS", "--max-time", "10", &format!("http://{}:15006/", web.ipv4())]);
+    assert!(!plain.failure().text().contains("web"), "plaintext to the sidecar's own port is refused");
+    mesh_curl(&stranger, &web, "").failure();
+
+    // Another root that claims the very same identity.
+    let identity = "spiffe://cluster.local/ns/shop/sa/client";
+    let directory = stranger.directory().display().to_string();
+    let forge = format!(
+        "cd {directory} && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+         -subj '/CN=Malla' -keyout root.key -out root.pem && \
+         openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj / -keyout forged.key -out forged.csr && \
+         printf 'subjectAltName=critical,URI:{identity}\\nkeyUsage=digitalSignature\\nextendedKeyUsage=clientAuth\\n' >forged.ext && \
+         openssl x509 -req -in forged.csr -CA root.pem -CAkey root.key -days 1 -extfile forged.ext -out forged.pem"
+    );
+    stranger.shell(&forge).success();
+    mesh_curl(&stranger, &web, &format!("--cert {directory}/forged.pem --key {directory}/forged.key")).failure();
+    // TLS 1.2 is refused even to those who have a certificate.
+    let certificates = Certificates::obtain(&mesh, &stranger, "stranger");
+    mesh_curl(&stranger, &web, &format!("{} --tls-max 1.2", certificates.curl())).failure();
+
+    // The same with a certificate of the mesh succeeds: the refusals are for the reasons that we think.
+    let welcome = mesh_curl(&stranger, &web, &certificates.curl()).success();
+    assert_eq!(welcome.text(), "web.shop\n");
+    let refused = servers::refused(&web);
+    assert!(refused >= 4.0, "{refused} refusals are counted:\n{}", web.admin("/metrics"));
+}
+
+#[test]
+fn a_server_with_another_identity_is_not_believed() {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    let (mut client, web) = (mesh.member("client"), mesh.member("web-1"));
+    mesh.start();
+    mesh.join([&mut client]);
+    let certificates = Certificates::obtain(&mesh, &web, "impostor");
+    let directory = certificates.directory.display();
+    let line = format!(
+        "exec openssl s_server -accept 8080 -cert {directory}/certificate.pem -cert_chain {directory}/certificate.pem \
+         -key {directory}/key.pem -alpn h2 -www"
+    );
+    let mut server = web.spawn(&["sh", "-c", &line]);
+    web.wait_listening(&mut server, 8080);
+    let answer = client.exec(&["curl", "-sSi", "--max-time", "20", "http://web.shop/"]).success().text();
+    assert!(answer.contains("malla-reason: tls_wrong_identity"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+}
+
+#[test]
+fn permissive_workloads_take_plaintext_and_count_it() {
+    let (mesh, client, web, _nginx) = web_mesh("  mtls: {mode: permissive}\n");
+    let stranger = mesh.stranger("stranger");
+    let url = format!("http://{}:8080/", web.ipv4());
+    let before = servers::plaintext(&web);
+    assert_eq!(stranger.exec(&["curl", "-sS", &url]).success().text(), "web.shop\n");
+    wait::until("plaintext to be counted", Duration::from_secs(10), || {
+        (servers::plaintext(&web) > before).then_some(())
+    });
+    // Sidecars speak mTLS with each other all the same.
+    let capture = Capture::start(mesh.sandbox(), &format!("tcp and host {}", client.ipv4()));
+    assert_eq!(client.exec(&["curl", "-sS", "http://web.shop/"]).success().text(), "web.shop\n");
+    capture::assert_only_tls13(&capture.stop());
+
+    // Back to strict, while it runs.
+    mesh.write("workloads/web-1.yaml", &web.workload(""));
+    wait::until("plaintext to be refused", Duration::from_secs(20), || {
+        (!stranger.exec(&["curl", "-sS", "--max-time", "5", &url]).status.success()).then_some(())
+    });
+    assert_eq!(client.exec(&["curl", "-sS", "http://web.shop/"]).success().text(), "web.shop\n");
+}
+
+#[test]
+fn tls_of_the_application_passes_untouched() {
+    let (mesh, client, web, _nginx) = web_mesh("");
+    let authority = web.directory().join("tls.pem");
+    let authority = authority.to_string_lossy();
+    let curl = ["curl", "-sS", "--max-time", "10", "--cacert", &*authority, "https://web.shop/"];
+    assert_eq!(client.exec(&curl).success().text(), "web.shop\n");
+    // From outside the mesh, too: it is not plaintext.
+    let stranger = mesh.stranger("stranger");
+    let connect = format!("web.shop:443:{}:8443", web.ipv4());
+    let curl = [&curl[..4], &["--connect-to", &connect], &curl[4..]].concat();
+    assert_eq!(stranger.exec(&curl).success().text(), "web.shop\n");
+}
+
+#[test]
+fn destinations_outside_the_mesh_pass_unless_denied() {
+    let (mesh, client, _web, _nginx) = web_mesh("");
+    let stranger = mesh.stranger("stranger");
+    let _outside = servers::nginx(&stranger, "outside", &["8080", "8443 ssl"]);
+    let (plain, tls) = (format!("http://{}:8080/", stranger.ipv4()), format!("https://{}:8443/", stranger.ipv4()));
+    let six = format!("http://[{}]:8080/", stranger.ipv6());
+    for url in [&plain, &tls, &six] {
+        assert_eq!(client.exec(&["curl", "-sSk", "--max-time", "10", url]).success().text(), "outside\n");
+    }
+    let deny =
+        "apiVersion: malla.dev/v1alpha1\nkind: Mesh\nmetadata: {name: mesh}\nspec:\n  unknownDestinations: deny\n";
+    mesh.write("mesh.yaml", deny);
+    for url in [&plain, &tls, &six] {
+        wait::until("unknown destinations to be denied", Duration::from_secs(20), || {
+            let output = client.exec(&["curl", "-sSk", "--max-time", "5", url]);
+            (!output.text().contains("outside")).then_some(())
+        });
+    }
+    assert_eq!(client.exec(&["curl", "-sS", "http://web.shop/"]).success().text(), "web.shop\n");
+}
+
+#[test]
+fn keys_never_leave_their_owners() {
+    let (mesh, _client, _web, _nginx) = web_mesh("");
+    use std::os::unix::fs::PermissionsExt;
+    for entry in fs::read_dir(mesh.state()).expect("the control server made its state directory") {
+        let entry = entry.expect("a readable directory");
+        let mode = entry.metadata().expect("a file").permissions().mode() & 0o777;
+        let name = entry.file_name();
+        assert!(mode == 0o600 || name == "root.pem", "{name:?} has mode {mode:o}");
+    }
+    let mode = fs::metadata(mesh.state()).expect("it exists").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o700);
+    // The command line that every newcomer types, once more: the root is kept.
+    let before = fs::read(mesh.state().join("root.pem")).expect("there is a root");
+    let mut mesh = mesh;
+    mesh.kill_control();
+    mesh.start();
+    assert_eq!(fs::read(mesh.state().join("root.pem")).expect("there is a root"), before);
+    let _ = inside("malla");
+}
