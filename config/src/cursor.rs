@@ -1,7 +1,7 @@
 //! A typed value's way back to its place: the same path, walked over the located tree.
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics};
-use crate::object::Object;
+use crate::object::{Object, Resource};
 use crate::source::{Place, Span};
 use crate::yaml::Node;
 
@@ -32,6 +32,16 @@ impl<'a> Cursor<'a> {
             Some(item) => Cursor { node: item, key: None, ..self },
             None => Cursor { key: None, ..self },
         }
+    }
+
+    /// All items of a sequence.
+    pub(crate) fn items(self) -> Vec<Self> {
+        self.node.items().iter().map(|node| Cursor { node, key: None, ..self }).collect()
+    }
+
+    /// The resource that it is in.
+    pub(crate) fn resource(self) -> &'a Resource {
+        &self.object.resource
     }
 
     /// Whether the mapping has this field.
@@ -69,6 +79,21 @@ impl<'a> Cursor<'a> {
         help: impl Into<String>,
     ) {
         self.report(diagnostics, self.problem(code, message).help(help));
+    }
+
+    /// The text of a string.
+    pub(crate) fn text(self) -> Option<&'a str> {
+        self.node.as_str()
+    }
+
+    /// Refuses something valid that is not implemented.
+    pub(crate) fn unsupported(self, diagnostics: &mut Diagnostics, what: &str) {
+        self.unsupported_because(diagnostics, what, "remove it");
+    }
+
+    /// Refuses something valid that is not implemented, with the advice what to write.
+    pub(crate) fn unsupported_because(self, diagnostics: &mut Diagnostics, what: &str, help: &str) {
+        self.key().error(diagnostics, Code::NotSupported, format!("{what} is not supported yet"), help);
     }
 }
 

@@ -161,11 +161,6 @@ impl Diagnostic {
         self
     }
 
-    pub(crate) fn help_if_any(mut self, help: Option<String>) -> Self {
-        self.help = help.or(self.help);
-        self
-    }
-
     pub(crate) fn related(mut self, place: Place, message: impl Into<String>) -> Self {
         let (line, column) = place.position();
         self.related.push(Related { file: place.source.path.clone(), line, column, message: message.into(), place });
@@ -187,6 +182,11 @@ impl Diagnostics {
         } else {
             self.omitted += 1;
         }
+    }
+
+    /// How many errors there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.found.len() + self.omitted
     }
 
     /// The report, sorted by the order of `files` and then by place; none if nothing was found.

@@ -12,19 +12,36 @@
 //! ```
 
 pub mod api;
+mod assemble;
+mod checks;
+mod conflicts;
 mod cursor;
 mod diagnostic;
+mod endpoint_slice;
+mod external_names;
+mod grpc_route;
+mod http_match;
+mod http_route;
+mod index;
 mod kinds;
 pub mod mesh;
+mod mesh_settings;
 mod metadata;
 mod names;
 mod object;
+mod policies;
+mod protocol;
+mod reference_grant;
 mod render;
+mod route;
 mod scalar;
 mod schema;
 mod schema_walk;
+mod service;
 mod source;
+mod stream_route;
 mod suggest;
+mod workload;
 mod yaml;
 
 pub use diagnostic::{Code, Diagnostic, Related, Report};
@@ -45,7 +62,7 @@ pub use source::SourceFile;
 /// assert!(mesh.services.is_empty());
 ///
 /// let report = load(&[SourceFile::new("bad.yaml", "kind: Servce\n")]).unwrap_err();
-/// assert_eq!((report.diagnostics()[0].line, report.diagnostics()[0].column), (1, 1));
+/// assert_eq!((report.diagnostics()[0].line, report.diagnostics()[0].column), (1, 7));
 /// ```
 ///
 /// # Errors
@@ -55,14 +72,17 @@ pub fn load(files: &[SourceFile]) -> Result<Mesh, Report> {
     let sources: Vec<_> = files.iter().map(source::Source::new).collect();
     let mut diagnostics = diagnostic::Diagnostics::default();
     let mut objects = object::Objects::default();
+    let mut complete = true;
     for source in &sources {
-        let (documents, _complete) = yaml::parse(source, &mut diagnostics);
+        let (documents, whole) = yaml::parse(source, &mut diagnostics);
+        complete &= whole;
         for document in &documents {
             objects.add(source, document, &mut diagnostics);
         }
     }
+    let mesh = assemble::mesh(&objects, complete, &mut diagnostics);
     match diagnostics.into_report(&sources) {
         Some(report) => Err(report),
-        None => Ok(Mesh::default()),
+        None => Ok(mesh),
     }
 }

@@ -66,12 +66,6 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// The place of the name.
-    pub(crate) fn name_place(&self) -> Place {
-        let name = self.root.get("metadata").and_then(|metadata| metadata.get("name"));
-        self.place(name.unwrap_or(&self.root).span)
-    }
-
     pub(crate) fn place(&self, span: Span) -> Place {
         Place { source: self.source.clone(), span }
     }

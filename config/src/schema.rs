@@ -1,6 +1,11 @@
 //! Schemas of Malla's own kinds, generated from the Rust types: CRDs for clusters, JSON Schemas for editors.
 
-use serde_json::Value;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use crate::api;
+use crate::kinds::Kind;
 
 /// The schemas of one kind of `malla.dev`.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,13 +19,94 @@ pub struct KindSchema {
 }
 
 impl KindSchema {
-    /// The `CustomResourceDefinition` as a YAML document.
+    /// The `CustomResourceDefinition` as a YAML document, for `kubectl apply`.
     pub fn crd_yaml(&self) -> String {
-        self.crd.to_string()
+        // A tree of JSON values has nothing that YAML could not say; JSON itself is YAML.
+        serde_saphyr::to_string(&self.crd).unwrap_or_else(|_| self.crd.to_string())
     }
 }
 
 /// The schemas of all of Malla's own kinds, by kind.
+///
+/// ```
+/// let kinds: Vec<&str> = malla_config::schema().iter().map(|schema| schema.kind).collect();
+/// assert_eq!(kinds, ["AuthorizationPolicy", "Mesh", "TrafficPolicy", "Workload"]);
+/// ```
 pub fn schema() -> Vec<KindSchema> {
-    Vec::new()
+    vec![
+        of(Kind::AuthorizationPolicy, &api::AuthorizationPolicy::crd()),
+        of(Kind::Mesh, &api::Mesh::crd()),
+        of(Kind::TrafficPolicy, &api::TrafficPolicy::crd()),
+        of(Kind::Workload, &api::Workload::crd()),
+    ]
+}
+
+fn of(kind: Kind, crd: &CustomResourceDefinition) -> KindSchema {
+    // The types hold strings, numbers and maps with string keys only, which JSON always has words for.
+    let crd = serde_json::to_value(crd).unwrap_or_default();
+    KindSchema { kind: kind.name(), crd, json_schema: document_schema(kind) }
+}
+
+/// The schema of `spec` inside of that of a document.
+fn document_schema(kind: Kind) -> Value {
+    let mut spec = kind.schema().clone();
+    let definitions = spec.as_object_mut().and_then(|spec| {
+        spec.remove("$schema");
+        spec.remove("$defs")
+    });
+    let labels = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    let mut metadata = json!({
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": {"type": "string"}, "labels": labels, "annotations": labels},
+    });
+    if kind.namespaced() {
+        metadata["properties"]["namespace"] = json!({"type": "string"});
+    }
+    let versions = kind.api_versions();
+    let mut schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": kind.name(),
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "additionalProperties": false,
+        "properties": {
+            "apiVersion": {"enum": versions},
+            "kind": {"const": kind.name()},
+            "metadata": metadata,
+            "spec": spec,
+        },
+    });
+    if let Some(definitions) = definitions {
+        schema["$defs"] = definitions;
+    }
+    schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn describes_each_kind() {
+        for schema in schema() {
+            let version = &schema.crd["spec"]["versions"][0];
+            assert_eq!(version["name"], "v1alpha1", "{}", schema.kind);
+            let crd_spec = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            let json_spec = &schema.json_schema["properties"]["spec"];
+            let fields = |spec: &Value| spec["properties"].as_object().map(|fields| fields.keys().cloned().collect());
+            let fields: [Option<Vec<String>>; 2] = [fields(crd_spec), fields(json_spec)];
+            assert!(fields[0].as_ref().is_some_and(|fields| !fields.is_empty()), "{}", schema.kind);
+            assert_eq!(fields[0], fields[1], "{}", schema.kind);
+            assert!(schema.crd_yaml().starts_with("apiVersion: apiextensions.k8s.io/v1\n"), "{}", schema.crd_yaml());
+        }
+    }
+
+    #[test]
+    fn makes_only_the_mesh_global() {
+        for schema in schema() {
+            let scope = if schema.kind == "Mesh" { "Cluster" } else { "Namespaced" };
+            assert_eq!(schema.crd["spec"]["scope"], scope, "{}", schema.kind);
+        }
+    }
 }

@@ -1,0 +1,150 @@
+//! Objects → a [`Mesh`]: one module per kind makes them ready, then what spans several of them is checked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::conflicts::Claims;
+use crate::diagnostic::{Code, Diagnostics};
+use crate::index::{Declared, Index};
+use crate::kinds::Kind;
+use crate::mesh::{Mesh, MeshSettings, ServiceName, WorkloadName};
+use crate::object::{Object, Objects};
+use crate::route::Context;
+use crate::{
+    checks, endpoint_slice, external_names, grpc_route, http_route, mesh_settings, policies, reference_grant, service,
+    stream_route, workload,
+};
+
+/// The mesh of all objects. It is whole only if nothing was reported.
+pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnostics) -> Mesh {
+    let unique = without_duplicates(&objects.objects, diagnostics);
+    let of_kind = |kind: Kind| unique.iter().copied().filter(move |object| object.kind == kind);
+
+    let mut index = Index {
+        services: of_kind(Kind::Service)
+            .map(|object| {
+                let name = ServiceName::new(object.namespace.clone(), object.name.clone());
+                (name, Declared { object, ready: service::ready(object, diagnostics) })
+            })
+            .collect(),
+        workloads: of_kind(Kind::Workload)
+            .map(|object| {
+                let name = WorkloadName::new(object.namespace.clone(), object.name.clone());
+                (name, Declared { object, ready: workload::ready(object, diagnostics) })
+            })
+            .collect(),
+        grants: Vec::new(),
+        doubtful_grants: HashSet::new(),
+        unreadable: &objects.unreadable,
+        complete,
+    };
+    for object in of_kind(Kind::ReferenceGrant) {
+        match reference_grant::ready(object, &index, diagnostics) {
+            Some(grants) => index.grants.extend(grants),
+            None => {
+                index.doubtful_grants.insert(object.namespace.clone());
+            }
+        }
+    }
+
+    let slices: Vec<_> = of_kind(Kind::EndpointSlice)
+        .map(|object| (object, endpoint_slice::ready(object, &index, diagnostics)))
+        .collect();
+    let mut mesh = Mesh::default();
+    let parents = routes(&unique, &index, &mut mesh, diagnostics);
+
+    checks::selectors(&index, diagnostics);
+    checks::slices(&index, &slices, &parents, diagnostics);
+    checks::addresses(&index, diagnostics);
+    external_names::check(&index, diagnostics);
+    match of_kind(Kind::Mesh).next().map(|object| (object, mesh_settings::ready(object, diagnostics))) {
+        None => checks::plaintext(&index, &mesh.settings, &slices, diagnostics),
+        Some((object, Some(settings))) => {
+            checks::plaintext(&index, &settings, &slices, diagnostics);
+            checks::namespaces(object, &settings, &unique, &index, diagnostics);
+            mesh.settings = settings;
+        }
+        Some((_, None)) => mesh.settings = MeshSettings::default(),
+    }
+    for object in of_kind(Kind::TrafficPolicy) {
+        policies::traffic(object, &index, diagnostics);
+    }
+    for object in of_kind(Kind::AuthorizationPolicy) {
+        policies::authorization(object, &index, diagnostics);
+    }
+
+    mesh.services = ready_ones(index.services);
+    mesh.workloads = ready_ones(index.workloads);
+    mesh.endpoint_slices = slices.into_iter().filter_map(|(_, slice)| slice).collect();
+    mesh
+}
+
+/// The routes, with their conflicts reported; returns the services that have routes.
+fn routes(
+    objects: &[&Object],
+    index: &Index<'_>,
+    mesh: &mut Mesh,
+    diagnostics: &mut Diagnostics,
+) -> BTreeSet<ServiceName> {
+    let mut claims = Claims::new(index);
+    let mut parents = BTreeSet::new();
+    for object in objects {
+        let context = Context { object, index };
+        match object.kind {
+            Kind::HttpRoute | Kind::GrpcRoute => {
+                let route = match object.kind {
+                    Kind::HttpRoute => http_route::ready(context, diagnostics),
+                    _ => grpc_route::ready(context, diagnostics),
+                };
+                if let Some(route) = route {
+                    claims.add_http(object, &route, diagnostics);
+                    mesh.http_routes.push(route);
+                }
+            }
+            Kind::TcpRoute => {
+                if let Some(route) = stream_route::ready_tcp(context, diagnostics) {
+                    claims.add_tcp(object, &route, diagnostics);
+                    mesh.tcp_routes.push(route);
+                }
+            }
+            Kind::TlsRoute => {
+                if let Some(route) = stream_route::ready_tls(context, diagnostics) {
+                    claims.add_tls(object, &route, diagnostics);
+                    mesh.tls_routes.push(route);
+                }
+            }
+            _ => continue,
+        }
+        // Also of a route with errors: a service is not without route because its route has a typing error.
+        parents.extend(context.parent_names());
+    }
+    parents
+}
+
+fn ready_ones<K: Ord, T>(declared: BTreeMap<K, Declared<'_, T>>) -> BTreeMap<K, T> {
+    declared.into_iter().filter_map(|(name, declared)| Some((name, declared.ready?))).collect()
+}
+
+/// The objects with each name once, in the order of files.
+fn without_duplicates<'a>(objects: &'a [Object], diagnostics: &mut Diagnostics) -> Vec<&'a Object> {
+    let mut first: HashMap<(Kind, Arc<str>, Arc<str>), &Object> = HashMap::new();
+    let mut unique = Vec::with_capacity(objects.len());
+    for object in objects {
+        // There is one mesh, whatever it is called.
+        let name = if object.kind == Kind::Mesh { "".into() } else { object.name.clone() };
+        let key = (object.kind, object.namespace.clone(), name);
+        let Some(earlier) = first.get(&key) else {
+            first.insert(key, object);
+            unique.push(object);
+            continue;
+        };
+        let (message, help) = match object.kind {
+            Kind::Mesh => ("there is a Mesh already".to_owned(), "write all settings in one of them"),
+            _ => (format!("{} is declared twice", object.resource), "rename or remove one of them"),
+        };
+        let cursor = object.root_cursor().field("metadata").field("name");
+        let place = earlier.root_cursor().field("metadata").field("name").place();
+        diagnostics.push(cursor.problem(Code::Duplicate, message).help(help).related(place, "the first is here"));
+    }
+    unique
+}

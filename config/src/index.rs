@@ -1,0 +1,136 @@
+//! What references can name: services, workloads and grants, and the search for them with suggestions.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::cursor::Cursor;
+use crate::diagnostic::{Code, Diagnostics};
+use crate::kinds::Kind;
+use crate::mesh::{Service, ServiceName, ServicePort, Workload, WorkloadName};
+use crate::object::Object;
+use crate::suggest::{self, shown};
+
+/// Something that was declared.
+#[derive(Debug)]
+pub(crate) struct Declared<'a, T> {
+    pub(crate) object: &'a Object,
+    /// Nothing if something is wrong with it: then what it lacks means nothing.
+    pub(crate) ready: Option<T>,
+}
+
+/// One pair of a `ReferenceGrant`: routes of `kind` in the namespace `from` may use services of the namespace `to`.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) kind: Kind,
+    pub(crate) from: Arc<str>,
+    pub(crate) to: Arc<str>,
+    /// One service, or all.
+    pub(crate) service: Option<Arc<str>>,
+}
+
+/// Everything that references can name.
+#[derive(Debug)]
+pub(crate) struct Index<'a> {
+    pub(crate) services: BTreeMap<ServiceName, Declared<'a, Service>>,
+    pub(crate) workloads: BTreeMap<WorkloadName, Declared<'a, Workload>>,
+    pub(crate) grants: Vec<Grant>,
+    /// Namespaces with a grant that has errors: it may have meant anything.
+    pub(crate) doubtful_grants: HashSet<Arc<str>>,
+    /// Names of documents that could not be read.
+    pub(crate) unreadable: &'a HashSet<Arc<str>>,
+    /// Whether every document could be parsed. If not, what seems to be missing may be in the others.
+    pub(crate) complete: bool,
+}
+
+impl Index<'_> {
+    /// The service of a name. Says that there is none at `cursor`; says nothing, and has nothing, if there is one with
+    /// errors of its own.
+    pub(crate) fn service(
+        &self,
+        cursor: Cursor<'_>,
+        name: &ServiceName,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<&Service> {
+        if let Some(declared) = self.services.get(name) {
+            return declared.ready.as_ref();
+        }
+        if self.may_exist(&name.name) {
+            return None;
+        }
+        let neighbours = self.services.keys().filter(|other| other.namespace == name.namespace);
+        let elsewhere = self.services.keys().find(|other| other.name == name.name);
+        let near = suggest::nearest(&name.name, neighbours.clone().map(|other| &*other.name));
+        let help = match (near, elsewhere) {
+            (_, Some(other)) => format!("there is one in the namespace `{}`", other.namespace),
+            (Some(near), None) => format!("did you mean `{near}`?"),
+            (None, None) if neighbours.clone().next().is_none() => {
+                format!("no service is in the namespace `{}`", name.namespace)
+            }
+            (None, None) => {
+                let listed = suggest::listing(neighbours.map(|other| &other.name));
+                format!("services in the namespace `{}`: {listed}", name.namespace)
+            }
+        };
+        let message =
+            format!("there is no service `{}` in the namespace `{}`", shown(&name.name), shown(&name.namespace));
+        cursor.error(diagnostics, Code::DanglingReference, message, help);
+        None
+    }
+
+    /// The port of a service; says at `cursor` that there is none.
+    pub(crate) fn port<'s>(
+        &self,
+        cursor: Cursor<'_>,
+        service: &'s Service,
+        port: u16,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<&'s ServicePort> {
+        let found = service.ports.iter().find(|known| known.port == port);
+        if found.is_none() {
+            let message = format!("the service {} has no port {port}", service.name);
+            let help = format!("its ports: {}", port_listing(service));
+            cursor.error(diagnostics, Code::DanglingReference, message, help);
+        }
+        found
+    }
+
+    /// The workload of a name; says at `cursor` that there is none.
+    pub(crate) fn workload_exists(&self, cursor: Cursor<'_>, name: &WorkloadName, diagnostics: &mut Diagnostics) {
+        if self.workloads.contains_key(name) || self.may_exist(&name.name) {
+            return;
+        }
+        let neighbours = self.workloads.keys().filter(|other| other.namespace == name.namespace);
+        let help = match suggest::nearest(&name.name, neighbours.map(|other| &*other.name)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "write a Workload of this name, or leave `targetRef` out if the endpoint has no sidecar".to_owned(),
+        };
+        let message =
+            format!("there is no Workload `{}` in the namespace `{}`", shown(&name.name), shown(&name.namespace));
+        cursor.error(diagnostics, Code::DanglingReference, message, help);
+    }
+
+    /// Whether routes of a kind and namespace may use a service.
+    pub(crate) fn granted(&self, kind: Kind, from: &str, service: &ServiceName) -> bool {
+        *from == *service.namespace
+            || self.doubtful_grants.contains(&service.namespace)
+            || self.grants.iter().any(|grant| {
+                grant.kind == kind
+                    && *grant.from == *from
+                    && grant.to == service.namespace
+                    && grant.service.as_ref().is_none_or(|only| *only == service.name)
+            })
+    }
+
+    /// Whether a name that was not found may be in a document that could not be read.
+    pub(crate) fn may_exist(&self, name: &str) -> bool {
+        !self.complete || self.unreadable.contains(name)
+    }
+}
+
+/// `80 (http), 9090`.
+pub(crate) fn port_listing(service: &Service) -> String {
+    suggest::listing(service.ports.iter().map(|port| match &*port.name {
+        "" => port.port.to_string(),
+        name => format!("{} ({name})", port.port),
+    }))
+}

@@ -1,0 +1,37 @@
+//! `Mesh` → [`MeshSettings`].
+
+use crate::api::{MeshMtls, MeshSpec, UnknownDestinations as Written};
+use crate::diagnostic::{Code, Diagnostics};
+use crate::mesh::{MeshSettings, UnknownDestinations};
+use crate::names;
+use crate::object::Object;
+use crate::suggest::shown;
+use crate::workload::mtls_mode;
+
+/// The settings of an object; nothing if something is wrong with it.
+pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<MeshSettings> {
+    let errors = diagnostics.count();
+    let MeshSpec { trust_domain, mtls, unknown_destinations } = object.typed(diagnostics)?;
+    let spec = object.cursor();
+    let mut settings = MeshSettings::default();
+    if let Some(domain) = trust_domain {
+        if let Err(fault) = names::trust_domain(&domain) {
+            let message = format!("`{}` is not a trust domain: {fault}", shown(&domain));
+            let help = "write lower-case letters, digits, `.`, `-` and `_`";
+            spec.field("trustDomain").error(diagnostics, Code::InvalidValue, message, help);
+        }
+        settings.trust_domain = domain.into();
+    }
+    if let Some(MeshMtls { mode, namespaces }) = mtls {
+        settings.mtls = mode.map(mtls_mode).unwrap_or_default();
+        settings.namespace_mtls =
+            namespaces.into_iter().map(|(namespace, mode)| (namespace.into(), mtls_mode(mode))).collect();
+    }
+    if let Some(written) = unknown_destinations {
+        settings.unknown_destinations = match written {
+            Written::PassThrough => UnknownDestinations::PassThrough,
+            Written::Deny => UnknownDestinations::Deny,
+        };
+    }
+    (diagnostics.count() == errors && !object.is_damaged()).then_some(settings)
+}

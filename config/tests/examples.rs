@@ -1,0 +1,121 @@
+//! The example files: each directory is a configuration that loads, and means what its comments say.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use malla_config::mesh::{
+    AppProtocol, EndpointSource, Mesh, MtlsMode, PathMatch, RouteKind, ServiceName, Sidecar, TargetPort,
+    UnknownDestinations, ValueMatch, WorkloadName,
+};
+use malla_config::{SourceFile, load};
+
+fn examples() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples")
+}
+
+fn load_example(name: &str) -> Mesh {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(examples().join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let files: Vec<SourceFile> = files
+        .iter()
+        .map(|path| SourceFile::new(path.file_name().unwrap().to_string_lossy(), fs::read_to_string(path).unwrap()))
+        .collect();
+    load(&files).unwrap_or_else(|report| panic!("{name}:\n{report}"))
+}
+
+fn service(mesh: &Mesh, namespace: &str, name: &str) -> malla_config::mesh::Service {
+    mesh.services[&ServiceName::new(namespace, name)].clone()
+}
+
+#[test]
+fn every_example_loads_and_is_explained() {
+    for entry in fs::read_dir(examples()).unwrap() {
+        let directory = entry.unwrap().path();
+        let name = directory.file_name().unwrap().to_string_lossy().into_owned();
+        load_example(&name);
+        for file in fs::read_dir(&directory).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            assert!(text.starts_with("# "), "{name} does not begin with what it is for");
+        }
+    }
+}
+
+#[test]
+fn two_machines() {
+    let mesh = load_example("two-machines");
+    let cart = &mesh.workloads[&WorkloadName::new("shop", "cart-1")];
+    assert_eq!(cart.sidecar, Sidecar::Explicit { inbound_port: 15006, application: [127, 0, 0, 1].into() });
+    assert_eq!(cart.ports["http"], 8080);
+    let service = service(&mesh, "shop", "cart");
+    assert_eq!(service.ports[0].target, TargetPort::Name("http".into()));
+    assert_eq!(service.ports[0].protocol, AppProtocol::Http1);
+    assert_eq!(service.endpoints, EndpointSource::Selector([("app".to_owned(), "cart".to_owned())].into()));
+}
+
+#[test]
+fn weighted_split() {
+    let mesh = load_example("weighted-split");
+    let weights: Vec<u32> = mesh.http_routes[0].rules[0].backends.iter().map(|backend| backend.weight).collect();
+    assert_eq!(weights, [90, 10]);
+}
+
+#[test]
+fn canary_by_header() {
+    let mesh = load_example("canary-by-header");
+    let canary = &mesh.http_routes[0].rules[0];
+    assert_eq!(canary.name.as_deref(), Some("canary"));
+    assert_eq!(canary.matches[0].headers, [("x-canary".into(), ValueMatch::Exact("yes".into()))]);
+    assert_eq!(canary.matches[1].path, PathMatch::Prefix("/checkout".into()));
+    assert_eq!(canary.request_timeout, Some(Duration::from_secs(2)));
+    assert_eq!(canary.backend_request_timeout, Some(Duration::from_secs(1)));
+    assert_eq!(mesh.http_routes[0].rules[1].matches[0].path, PathMatch::Prefix("/".into()));
+}
+
+#[test]
+fn tcp_database() {
+    let mesh = load_example("tcp-database");
+    assert_eq!(mesh.tcp_routes[0].parents[0].port, Some(3306));
+    assert_eq!(mesh.tcp_routes[0].backends.len(), 2);
+    assert_eq!(service(&mesh, "data", "mysql").ports[0].protocol, AppProtocol::Tcp);
+    assert_eq!(mesh.workloads[&WorkloadName::new("data", "mysql-old")].sidecar, Sidecar::Transparent);
+}
+
+#[test]
+fn grpc() {
+    let mesh = load_example("grpc");
+    let route = &mesh.http_routes[0];
+    assert_eq!(route.kind, RouteKind::Grpc);
+    assert_eq!(route.rules[0].matches[0].path, PathMatch::Exact("/shop.v1.Catalog/Search".into()));
+}
+
+#[test]
+fn external_service() {
+    let mesh = load_example("external-service");
+    let payments = service(&mesh, "outside", "payments");
+    assert_eq!(payments.endpoints, EndpointSource::ExternalName("api.payments.example.com".into()));
+    assert_eq!(payments.ports[0].protocol, AppProtocol::Tls);
+    let ready: Vec<bool> = mesh.endpoint_slices[0].endpoints.iter().map(|endpoint| endpoint.ready).collect();
+    assert_eq!(ready, [true, false]);
+    assert_eq!(mesh.settings.unknown_destinations, UnknownDestinations::Deny);
+    assert_eq!(&*mesh.http_routes[0].rules[0].backends[0].service.namespace, "outside");
+}
+
+#[test]
+fn permissive_migration() {
+    let mesh = load_example("permissive-migration");
+    assert_eq!(&*mesh.settings.trust_domain, "example.org");
+    assert_eq!(mesh.settings.mtls, MtlsMode::Strict);
+    assert_eq!(mesh.settings.namespace_mtls["orders"], MtlsMode::Permissive);
+    assert_eq!(mesh.workloads[&WorkloadName::new("orders", "orders-2")].sidecar, Sidecar::None);
+    let third = &mesh.workloads[&WorkloadName::new("orders", "orders-3")];
+    assert_eq!((third.mtls, third.weight), (Some(MtlsMode::Strict), 2));
+}
+
+#[test]
+fn tls_passthrough() {
+    let mesh = load_example("tls-passthrough");
+    assert_eq!(mesh.tls_routes[0].hostnames, ["eu.vault.example.com".into()]);
+    assert_eq!(service(&mesh, "secrets", "vault").ports[0].protocol, AppProtocol::Tls);
+}
