@@ -91,11 +91,14 @@ pub fn http_version(bytes: &[u8]) -> Option<Version> {
 /// `method SP target SP HTTP/1.x`: a line that begins like one is awaited to its end.
 fn request_line(bytes: &[u8]) -> Detected {
     const LONGEST_METHOD: usize = 32;
+    if bytes == b"\r" {
+        return Detected::NeedMore;
+    }
     // RFC 9112 §2.2: a client may send an empty line before its request.
     let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     let method = bytes.iter().take_while(|byte| is_token(**byte)).count();
     match bytes.get(method) {
-        None if bytes == b"\r" || method <= LONGEST_METHOD => return Detected::NeedMore,
+        None if method <= LONGEST_METHOD => return Detected::NeedMore,
         Some(b' ') if (1..=LONGEST_METHOD).contains(&method) => {}
         _ => return Detected::Tcp,
     }

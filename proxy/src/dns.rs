@@ -73,9 +73,10 @@ impl Resolver {
         if let Some(addresses) = self.system.hosts().addresses(host) {
             return Ok(addresses);
         }
-        let resolver = self.system.resolver().ok_or(ResolveError::NoServers)?;
+        let resolver = self.system.resolver();
+        let resolver = resolver.as_ref().as_ref().ok_or(ResolveError::NoServers)?;
         let _place = self.places.try_acquire().map_err(|_| ResolveError::Busy)?;
-        match timeout(LIMIT, ask(&resolver, host)).await {
+        match timeout(LIMIT, ask(resolver, host)).await {
             Ok(answer) => answer,
             Err(_) => Err(ResolveError::Timeout),
         }
@@ -85,8 +86,15 @@ impl Resolver {
     ///
     /// # Errors
     /// [`ConnectError`] of the resolution, or of the address that came furthest.
-    pub async fn connect(&self, dialer: &Dialer, host: &str, port: u16, limit: Duration) -> Result<Replay, ConnectError> {
-        let addresses = self.resolve(host).await.map_err(|cause| ConnectError::Resolve { name: host.to_owned(), cause })?;
+    pub async fn connect(
+        &self,
+        dialer: &Dialer,
+        host: &str,
+        port: u16,
+        limit: Duration,
+    ) -> Result<Replay, ConnectError> {
+        let addresses =
+            self.resolve(host).await.map_err(|cause| ConnectError::Resolve { name: host.to_owned(), cause })?;
         let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
         happy_eyeballs::connect(dialer, &addresses, limit).await
     }
@@ -169,7 +177,10 @@ mod tests {
             return response;
         };
         for (address, ttl) in records {
-            if matches!((query.query_type(), address), (RecordType::A, IpAddr::V4(_)) | (RecordType::AAAA, IpAddr::V6(_))) {
+            if matches!(
+                (query.query_type(), address),
+                (RecordType::A, IpAddr::V4(_)) | (RecordType::AAAA, IpAddr::V6(_))
+            ) {
                 response.answers.push(Record::from_rdata(query.name().clone(), *ttl, RData::from(*address)));
             }
         }
@@ -181,7 +192,8 @@ mod tests {
 
     #[tokio::test]
     async fn both_families_are_found_and_kept_for_their_ttl() {
-        let server = Server::start(&[("both.example", V4, 300), ("both.example", V6, 300), ("brief.example", V4, 0)]).await;
+        let server =
+            Server::start(&[("both.example", V4, 300), ("both.example", V6, 300), ("brief.example", V4, 0)]).await;
         let resolver = server.resolver(Path::new("/nonexistent"));
         for _ in 0..3 {
             let mut found = resolver.resolve("both.example").await.expect("known");
@@ -209,7 +221,8 @@ mod tests {
     async fn hosts_go_first_and_changes_are_seen() {
         let server = Server::start(&[("db.example", V6, 300)]).await;
         let hosts = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(hosts.path(), "# local\n127.0.0.1 localhost DB.example db # alias\nnonsense here\n").expect("written");
+        std::fs::write(hosts.path(), "# local\n127.0.0.1 localhost DB.example db # alias\nnonsense here\n")
+            .expect("written");
         let resolver = server.resolver(hosts.path());
         assert_eq!(resolver.resolve("db.example").await.expect("known"), [V4]);
         assert_eq!(resolver.resolve("db.example.").await.expect("known"), [V4]);
@@ -226,7 +239,8 @@ mod tests {
         let resolver = server.resolver(Path::new("/nonexistent"));
         let settings = Settings::embedded("a", "b", ([127, 0, 0, 1], 1).into(), "".into(), "".into());
         let dialer = Dialer::new(&settings);
-        let connected = resolver.connect(&dialer, "both.example", port, Duration::from_secs(5)).await.expect("IPv4 answers");
+        let connected =
+            resolver.connect(&dialer, "both.example", port, Duration::from_secs(5)).await.expect("IPv4 answers");
         assert_eq!(connected.get_ref().peer_addr().expect("connected").ip(), V4);
         drop(listener);
         let refused = resolver.connect(&dialer, "both.example", port, Duration::from_secs(5)).await;

@@ -57,8 +57,11 @@ impl Load {
     }
 
     /// What one more request costs here: latency × (requests at this moment + 1). Less is better.
-    pub fn cost(&self, now: Instant) -> f64 {
-        (self.latency(now).as_nanos() as f64 + 1.0) * (f64::from(self.live()) + 1.0)
+    ///
+    /// `weight` is relative to the mean of the endpoints: one of twice the weight bears twice the requests. The added one is
+    /// not divided, so that among idle endpoints weights count in the draw alone, not twice.
+    pub fn cost(&self, weight: f64, now: Instant) -> f64 {
+        (self.latency(now).as_nanos() as f64 + 1.0) * (f64::from(self.live()) / weight + 1.0)
     }
 
     /// Whether it failed so recently that others go first.
@@ -183,9 +186,10 @@ mod tests {
     fn cost_grows_with_what_is_under_way() {
         let load = Arc::new(Load::default());
         let now = Instant::now();
-        let idle = load.cost(now);
+        let idle = load.cost(1.0, now);
         let guards = [LoadGuard::new(load.clone(), now), LoadGuard::new(load.clone(), now)];
-        assert!((load.cost(now) / idle - 3.0).abs() < 0.01);
+        assert!((load.cost(1.0, now) / idle - 3.0).abs() < 0.01);
+        assert!((load.cost(2.0, now) / idle - 2.0).abs() < 0.01);
         drop(guards);
         assert_eq!(load.live(), 0);
     }

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn families_take_turns() {
-        let parse = |list: &[&str]| -> Vec<SocketAddr> { list.iter().map(|text| text.parse().expect("address")).collect() };
+        let parse =
+            |list: &[&str]| -> Vec<SocketAddr> { list.iter().map(|text| text.parse().expect("address")).collect() };
         let addresses = parse(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1", "[fd00::1]:1"]);
         assert_eq!(interleave(&addresses), parse(&["[fd00::1]:1", "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]));
         assert!(interleave(&[]).is_empty());

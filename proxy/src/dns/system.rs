@@ -98,7 +98,9 @@ impl Hosts {
             }
         }
         // RFC 6761 §6.3: whoever asks for it means this machine.
-        names.entry("localhost".to_owned()).or_insert_with(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        names
+            .entry("localhost".to_owned())
+            .or_insert_with(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         Hosts(names)
     }
 
@@ -125,7 +127,8 @@ fn build(config: ResolverConfig, mut options: ResolverOpts) -> Option<TokioResol
     options.positive_max_ttl = Some(LONGEST_TTL);
     options.negative_min_ttl = Some(NEGATIVE.0);
     options.negative_max_ttl = Some(NEGATIVE.1);
-    let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build();
+    let resolver =
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build();
     resolver.inspect_err(|cause| tracing::error!(%cause, "names cannot be resolved")).ok()
 }
 
