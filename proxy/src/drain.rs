@@ -67,6 +67,12 @@ impl Drain {
         self.draining.cancel();
     }
 
+    /// Ends everything now.
+    pub fn cut(&self) {
+        self.draining.cancel();
+        self.cutting.cancel();
+    }
+
     /// Begins the shutdown, waits for what is in flight, and cuts what is left after `limit`.
     pub async fn run(&self, limit: Duration) -> Drained {
         self.begin();

@@ -1,32 +1,123 @@
-//! The binary `malla-proxy`: reads the command line, nothing else.
+//! The binary `malla-proxy`: reads the command line, starts the sidecar, waits for the signal to stop.
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use malla_proxy::init;
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use malla_proxy::certificates::CertificatesArgs;
+use malla_proxy::init::InitArgs;
+use malla_proxy::run::Proxy;
+use malla_proxy::settings::Args;
+use malla_proxy::{certificates, init};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The sidecar of Malla, a service mesh
+///
+/// Without a command it runs the sidecar. Example:
+///
+///   malla-proxy --control control.example.org:15012 --trust root.pem --token token --workload cart-1
 #[derive(Debug, Parser)]
-#[command(name = "malla-proxy", version)]
+#[command(name = "malla-proxy", version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+
+    #[command(flatten)]
+    run: Args,
+
+    /// Least level of log lines that are written: error, warn, info, debug, trace; or directives such as malla_proxy=debug
+    #[arg(long, env = "MALLA_LOG", value_name = "LEVEL", default_value = "info", global = true)]
+    log: String,
+
+    /// Form of log lines
+    #[arg(long, env = "MALLA_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Init(init::InitArgs),
+    Init(InitArgs),
+    Certificates(CertificatesArgs),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Init(args) => init::run(&args).map_err(anyhow::Error::from),
-    };
-    match result {
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("malla-proxy: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    start_log(&cli.log, cli.log_format)?;
+    if let Some(Command::Init(args)) = &cli.command {
+        return Ok(init::run(args)?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Some(Command::Certificates(args)) => tokio::select! {
+                ended = certificates::run(args) => Ok(ended?),
+                stopped = stop_signal() => stopped,
+            },
+            _ => sidecar(cli.run).await,
+        }
+    })
+}
+
+async fn sidecar(args: Args) -> anyhow::Result<()> {
+    let settings = args.ready()?;
+    let (workload, control, drain) = (settings.node_id(), settings.control.clone(), settings.drain);
+    let proxy = Proxy::start(settings)?;
+    let addresses = proxy.addresses();
+    tracing::info!(
+        workload,
+        %control,
+        outbound = %addresses.outbound,
+        inbound = %addresses.inbound,
+        admin = %addresses.admin,
+        health = %addresses.health,
+        "started"
+    );
+    stop_signal().await?;
+    tracing::info!(limit = ?drain, "draining");
+    let drained = tokio::select! {
+        drained = proxy.drain_and_stop() => drained,
+        again = stop_signal() => return again.context("stopped by a second signal before the drain was complete"),
+    };
+    tracing::info!(cut = drained.cut, "stopped");
+    Ok(())
+}
+
+/// Waits for the signal to stop.
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn start_log(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(level).with_context(|| format!("--log {level:?} is not a level"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
 }

@@ -1,14 +1,40 @@
 //! Assembly: settings in, a running sidecar out. The only module that knows all the others.
+//!
+//! A sidecar is a main thread (control server, certificate, accepting, admin) and its workers. It has no globals: a process may
+//! run several.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::admin::{self, Scope};
+use crate::control::Connector;
+use crate::dial::Dialer;
+use crate::dns::Resolver;
+use crate::drain::{Drain, Drained};
+use crate::identity::{IdentityStore, Renewal};
+use crate::listen::{self, Listeners};
+use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::subscribe::{Ask, Directory, Subject};
+use crate::tls;
+use crate::worker::Workers;
 
 /// A running sidecar. Dropping it cuts everything; [`Proxy::drain_and_stop`] ends it gracefully.
 #[derive(Debug)]
 pub struct Proxy {
     addresses: Addresses,
+    shared: Arc<Shared>,
+    /// Tells the main thread to drain within a limit; dropped, to cut at once.
+    stop: oneshot::Sender<Duration>,
+    stopped: oneshot::Receiver<Drained>,
 }
 
 /// Where a sidecar listens, with the ports that the kernel chose where 0 was asked for.
@@ -42,17 +68,67 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
+    /// A file cannot be read.
+    #[error("cannot read {}: give a file that this user can read with {flag}", path.display())]
+    File {
+        /// Path.
+        path: PathBuf,
+        /// Flag that names it.
+        flag: &'static str,
+        /// Cause.
+        #[source]
+        cause: io::Error,
+    },
+    /// The system refuses a thread or a runtime.
+    #[error("cannot start a thread: raise the limits of this user or container")]
+    Thread(#[source] io::Error),
 }
 
 impl Proxy {
-    /// Binds every listener, starts the threads, and returns; it does not wait for the control server.
+    /// Binds every listener, starts the threads, and returns; it does not wait for the control server. Needs no runtime.
     ///
     /// # Errors
     /// A [`StartError`] that names the port or file and what to do.
     pub fn start(settings: Settings) -> Result<Proxy, StartError> {
-        let Settings { outbound, inbound, admin, health, listen, .. } = settings;
-        let listen = listen.iter().map(|listen| listen.local).collect();
-        Ok(Proxy { addresses: Addresses { outbound, inbound, admin, health, listen } })
+        readable(&settings.trust, "--trust")?;
+        readable(&settings.token, "--token")?;
+        let sockets = Sockets::bind(&settings)?;
+        let addresses = sockets.addresses().map_err(StartError::Thread)?;
+        let (directory, asks) = Directory::new();
+        let shared = Arc::new(Shared {
+            directory,
+            identity: IdentityStore::new(),
+            dialer: Dialer::new(&settings),
+            resolver: Resolver::new(&settings),
+            metrics: Metrics::new(&settings.node_id()),
+            drain: Drain::new(),
+            settings,
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let (stop, stopping) = oneshot::channel();
+        let (stopped_sender, stopped) = oneshot::channel();
+        let workers = Workers::start(&shared).map_err(StartError::Thread)?;
+        let main = {
+            let shared = shared.clone();
+            move || {
+                let workers = Arc::new(workers);
+                let drained = runtime.block_on(supervise(shared.clone(), sockets, asks, workers.clone(), stopping));
+                shared.drain.cut();
+                // Ends every task that is left, and with them their hold on the workers.
+                drop(runtime);
+                if let Some(workers) = Arc::into_inner(workers) {
+                    workers.join();
+                }
+                let _ = stopped_sender.send(drained);
+            }
+        };
+        match thread::Builder::new().name("malla-main".to_owned()).spawn(main) {
+            Ok(_) => Ok(Proxy { addresses, shared, stop, stopped }),
+            Err(cause) => {
+                shared.drain.cut();
+                Err(StartError::Thread(cause))
+            }
+        }
     }
 
     /// Where it listens.
@@ -60,6 +136,85 @@ impl Proxy {
         &self.addresses
     }
 
-    /// Stops accepting, lets what is in flight finish, cuts at the deadline, and ends all threads.
-    pub async fn drain_and_stop(self) {}
+    /// What its connections share: configuration, identity, metrics.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Stops accepting, lets what is in flight finish, cuts at the deadline of the settings, and ends all threads.
+    pub async fn drain_and_stop(self) -> Drained {
+        let limit = self.shared.settings.drain;
+        let _ = self.stop.send(limit);
+        self.stopped.await.unwrap_or(Drained { cut: 0 })
+    }
+}
+
+/// Every listening socket of a sidecar.
+#[derive(Debug)]
+struct Sockets {
+    listeners: Listeners,
+    admin: TcpListener,
+    health: TcpListener,
+}
+
+impl Sockets {
+    fn bind(settings: &Settings) -> Result<Self, StartError> {
+        Ok(Sockets {
+            listeners: Listeners::bind(settings)?,
+            admin: listen::bind(settings.admin, "the admin page and metrics", "--admin-port")?,
+            health: listen::bind(settings.health, "health", "--health-port")?,
+        })
+    }
+
+    fn addresses(&self) -> io::Result<Addresses> {
+        Ok(Addresses {
+            outbound: self.listeners.outbound.local_addr()?,
+            inbound: self.listeners.inbound.local_addr()?,
+            admin: self.admin.local_addr()?,
+            health: self.health.local_addr()?,
+            listen: self.listeners.local.iter().map(|(listener, _)| listener.local_addr()).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn readable(path: &Path, flag: &'static str) -> Result<(), StartError> {
+    let opened = std::fs::File::open(path);
+    opened.map(drop).map_err(|cause| StartError::File { path: path.to_owned(), flag, cause })
+}
+
+/// The life of the main thread: runs what a sidecar does apart from carrying traffic, until told to stop.
+async fn supervise(
+    shared: Arc<Shared>,
+    sockets: Sockets,
+    asks: mpsc::Receiver<Ask>,
+    workers: Arc<Workers>,
+    stop: oneshot::Receiver<Duration>,
+) -> Drained {
+    let connector = Connector::new(&shared.settings, tls::provider());
+    let (settings, identity) = (&shared.settings, &shared.identity);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(shared.directory.clone().follow(asks, settings, Subject::Sidecar, connector.clone(), identity.clone()));
+    tasks.spawn(Renewal::new(identity.clone(), connector, settings).run());
+    tasks.spawn(admin::serve(sockets.admin, Scope::Everything, shared.clone()));
+    tasks.spawn(admin::serve(sockets.health, Scope::Health, shared.clone()));
+    tasks.spawn(sockets.listeners.accept(shared.clone(), workers));
+    let watched = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(cause) = ended {
+                tracing::error!(%cause, "a part of the sidecar has ended by a defect of its own");
+            }
+        }
+        std::future::pending().await
+    };
+    // Everything above goes on while the drain lasts: connections in flight may still look up destinations.
+    let stopped = async {
+        match stop.await {
+            Ok(limit) => shared.drain.run(limit).await,
+            Err(_) => Drained { cut: shared.drain.in_flight() },
+        }
+    };
+    tokio::select! {
+        drained = watched => drained,
+        drained = stopped => drained,
+    }
 }

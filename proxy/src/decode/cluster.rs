@@ -210,7 +210,7 @@ mod tests {
     use malla_xds::envoy::core::TypedExtensionConfig;
 
     use super::super::endpoints::examples::{assignment, endpoint};
-    use super::super::tls::examples::{ads_source, common, upstream_socket};
+    use super::super::tls::examples::{ads_source, mesh, upstream_socket};
     use super::*;
 
     fn eds() -> Cluster {
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn knows_the_transport_socket_or_refuses() {
-        let tls = Cluster { transport_socket: Some(upstream_socket(common(&[]))), ..eds() };
+        let tls = Cluster { transport_socket: Some(upstream_socket(mesh(&[]))), ..eds() };
         assert!(decode("x", &tls).expect("valid").tls.is_some());
         let unknown = Cluster { transport_socket: Some(Default::default()), ..eds() };
         assert_eq!(decode("x", &unknown).expect_err("refused").to_string(), "transport_socket: is missing");

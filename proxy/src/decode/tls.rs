@@ -160,9 +160,8 @@ pub(super) mod examples {
     use malla_xds::envoy::core::{AggregatedConfigSource, ConfigSource};
     use malla_xds::envoy::pack_any;
     use malla_xds::envoy::protobuf::BoolValue;
-    use malla_xds::envoy::tls::{
-        CertificateProviderPluginInstance, CombinedCertificateValidationContext, SubjectAltNameMatcher,
-    };
+    use malla_xds::envoy::tls::common_tls_context::CombinedCertificateValidationContext;
+    use malla_xds::envoy::tls::{CertificateProviderPluginInstance, SubjectAltNameMatcher};
 
     use super::*;
 
@@ -175,7 +174,7 @@ pub(super) mod examples {
 
     /// The rendering that all clients accept.
     #[allow(deprecated, reason = "both fields are sent")]
-    pub(in crate::decode) fn common(identities: &[&str]) -> CommonTlsContext {
+    pub(in crate::decode) fn mesh(identities: &[&str]) -> CommonTlsContext {
         let provider = || {
             Some(CertificateProviderPluginInstance {
                 instance_name: CERTIFICATE_PROVIDER.into(),
@@ -238,7 +237,7 @@ pub(super) mod examples {
 
 #[cfg(test)]
 mod tests {
-    use super::examples::*;
+    use super::examples::{downstream_socket, mesh, upstream_socket};
     use super::*;
 
     const CART: &str = "spiffe://td/ns/shop/sa/cart";
@@ -254,7 +253,7 @@ mod tests {
 
     #[test]
     fn accepts_the_rendering_that_all_accept() {
-        let tls = upstream(&upstream_socket(common(&[CART]))).expect("valid");
+        let tls = upstream(&upstream_socket(mesh(&[CART]))).expect("valid");
         assert_eq!(&*tls.sni, "80.cart.shop.mesh");
         assert_eq!(tls.identities, [SpiffeId::parse(CART).expect("valid")]);
     }
@@ -262,7 +261,7 @@ mod tests {
     #[test]
     #[allow(deprecated, reason = "the field is still sent")]
     fn refuses_names_that_are_not_exact_identities_or_contradict_each_other() {
-        let mut inexact = common(&[CART]);
+        let mut inexact = mesh(&[CART]);
         context(&mut inexact).match_subject_alt_names =
             vec![StringMatcher { match_pattern: Some(MatchPattern::Prefix("spiffe://".into())), ..Default::default() }];
         let fault = upstream(&upstream_socket(inexact)).expect_err("refused");
@@ -270,7 +269,7 @@ mod tests {
             fault.to_string(),
             "common_tls_context.validation_context.match_subject_alt_names[0]: only an exact SPIFFE ID is supported"
         );
-        let mut differing = common(&[CART]);
+        let mut differing = mesh(&[CART]);
         context(&mut differing).match_subject_alt_names.clear();
         assert!(upstream(&upstream_socket(differing.clone())).is_ok());
         context(&mut differing).match_subject_alt_names = vec![StringMatcher {
@@ -293,7 +292,7 @@ mod tests {
             },
         ];
         for weaken in weaker {
-            let mut common = common(&[CART]);
+            let mut common = mesh(&[CART]);
             weaken(&mut common);
             assert!(upstream(&upstream_socket(common.clone())).is_err(), "{common:?}");
         }
@@ -301,8 +300,8 @@ mod tests {
 
     #[test]
     fn clients_must_present_certificates() {
-        assert!(downstream(&downstream_socket(common(&[]), true)).is_ok());
-        assert!(downstream(&downstream_socket(common(&[]), false)).is_err());
-        assert!(downstream(&downstream_socket(common(&[CART]), true)).is_err());
+        assert!(downstream(&downstream_socket(mesh(&[]), true)).is_ok());
+        assert!(downstream(&downstream_socket(mesh(&[]), false)).is_err());
+        assert!(downstream(&downstream_socket(mesh(&[CART]), true)).is_err());
     }
 }

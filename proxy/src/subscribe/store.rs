@@ -55,10 +55,6 @@ impl<T> Set<T> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     fn set(&mut self, name: &Name, resource: &Arc<T>) {
         if let Some(known) = self.0.get_mut(name) {
             *known = Known::Ready(resource.clone());
