@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use malla_tests::pod::{SIDECAR_USER, inside};
-use malla_tests::{Load, Member, Mesh, Pod, Process, wait};
+use malla_tests::{Load, Member, Mesh, Pod, Process, Sandbox, wait};
 
 use crate::servers;
 
@@ -213,4 +213,39 @@ fn a_member_is_given_only_what_is_its_own() {
         log.lines().any(|line| line.contains("sa/thief") && line.contains("web-1")).then_some(())
     });
     assert!(!thief.has_ended() || !thief.stderr().contains("panicked"), "{}", thief.tail());
+}
+
+#[test]
+fn what_a_foreign_control_server_may_not_say_is_rejected_by_name_and_field() {
+    let sandbox = Sandbox::new();
+    let (pod, other) = (sandbox.pod("client"), sandbox.pod("foreign"));
+    let trust = sandbox.writable_directory("foreign").join("trust.pem");
+    let (listen, trust) = (format!("{}:15012", other.ipv4()), trust.to_string_lossy().into_owned());
+    let identity = "spiffe://cluster.local/ns/shop/sa/client";
+    let mut foreign = other.spawn(&[&inside("malla-peer"), "foreign-control", &listen, &trust, identity]);
+    other.wait_listening(&mut foreign, 15012);
+    let token = sandbox.directory().join("token");
+    fs::write(&token, "any.token.will-do").expect("the sandbox's directory is writable");
+    let token = token.to_string_lossy();
+    let program = inside("malla-proxy");
+    let command = [&*program, "--control", &listen, "--trust", &trust, "--token", &token, "--workload", "client"];
+    let mut sidecar = pod.spawn_as(SIDECAR_USER, &[&command[..], &["--namespace", "shop"]].concat(), &[]);
+    pod.wait_listening(&mut sidecar, 15001);
+
+    // One request that waits for its configuration, and brings the conversation about.
+    let ask =
+        || pod.exec(&["curl", "-sSi", "--max-time", "20", "-x", "http://127.0.0.1:15001", "http://web.shop/"]).text();
+    ask();
+    let rejected = wait::until("three answers of the sidecar", Duration::from_secs(30), || {
+        Some(foreign.stdout()).filter(|said| said.contains("rejected 3"))
+    });
+    let line = |start: &str| rejected.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+    for (number, words) in [(1, ["web.shop:80", "path_separated_prefix"]), (3, ["web.shop:80", "unheard.of"])] {
+        let line = line(&format!("rejected {number}"));
+        assert!(words.iter().all(|word| line.contains(word)), "{words:?} are not in {line:?}");
+    }
+    assert!(rejected.contains("accepted 2"), "{rejected}");
+    // The second telling, the last good one, goes on.
+    let answer = ask();
+    assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("malla-reason: no_endpoints"), "{answer}");
 }

@@ -1,11 +1,13 @@
 //! Programs for the pods that exist in no package: a gRPC pair on tonic, and peers that behave badly.
 
 mod bytes_codec;
+mod foreign_control;
 mod grpc_client;
 mod grpc_server;
 mod misbehave;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -29,6 +31,15 @@ enum Role {
     GrpcClient {
         /// Host (or address) and port of the server
         authority: String,
+    },
+    /// Be a control server that tells a sidecar what it must not take
+    ForeignControl {
+        /// Where to listen
+        listen: SocketAddr,
+        /// File for the root certificate
+        trust: PathBuf,
+        /// SPIFFE identity that is given to everyone
+        identity: String,
     },
     /// Open connections, send these bytes on each, keep them open until SIGTERM
     Hold {
@@ -65,6 +76,7 @@ async fn main() -> Result<()> {
     match Arguments::parse().role {
         Role::GrpcServer { listen, name } => grpc_server::serve(listen, name).await,
         Role::GrpcClient { authority } => grpc_client::check(&authority).await,
+        Role::ForeignControl { listen, trust, identity } => foreign_control::serve(listen, trust, identity).await,
         Role::Hold { address, connections, bytes } => misbehave::hold(address, connections, &bytes).await,
         Role::Garbage { address, connections } => misbehave::garbage(address, connections).await,
         Role::NeverRead { address, host, path, connections } => {
