@@ -45,7 +45,8 @@ fn mariadb_answers_at_once_and_in_secret() {
 #[test]
 fn weights_of_a_tcp_route_are_kept() {
     let mut mesh = Mesh::new();
-    for app in ["greeter", "blue", "green"] {
+    mesh.routed_service("greeter", &["{name: tcp, port: 7000}"]);
+    for app in ["blue", "green"] {
         mesh.service(app, &["{name: tcp, port: 7000}"]);
     }
     let mut client = mesh.member("client");

@@ -82,17 +82,27 @@ impl Mesh {
     /// one port a line: `{name: http, port: 80, targetPort: 8080}`.
     #[track_caller]
     pub fn service(&self, app: &str, ports: &[&str]) {
+        self.write_service(app, &format!("  selector: {{app: {app}}}\n"), ports);
+    }
+
+    /// A service without endpoints of its own: a route leads elsewhere.
+    #[track_caller]
+    pub fn routed_service(&self, name: &str, ports: &[&str]) {
+        self.write_service(name, "", ports);
+    }
+
+    #[track_caller]
+    fn write_service(&self, name: &str, selector: &str, ports: &[&str]) {
         let number = self.services.get() + 1;
         self.services.set(number);
         let ports: String = ports.iter().map(|port| format!("  - {port}\n")).collect();
         let text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {app}, namespace: {NAMESPACE}}}\nspec:\n  \
-             clusterIP: 10.96.0.{number}\n  clusterIPs: [10.96.0.{number}, 'fd96::{number}']\n  \
-             selector: {{app: {app}}}\n  ports:\n{ports}"
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  \
+             clusterIP: 10.96.0.{number}\n  clusterIPs: [10.96.0.{number}, 'fd96::{number}']\n{selector}  ports:\n{ports}"
         );
-        self.write(&format!("services/{app}.yaml"), &text);
-        let names = format!("{app} {app}.{NAMESPACE} {app}.{NAMESPACE}.svc.cluster.local");
-        self.sandbox.add_hosts(&format!("10.96.0.{number} {names}\nfd96::{number} {app}6.{NAMESPACE}\n"));
+        self.write(&format!("services/{name}.yaml"), &text);
+        let names = format!("{name} {name}.{NAMESPACE} {name}.{NAMESPACE}.svc.cluster.local");
+        self.sandbox.add_hosts(&format!("10.96.0.{number} {names}\nfd96::{number} {name}6.{NAMESPACE}\n"));
     }
 
     /// Writes a file of the configuration, replacing the one of the same name at once.
