@@ -1,1 +1,127 @@
-//! Written next.
+//! The admin port: status for people (`/`, `/status`) and programs (`/status.json`), `/metrics`, `/ready`, `/live`.
+//!
+//! Plain HTTP without authentication, read-only: keep it off foreign networks.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use crate::ads::ControlPlane;
+use crate::metrics::unix_seconds;
+use crate::status::Status;
+
+/// Connections at once.
+const CONNECTION_LIMIT: usize = 128;
+/// From the first byte of a request to the end of its head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest life of a connection.
+const LIFETIME: Duration = Duration::from_secs(600);
+
+/// Serves until stopped. Connections are tasks of `connections` and end with `stop`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    plane: Arc<ControlPlane>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    let router = router(plane);
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let Ok((socket, _)) = accepted else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+        let (router, stop) = (router.clone(), stop.clone());
+        connections.spawn(async move {
+            let service = service_fn(move |request: http::Request<Incoming>| router.clone().call(request));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(64 << 10)
+                .serve_connection(TokioIo::new(socket), service);
+            // What goes wrong here went wrong at the client.
+            let _ = stop.run_until_cancelled(timeout(LIFETIME, connection)).await;
+            drop(permit);
+        });
+    }
+}
+
+fn router(plane: Arc<ControlPlane>) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/status", get(table))
+        .route("/status.json", get(json))
+        .route("/metrics", get(metrics))
+        .route("/ready", get(ready))
+        .route("/live", get(async || "live\n"))
+        .with_state(plane)
+}
+
+fn status(plane: &ControlPlane) -> Status {
+    Status::now(&plane.published, &plane.streams)
+}
+
+async fn table(State(plane): State<Arc<ControlPlane>>) -> String {
+    status(&plane).table(unix_seconds(SystemTime::now()).unsigned_abs())
+}
+
+async fn json(State(plane): State<Arc<ControlPlane>>) -> Json<Status> {
+    Json(status(&plane))
+}
+
+async fn metrics(State(plane): State<Arc<ControlPlane>>) -> ([(HeaderName, &'static str); 1], String) {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], plane.metrics.text())
+}
+
+async fn ready(State(plane): State<Arc<ControlPlane>>) -> impl IntoResponse {
+    if plane.published.resources.borrow().is_loaded() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "no valid configuration has been loaded yet: see /status\n")
+    }
+}
+
+async fn page(State(plane): State<Arc<ControlPlane>>) -> Html<String> {
+    let status = status(&plane);
+    let table = status.table(unix_seconds(SystemTime::now()).unsigned_abs());
+    let (class, sentence) = match (status.last_reload.applied, status.version.is_empty()) {
+        (true, _) => ("good", "The configuration files are applied."),
+        (false, false) => ("bad", "The configuration files are refused. The last good configuration keeps serving."),
+        (false, true) => ("bad", "The configuration files are refused. There is no configuration to serve yet."),
+    };
+    let mut text = String::from(HEAD);
+    // Writing to a String does not fail.
+    let _ = write!(
+        text,
+        "<h1>Malla control server</h1><p class=\"{class}\">{sentence}</p><pre>{}</pre>\
+         <p><a href=\"/status\">status as text</a> · <a href=\"/status.json\">as JSON</a> · <a href=\"/metrics\">metrics</a></p>",
+        escaped(&table)
+    );
+    Html(text)
+}
+
+const HEAD: &str = "<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=5><title>Malla</title><style>\
+    body{font:16px system-ui,sans-serif;margin:2rem;color-scheme:light dark}pre{overflow:auto;line-height:1.4}\
+    .good,.bad{padding:.5rem 1rem;border-left:.4rem solid #2a2}.bad{border-color:#c22}</style>";
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

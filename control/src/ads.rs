@@ -1,1 +1,235 @@
-//! Written next.
+//! xDS and certificates for those who connect: the gRPC methods of the control server.
+//!
+//! Decides who may do what: xDS needs a mesh certificate, a certificate needs a token or a mesh certificate, `inbound/…` needs
+//! the workload's own identity. The protocol itself is `malla_xds`'s state machines; the life of a stream is [`stream`].
+
+mod stream;
+mod view;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use malla_xds::envoy::core;
+use malla_xds::grpc::{self, CertificateRequest, CertificateResponse};
+use malla_xds::resource::node_metadata;
+use malla_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use malla_xds::{DeltaServer, Limits, SotwServer, SpiffeId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::ca::CertificateAuthority;
+use crate::metrics::{Metrics, Reason};
+use crate::resources::Published;
+use crate::status::Streams;
+use crate::token::{TokenAuthority, claimed_identity};
+use stream::Flavour;
+
+/// Largest message that a client may send, in bytes: ten thousand names fit.
+pub(crate) const MESSAGE_LIMIT: usize = 4 << 20;
+/// Streams at once.
+const STREAM_LIMIT: usize = 50_000;
+/// Streams at once on one connection. A sidecar has one, gRPC one per channel.
+const STREAMS_PER_CONNECTION: usize = 8;
+
+/// Who is at the other end of a connection. Travels with each request as an extension.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// The identity that its client certificate proves, if it showed one.
+    pub(crate) identity: Option<SpiffeId>,
+    /// Cancelled when the connection is to end.
+    pub(crate) closing: CancellationToken,
+    /// Calls in progress on the connection: xDS streams and requests for certificates.
+    pub(crate) calls: Arc<AtomicUsize>,
+}
+
+/// What the methods need.
+#[derive(Debug)]
+pub(crate) struct ControlPlane {
+    pub(crate) published: Published,
+    pub(crate) authority: Arc<CertificateAuthority>,
+    pub(crate) tokens: TokenAuthority,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Owns the tasks of streams.
+    pub(crate) tasks: TaskTracker,
+    permits: Arc<Semaphore>,
+}
+
+impl ControlPlane {
+    pub(crate) fn new(
+        published: Published,
+        authority: Arc<CertificateAuthority>,
+        tokens: TokenAuthority,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        ControlPlane {
+            published,
+            authority,
+            tokens,
+            streams: Arc::default(),
+            metrics,
+            tasks: TaskTracker::new(),
+            permits: Arc::new(Semaphore::new(STREAM_LIMIT)),
+        }
+    }
+
+    fn open<F: Flavour>(
+        self: &Arc<Self>,
+        machine: F,
+        request: Request<Streaming<F::Request>>,
+    ) -> Result<Response<ReceiverStream<Result<F::Response, Status>>>, Status> {
+        let peer = peer(&request)?;
+        let Some(identity) = peer.identity.clone() else {
+            return Err(Status::unauthenticated(
+                "xDS needs a mesh certificate: obtain one with CreateCertificate and a join token, and connect with it",
+            ));
+        };
+        let permit =
+            self.permits.clone().try_acquire_owned().map_err(|_| too_many("streams are open on this server"))?;
+        let call = Call::start(&peer, permit)?;
+        let software = request.metadata().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let software: String = software.chars().take(128).collect();
+        let (sender, receiver) = tokio::sync::mpsc::channel(stream::RESPONSES_AHEAD);
+        let stream = stream::Stream { plane: self.clone(), peer, identity, software, machine, sender };
+        let requests = request.into_inner();
+        self.tasks.spawn(async move {
+            stream.run(requests).await;
+            drop(call);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    fn certify(&self, request: &Request<CertificateRequest>) -> Result<CertificateResponse, (&'static str, Status)> {
+        let peer = peer(request).map_err(|status| ("internal", status))?;
+        let _call = Call::count(&peer);
+        // A certificate proves more than a token, and outlives it: a renewal is not refused for a token that has expired.
+        let identity = match (&peer.identity, bearer(request)) {
+            (Some(identity), _) => identity.clone(),
+            (None, Some(token)) => self.tokens.verify(token).map_err(|error| {
+                let claimed = claimed_identity(token);
+                let claimed_unverified = claimed.as_deref().unwrap_or("nothing");
+                tracing::warn!(address = %peer.address, claimed_unverified, %error, "refused a join token");
+                (error.word(), Status::unauthenticated(format!("the join token is refused: {error}")))
+            })?,
+            (None, None) => {
+                let sentence = "send a join token (authorization: Bearer …) or connect with a mesh certificate";
+                return Err(("no_credentials", Status::unauthenticated(sentence)));
+            }
+        };
+        let resources = self.published.resources.borrow().clone();
+        if let Some(domain) = resources.trust_domain().filter(|domain| ***domain != *identity.trust_domain()) {
+            tracing::warn!(address = %peer.address, %identity, trust_domain = %domain, "refused a certificate");
+            let sentence = format!("{identity} is not of this mesh: its trust domain is {domain}");
+            return Err(("trust_domain", Status::permission_denied(sentence)));
+        }
+        let body = request.get_ref();
+        let wanted = u64::try_from(body.validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let issued = self.authority.issue(&body.csr, &identity, wanted).map_err(|error| {
+            tracing::warn!(address = %peer.address, %identity, error = &error as &dyn std::error::Error, "refused a certificate");
+            match error {
+                crate::ca::IssueError::Request(_) => ("invalid_request", Status::invalid_argument(error.to_string())),
+                _ => ("internal", Status::internal(error.to_string())),
+            }
+        })?;
+        let lasts = issued.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_secs();
+        tracing::info!(%identity, address = %peer.address, serial = issued.serial, lasts_seconds = lasts, "issued a certificate");
+        Ok(CertificateResponse { cert_chain: issued.chain })
+    }
+}
+
+impl grpc::Control for ControlPlane {
+    type DeltaStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type SotwStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+
+    async fn delta(
+        self: Arc<Self>,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaStream>, Status> {
+        self.open(DeltaServer::new(Limits::default()), request)
+    }
+
+    async fn sotw(
+        self: Arc<Self>,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::SotwStream>, Status> {
+        self.open(SotwServer::new(Limits::default()), request)
+    }
+
+    async fn create_certificate(
+        self: Arc<Self>,
+        request: Request<CertificateRequest>,
+    ) -> Result<Response<CertificateResponse>, Status> {
+        match self.certify(&request) {
+            Ok(response) => {
+                self.metrics.certificates.inc();
+                Ok(Response::new(response))
+            }
+            Err((reason, status)) => {
+                self.metrics.certificates_refused.get_or_create(&Reason { reason }).inc();
+                Err(status)
+            }
+        }
+    }
+}
+
+/// A call in progress.
+#[derive(Debug)]
+struct Call {
+    calls: Arc<AtomicUsize>,
+    /// Given back when the call ends.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Call {
+    fn count(peer: &Peer) -> Call {
+        peer.calls.fetch_add(1, Ordering::Relaxed);
+        Call { calls: peer.calls.clone(), permit: None }
+    }
+
+    fn start(peer: &Peer, permit: OwnedSemaphorePermit) -> Result<Call, Status> {
+        let mut call = Call::count(peer);
+        call.permit = Some(permit);
+        if peer.calls.load(Ordering::Relaxed) > STREAMS_PER_CONNECTION {
+            return Err(too_many("streams are open on this connection"));
+        }
+        Ok(call)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+        self.permit.take();
+    }
+}
+
+/// Checks what a client says about itself against what its certificate proves.
+fn check_node(node: &core::Node, identity: &SpiffeId) -> Result<(), Status> {
+    match node_metadata(node, "namespace") {
+        Some(claimed) if claimed != identity.namespace() => Err(Status::permission_denied(format!(
+            "the node says that it is in namespace {claimed:?}, its certificate that it is {identity}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("the connection is not known"))
+}
+
+fn bearer<T>(request: &Request<T>) -> Option<&str> {
+    let value = request.metadata().get("authorization")?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn too_many(what: &str) -> Status {
+    Status::resource_exhausted(format!("too many {what}"))
+}

@@ -7,11 +7,14 @@ pub mod ca;
 pub mod resources;
 pub mod run;
 pub mod source;
+pub mod state;
 pub mod status;
 pub mod token;
 
 mod admin;
 mod ads;
 mod compile;
+mod metrics;
+mod serve;
 mod tls;
 mod world;

@@ -76,8 +76,13 @@ impl Resources {
                 by_name.entry((resource.kind, alias.clone())).or_insert_with(|| resource.clone());
             }
         }
+        let trust_domain: Name = trust_domain.into();
+        digest.push_str(&trust_domain);
+        let mut owners: Vec<_> = workloads.iter().collect();
+        owners.sort();
+        owners.iter().for_each(|(workload, identity)| digest.push_str(&format!("{workload}={identity} ")));
         let version = malla_xds::resource::version(digest.as_bytes());
-        Resources { version, trust_domain: Some(trust_domain.into()), unknown_destinations, by_name, in_order, workloads }
+        Resources { version, trust_domain: Some(trust_domain), unknown_destinations, by_name, in_order, workloads }
     }
 
     /// Content hash of the whole set.

@@ -1,1 +1,249 @@
-//! Written next.
+//! Starts and stops a control server. Only here do the parts meet.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ads::ControlPlane;
+use crate::ca::{AuthorityError, CertificateAuthority, RootSource};
+use crate::metrics::{Metrics, unix_seconds};
+use crate::resources::Published;
+use crate::source::{self, Source, SourceError};
+use crate::state::{StateDirectory, StateError};
+use crate::status::Status;
+use crate::tls::{self, OwnCertificate, TlsError};
+use crate::token::{TokenAuthority, TokenKeyError};
+use crate::{admin, serve};
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// From the order to stop until what still runs is left to the end of the process.
+const STOPPING_TIME: Duration = Duration::from_secs(10);
+
+/// What a control server is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Directory tree (or file) of the configuration.
+    pub config: PathBuf,
+    /// State directory: root, keys.
+    pub state: PathBuf,
+    /// Address of xDS and certificates. Default 0.0.0.0:15012; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Address of status and metrics: plain HTTP, read-only. Default 127.0.0.1:15014.
+    pub admin: SocketAddr,
+    /// Further names and addresses by which sidecars reach this server.
+    pub advertise: Vec<String>,
+    /// Longest, and default, lifetime of certificates. Default 24 h.
+    pub certificate_lifetime: Duration,
+    /// Where the root comes from. Default: the state directory.
+    pub root: RootSource,
+}
+
+impl ControlSettings {
+    /// Defaults for everything but the two directories.
+    pub fn new(config: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
+        ControlSettings {
+            config: config.into(),
+            state: state.into(),
+            listen: SocketAddr::from(([0, 0, 0, 0], 15012)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 15014)),
+            advertise: Vec::new(),
+            certificate_lifetime: Duration::from_secs(24 * 3600),
+            root: RootSource::State,
+        }
+    }
+}
+
+/// Why a control server did not start. The sentence says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// State directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Root certificate.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Key of join tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenKeyError),
+    /// Configuration path.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Somebody else has the port.
+    #[error("port {} of {} is taken by another program: stop it, or choose another port with {flag}", address.port(), address.ip())]
+    PortTaken {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+    },
+    /// The port cannot be had for another reason.
+    #[error("cannot listen on {address}: choose another address with {flag}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// A running control server. Stops when dropped; [`stop`](Self::stop) waits for it.
+#[derive(Debug)]
+pub struct Control {
+    xds_address: SocketAddr,
+    admin_address: SocketAddr,
+    plane: Arc<ControlPlane>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _source: Source,
+}
+
+impl Control {
+    /// Starts a server. Must run inside a tokio runtime, on whose threads it then lives.
+    ///
+    /// # Errors
+    /// State, root, configuration path or ports cannot be used. An invalid configuration is no error: the server starts,
+    /// certifies, tells the errors, and serves once they are mended.
+    pub fn start(settings: ControlSettings) -> Result<Control, StartError> {
+        raise_file_limit();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let state = StateDirectory::open(&settings.state)?;
+        let lifetime = settings.certificate_lifetime;
+        let authority = Arc::new(CertificateAuthority::open(&state, &settings.root, lifetime, provider.clone())?);
+        let tokens = TokenAuthority::open(&state)?;
+        let listener = listen(settings.listen, "--listen")?;
+        let admin_listener = listen(settings.admin, "--admin")?;
+        let unusable = |address, flag| move |cause| StartError::Listen { address, flag, cause };
+        let xds_address = listener.local_addr().map_err(unusable(settings.listen, "--listen"))?;
+        let admin_address = admin_listener.local_addr().map_err(unusable(settings.admin, "--admin"))?;
+        let names = server_names(settings.listen.ip(), &settings.advertise);
+        let (certificate, not_after) = OwnCertificate::new(authority.clone(), names)?;
+        let certificate = Arc::new(certificate);
+        let tls = Arc::new(tls::server_config(&authority, certificate.clone(), provider)?);
+        let source = source::start(&settings.config, authority.trust_bundle().clone())?;
+
+        let metrics = Arc::new(Metrics::new());
+        metrics.authority_expiry.set(unix_seconds(authority.expires()));
+        let plane = Arc::new(ControlPlane::new(source.published.clone(), authority, tokens, metrics.clone()));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(certificate.keep_fresh(not_after, stop.clone()));
+        tasks.spawn(count_reloads(source.published.clone(), metrics, stop.clone()));
+        tasks.spawn(serve::serve(listener, tls, plane.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn(admin::serve(admin_listener, plane.clone(), tasks.clone(), stop.clone()));
+        tracing::info!(xds = %xds_address, admin = %admin_address, "control server started");
+        Ok(Control { xds_address, admin_address, plane, tasks, stop, _source: source })
+    }
+
+    /// Address of xDS and certificates.
+    pub fn xds_address(&self) -> SocketAddr {
+        self.xds_address
+    }
+
+    /// Address of status and metrics.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Trust anchors, PEM: what sidecars are given as `--trust`.
+    pub fn trust_bundle(&self) -> &Arc<str> {
+        self.plane.authority.trust_bundle()
+    }
+
+    /// Makes join tokens.
+    pub fn tokens(&self) -> &TokenAuthority {
+        &self.plane.tokens
+    }
+
+    /// What is served, and what the last reload came to.
+    pub fn published(&self) -> &Published {
+        &self.plane.published
+    }
+
+    /// What `/status.json` tells.
+    pub fn status(&self) -> Status {
+        Status::now(&self.plane.published, &self.plane.streams)
+    }
+
+    /// Stops: accepts nothing more, tells every stream to connect elsewhere, waits until all has ended (10 s at most).
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.plane.tasks.close();
+        let ended = async {
+            self.plane.tasks.wait().await;
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(STOPPING_TIME, ended).await.is_err() {
+            tracing::warn!("connections were still open when the control server stopped");
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn count_reloads(published: Published, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut last_reload = published.last_reload;
+    metrics.reloaded(&last_reload.borrow_and_update());
+    while let Some(Ok(())) = stop.run_until_cancelled(last_reload.changed()).await {
+        metrics.reloaded(&last_reload.borrow_and_update());
+    }
+}
+
+fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|cause| match cause.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortTaken { address, flag },
+        _ => StartError::Listen { address, flag, cause },
+    })
+}
+
+/// By what names sidecars may reach this server.
+fn server_names(listen: IpAddr, advertise: &[String]) -> Vec<String> {
+    let mut names: BTreeSet<String> =
+        ["localhost", "127.0.0.1", "::1", "malla-control", "malla-control.malla-system.svc"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+    if !listen.is_unspecified() {
+        names.insert(listen.to_string());
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // A host name with an underscore is no DNS name, and would spoil the whole certificate for some verifiers.
+    if !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.')) {
+        names.insert(host);
+    }
+    names.extend(advertise.iter().cloned());
+    names.into_iter().collect()
+}
+
+/// Thousands of sidecars are thousands of files: takes what the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Without it, the server works for fewer sidecars.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}

@@ -1,1 +1,402 @@
-//! Written next.
+//! What people are told: who is connected, what each has applied, who rejected what and why, and what the last reload came to.
+//!
+//! Streams report here; `/status.json` is a [`Status`], which the command line reads too. Nothing here flows back.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use malla_xds::{Name, Rejection, ResourceType, SpiffeId, TypeProgress};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::resources::{Published, ReloadOutcome};
+
+/// Refusals that are kept per stream; of more, the newest.
+const DENIALS_KEPT: usize = 8;
+
+/// The state of a control server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the configuration that serves; empty before the first good one.
+    pub version: String,
+    /// Trust domain of the mesh, once a configuration was loaded.
+    pub trust_domain: Option<String>,
+    /// How many resources there are of each type.
+    pub resources: BTreeMap<String, usize>,
+    /// The last attempt to load the configuration.
+    pub last_reload: ReloadStatus,
+    /// Open xDS streams, oldest first.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// The last attempt to load the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Whether it serves now; if not, the one before does.
+    pub applied: bool,
+    /// All errors, as text with snippets; empty if applied.
+    pub errors: String,
+    /// How many errors.
+    pub error_count: usize,
+}
+
+/// A connected sidecar or gRPC client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// `node.id`: `workload.namespace` for sidecars; empty until its first request.
+    pub node: String,
+    /// What it says it runs (`node.metadata.version` or the user agent), if anything.
+    pub software: String,
+    /// The identity that its certificate proves.
+    pub identity: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// `delta` or `sotw`.
+    pub flavour: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// The newest version of the configuration that it applied completely, in all types; none if types differ or some are
+    /// not acknowledged yet.
+    pub applied: Option<String>,
+    /// By type of resource.
+    pub types: BTreeMap<String, TypeStatus>,
+    /// What it asked for and may not have, newest last.
+    pub denied: Vec<String>,
+}
+
+/// One type of resource on one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeStatus {
+    /// Names subscribed to.
+    pub subscriptions: usize,
+    /// Newest version of the configuration that the client applied completely.
+    pub applied: Option<String>,
+    /// Responses that the client has neither acknowledged nor rejected.
+    pub unanswered: usize,
+    /// Rejections that stand.
+    pub rejections: Vec<RejectionStatus>,
+}
+
+/// A rejection that stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectionStatus {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// What was rejected.
+    pub resources: Vec<String>,
+    /// Why, in the client's words.
+    pub message: String,
+    /// Version of the configuration in which it was sent.
+    pub version: String,
+}
+
+/// The open streams of a server.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    streams: Mutex<BTreeMap<u64, StreamEntry>>,
+}
+
+#[derive(Debug)]
+struct StreamEntry {
+    node: String,
+    software: String,
+    identity: SpiffeId,
+    address: SocketAddr,
+    flavour: &'static str,
+    since: SystemTime,
+    progress: Vec<TypeProgress>,
+    /// When each standing rejection was first seen.
+    rejections: Vec<(SystemTime, ResourceType, Rejection)>,
+    denied: Vec<String>,
+}
+
+/// The report of one stream; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct StreamReport {
+    streams: Arc<Streams>,
+    id: u64,
+}
+
+impl Streams {
+    /// A stream was opened.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        identity: SpiffeId,
+        address: SocketAddr,
+        flavour: &'static str,
+    ) -> StreamReport {
+        let entry = StreamEntry {
+            node: String::new(),
+            software: String::new(),
+            identity,
+            address,
+            flavour,
+            since: SystemTime::now(),
+            progress: Vec::new(),
+            rejections: Vec::new(),
+            denied: Vec::new(),
+        };
+        let mut streams = self.streams.lock();
+        let id = streams.last_key_value().map_or(0, |(last, _)| last + 1);
+        streams.insert(id, entry);
+        StreamReport { streams: self.clone(), id }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.streams.lock().len()
+    }
+}
+
+impl StreamReport {
+    /// The client told who it is.
+    pub(crate) fn node(&self, node: &str, software: &str) {
+        self.with(|entry| {
+            entry.node = node.to_owned();
+            entry.software = software.to_owned();
+        });
+    }
+
+    /// Something was sent or answered.
+    pub(crate) fn progress(&self, progress: Vec<TypeProgress>) {
+        let now = SystemTime::now();
+        self.with(|entry| {
+            let known = std::mem::take(&mut entry.rejections);
+            for of_type in &progress {
+                for rejection in &of_type.rejections {
+                    let same = known.iter().find(|(_, kind, before)| *kind == of_type.kind && before == rejection);
+                    let at = same.map_or(now, |(at, ..)| *at);
+                    entry.rejections.push((at, of_type.kind, rejection.clone()));
+                }
+            }
+            entry.progress = progress;
+        });
+    }
+
+    /// It asked for what it may not have.
+    pub(crate) fn denied(&self, kind: ResourceType, name: &Name, reason: &str) {
+        self.with(|entry| {
+            let text = format!("{kind} {name}: {reason}");
+            entry.denied.retain(|earlier| *earlier != text);
+            if entry.denied.len() >= DENIALS_KEPT {
+                entry.denied.remove(0);
+            }
+            entry.denied.push(text);
+        });
+    }
+
+    fn with(&self, change: impl FnOnce(&mut StreamEntry)) {
+        if let Some(entry) = self.streams.streams.lock().get_mut(&self.id) {
+            change(entry);
+        }
+    }
+}
+
+impl Drop for StreamReport {
+    fn drop(&mut self) {
+        self.streams.streams.lock().remove(&self.id);
+    }
+}
+
+impl Status {
+    /// The state now.
+    pub(crate) fn now(published: &Published, streams: &Streams) -> Status {
+        let resources = published.resources.borrow().clone();
+        let last = published.last_reload.borrow().clone();
+        let (applied, errors, error_count) = match &last.outcome {
+            ReloadOutcome::Applied { .. } => (true, String::new(), 0),
+            ReloadOutcome::Refused { errors, count } => (false, errors.to_string(), *count),
+        };
+        Status {
+            version: resources.version().to_string(),
+            trust_domain: resources.trust_domain().map(|name| name.to_string()),
+            resources: ResourceType::ALL
+                .into_iter()
+                .map(|kind| (kind.word().to_owned(), resources.all(kind).count()))
+                .collect(),
+            last_reload: ReloadStatus { at: seconds(last.at), applied, errors, error_count },
+            streams: streams.streams.lock().values().map(StreamEntry::status).collect(),
+        }
+    }
+
+    /// A table for people. `now` is in seconds since 1970.
+    pub fn table(&self, now: u64) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let version = if self.version.is_empty() { "none yet" } else { &self.version };
+        let counts: Vec<String> = self.resources.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let _ = writeln!(text, "configuration  {version} ({})", counts.join(", "));
+        let reload = &self.last_reload;
+        let outcome = match (reload.applied, self.version.is_empty()) {
+            (true, _) => "applied".to_owned(),
+            (false, false) => format!("REFUSED, {} errors; the configuration above keeps serving", reload.error_count),
+            (false, true) => format!("REFUSED, {} errors; there is none to serve yet", reload.error_count),
+        };
+        let _ = writeln!(text, "last reload    {} ago: {outcome}", ago(now, reload.at));
+        if !reload.applied {
+            let _ = writeln!(text, "\n{}\n", reload.errors.trim_end());
+        }
+        let current = |stream: &&StreamStatus| stream.applied.as_deref() == Some(self.version.as_str());
+        let up_to_date = self.streams.iter().filter(current).count();
+        let _ = writeln!(text, "connected      {} ({up_to_date} up to date)\n", self.streams.len());
+        let mut rows = vec![["NODE", "IDENTITY", "ADDRESS", "SINCE", "APPLIED", "STATE"].map(str::to_owned)];
+        for stream in &self.streams {
+            rows.push([
+                if stream.node.is_empty() { "-".to_owned() } else { stream.node.clone() },
+                stream.identity.clone(),
+                stream.address.to_string(),
+                ago(now, stream.since),
+                stream.applied.clone().unwrap_or_else(|| "-".to_owned()),
+                stream.state(&self.version),
+            ]);
+        }
+        if rows.len() > 1 {
+            write_columns(&rows, &mut text);
+        }
+        for stream in &self.streams {
+            for (kind, of_type) in &stream.types {
+                for rejection in &of_type.rejections {
+                    let (when, what) = (ago(now, rejection.at), rejection.resources.join(", "));
+                    let _ =
+                        writeln!(text, "\n{} rejected {kind} {what} {when} ago:\n  {}", stream.node, rejection.message);
+                }
+            }
+            for denied in &stream.denied {
+                let _ = writeln!(text, "\n{} may not have {denied}", stream.node);
+            }
+        }
+        text
+    }
+}
+
+impl StreamStatus {
+    /// One word (or two) on how it stands to the configuration that serves.
+    pub fn state(&self, version: &str) -> String {
+        let rejections: usize = self.types.values().map(|of_type| of_type.rejections.len()).sum();
+        let unanswered: usize = self.types.values().map(|of_type| of_type.unanswered).sum();
+        if rejections > 0 {
+            format!("{rejections} rejected")
+        } else if unanswered > 0 {
+            format!("{unanswered} unanswered")
+        } else if self.types.is_empty() {
+            "asked nothing".to_owned()
+        } else if self.applied.as_deref() == Some(version) {
+            "up to date".to_owned()
+        } else {
+            "pushing".to_owned()
+        }
+    }
+}
+
+impl StreamEntry {
+    fn status(&self) -> StreamStatus {
+        let types: BTreeMap<String, TypeStatus> = self.progress.iter().map(|of_type| self.of_type(of_type)).collect();
+        let mut applied = types.values().map(|of_type| of_type.applied.clone());
+        let first = applied.next().flatten();
+        let applied = if applied.all(|version| version == first) { first } else { None };
+        StreamStatus {
+            node: self.node.clone(),
+            software: self.software.clone(),
+            identity: self.identity.to_string(),
+            address: self.address,
+            flavour: self.flavour.to_owned(),
+            since: seconds(self.since),
+            applied,
+            types,
+            denied: self.denied.clone(),
+        }
+    }
+
+    fn of_type(&self, progress: &TypeProgress) -> (String, TypeStatus) {
+        let rejections = self.rejections.iter().filter(|(_, kind, _)| *kind == progress.kind);
+        let status = TypeStatus {
+            subscriptions: progress.subscriptions,
+            applied: progress.applied.as_ref().map(|version| version.to_string()),
+            unanswered: progress.unanswered,
+            rejections: rejections
+                .map(|(at, _, rejection)| RejectionStatus {
+                    at: seconds(*at),
+                    resources: rejection.resources.iter().map(|name| name.to_string()).collect(),
+                    message: rejection.message.clone(),
+                    version: rejection.version.to_string(),
+                })
+                .collect(),
+        };
+        (progress.kind.word().to_owned(), status)
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// `7s`, `3m`, `5h`, `2d`.
+fn ago(now: u64, then: u64) -> String {
+    match now.saturating_sub(then) {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn write_columns<const N: usize>(rows: &[[String; N]], text: &mut String) {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::{LastReload, Resources, publish};
+
+    #[test]
+    fn shows_who_rejected_what_and_why_and_the_last_error() {
+        let resources = Resources::new("cluster.local", Default::default(), [], Default::default());
+        let version = resources.version().clone();
+        let (publisher, published) = publish(resources, ReloadOutcome::Applied { version: version.clone() });
+        let refused = ReloadOutcome::Refused { errors: "routes.yaml:3:5: no such service".into(), count: 1 };
+        publisher.last_reload.send_replace(LastReload { at: SystemTime::now(), outcome: refused });
+        let streams = Arc::new(Streams::default());
+        let identity = SpiffeId::new("cluster.local", "shop", "cart").expect("valid");
+        let report = streams.open(identity, "127.0.0.1:4000".parse().expect("an address"), "delta");
+        report.node("cart-1.shop", "malla-proxy 0.1.0");
+        let rejection = Rejection {
+            resources: vec!["pay.shop:80".into()],
+            message: "pay.shop:80: field lb_policy".into(),
+            version: version.clone(),
+        };
+        report.progress(vec![TypeProgress {
+            kind: ResourceType::Cluster,
+            subscriptions: 2,
+            applied: None,
+            unanswered: 0,
+            rejections: vec![rejection],
+        }]);
+        let status = Status::now(&published, &streams);
+        let table = status.table(seconds(SystemTime::now()));
+        for part in [
+            "REFUSED, 1 errors; the configuration above keeps serving",
+            "routes.yaml:3:5: no such service",
+            "cart-1.shop  spiffe://cluster.local/ns/shop/sa/cart  127.0.0.1:4000",
+            "1 rejected",
+            "cart-1.shop rejected clusters pay.shop:80",
+            "pay.shop:80: field lb_policy",
+        ] {
+            assert!(table.contains(part), "{part:?} is not in\n{table}");
+        }
+        let json = serde_json::to_string(&status).expect("serializes");
+        assert_eq!(serde_json::from_str::<Status>(&json).expect("deserializes"), status);
+        drop(report);
+        assert_eq!(streams.count(), 0);
+    }
+}

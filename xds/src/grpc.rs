@@ -57,19 +57,19 @@ pub trait Control: Send + Sync + 'static {
 
     /// `DeltaAggregatedResources`.
     fn delta(
-        &self,
+        self: Arc<Self>,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> impl Future<Output = Result<Response<Self::DeltaStream>, Status>> + Send;
 
     /// `StreamAggregatedResources`.
     fn sotw(
-        &self,
+        self: Arc<Self>,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> impl Future<Output = Result<Response<Self::SotwStream>, Status>> + Send;
 
     /// `CreateCertificate`.
     fn create_certificate(
-        &self,
+        self: Arc<Self>,
         request: Request<CertificateRequest>,
     ) -> impl Future<Output = Result<Response<CertificateResponse>, Status>> + Send;
 }

@@ -1,0 +1,171 @@
+//! Metrics of the control server, registered once. Labels come from fixed sets, never from what a client sent.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::resources::{LastReload, ReloadOutcome};
+
+/// A label `type`: `clusters`, `endpoints`, `listeners`, `routes`, `secrets`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Type {
+    /// The word of the resource type.
+    pub(crate) r#type: &'static str,
+}
+
+/// A label `flavour`: `delta` or `sotw`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Flavour {
+    /// The word.
+    pub(crate) flavour: &'static str,
+}
+
+/// A label `reason`, one word.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Reason {
+    /// The word.
+    pub(crate) reason: &'static str,
+}
+
+/// A label `outcome`: `applied` or `refused`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Outcome {
+    /// The word.
+    pub(crate) outcome: &'static str,
+}
+
+/// All metrics.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) connections: Gauge,
+    pub(crate) connections_refused: Family<Reason, Counter>,
+    pub(crate) streams: Family<Flavour, Gauge>,
+    pub(crate) streams_ended: Family<Reason, Counter>,
+    pub(crate) responses: Family<Type, Counter>,
+    pub(crate) rejections: Family<Type, Counter>,
+    pub(crate) denials: Family<Type, Counter>,
+    pub(crate) certificates: Counter,
+    pub(crate) certificates_refused: Family<Reason, Counter>,
+    pub(crate) authority_expiry: Gauge,
+    reloads: Family<Outcome, Counter>,
+    reload_refused: Gauge,
+    reload_time: Gauge,
+}
+
+impl Metrics {
+    /// A registry of its own, with everything in it.
+    pub(crate) fn new() -> Self {
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("malla_control"),
+            connections: Gauge::default(),
+            connections_refused: Family::default(),
+            streams: Family::default(),
+            streams_ended: Family::default(),
+            responses: Family::default(),
+            rejections: Family::default(),
+            denials: Family::default(),
+            certificates: Counter::default(),
+            certificates_refused: Family::default(),
+            authority_expiry: Gauge::default(),
+            reloads: Family::default(),
+            reload_refused: Gauge::default(),
+            reload_time: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("connections", "Open connections of sidecars", metrics.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections that ended before they could be used",
+            metrics.connections_refused.clone(),
+        );
+        registry.register("streams", "Open xDS streams", metrics.streams.clone());
+        registry.register("streams_ended", "xDS streams that the server ended", metrics.streams_ended.clone());
+        registry.register("responses", "xDS responses sent", metrics.responses.clone());
+        registry.register("rejections", "xDS responses that a client rejected", metrics.rejections.clone());
+        registry.register("denials", "Resources that a client asked for and may not have", metrics.denials.clone());
+        registry.register("certificates", "Certificates issued", metrics.certificates.clone());
+        registry.register(
+            "certificates_refused",
+            "Requests for a certificate that were refused",
+            metrics.certificates_refused.clone(),
+        );
+        registry.register(
+            "authority_expiry_timestamp_seconds",
+            "When the certificate of the authority ends",
+            metrics.authority_expiry.clone(),
+        );
+        registry.register("reloads", "Attempts to load the configuration", metrics.reloads.clone());
+        registry.register(
+            "reload_refused",
+            "1 while the configuration files are invalid and an earlier configuration serves",
+            metrics.reload_refused.clone(),
+        );
+        registry.register(
+            "reload_timestamp_seconds",
+            "When the configuration was last loaded or refused",
+            metrics.reload_time.clone(),
+        );
+        metrics
+    }
+
+    /// Counts an attempt to load the configuration.
+    pub(crate) fn reloaded(&self, last: &LastReload) {
+        let (outcome, refused) = match last.outcome {
+            ReloadOutcome::Applied { .. } => ("applied", 0),
+            ReloadOutcome::Refused { .. } => ("refused", 1),
+        };
+        self.reloads.get_or_create(&Outcome { outcome }).inc();
+        self.reload_refused.set(refused);
+        self.reload_time.set(unix_seconds(last.at));
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// Seconds since 1970, for metrics and JSON.
+pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of metrics in the documentation is made of these.
+    #[test]
+    fn exposes_these_metrics_and_no_others() {
+        let metrics = Metrics::new();
+        let text = metrics.text();
+        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert_eq!(
+            names,
+            [
+                "malla_control_connections gauge",
+                "malla_control_connections_refused counter",
+                "malla_control_streams gauge",
+                "malla_control_streams_ended counter",
+                "malla_control_responses counter",
+                "malla_control_rejections counter",
+                "malla_control_denials counter",
+                "malla_control_certificates counter",
+                "malla_control_certificates_refused counter",
+                "malla_control_authority_expiry_timestamp_seconds gauge",
+                "malla_control_reloads counter",
+                "malla_control_reload_refused gauge",
+                "malla_control_reload_timestamp_seconds gauge",
+            ]
+        );
+    }
+}
