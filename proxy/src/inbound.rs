@@ -1,1 +1,174 @@
-//! Not written yet.
+//! The way of a connection to the application, in the order of execution.
+//!
+//! TLS with an SNI of the mesh is ours and ends here; other TLS is the application's and passes untouched; plaintext is
+//! refused unless the port's mode is permissive. Whose connection it is, is known before the application hears of it.
+
+mod plaintext;
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::detect::{self, Detected};
+use crate::http::{self, Side, Version};
+use crate::metrics::Direction;
+use crate::names::SpiffeId;
+use crate::original_dst::{OriginalDst, original_dst};
+use crate::outbound::counted;
+use crate::reason::Reason;
+use crate::shared::{Shared, Worker};
+use crate::snapshot::{Inbound, InboundPort, Plaintext, Protocol};
+use crate::stream::{PeekLimits, Peeked, Replay, Stream};
+use crate::tcp;
+use crate::tls::{self, Alpn};
+
+/// For a client that must speak first, and shows in its first bytes who it is.
+const CLIENT_HELLO: PeekLimits = PeekLimits { first: Duration::from_secs(10), rest: Duration::from_secs(10) };
+
+/// Where plaintext is permitted on a port of TCP: a client of the mesh sends its ClientHello at once, another may wait for the
+/// server to speak.
+const BRIEFLY: PeekLimits = PeekLimits { first: Duration::from_millis(200), rest: Duration::from_secs(10) };
+
+/// What the names of the mesh end in.
+const MESH: &str = ".mesh";
+
+/// A connection to the inbound listener.
+pub async fn serve(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
+    let shared = worker.shared.clone();
+    let Ok(original) = original_dst(&socket) else { return };
+    let mut stream = Replay::from(socket);
+    let Some(inbound) = shared.directory.snapshot().inbound.clone() else {
+        return refuse(&shared, stream.into(), Reason::NoConfiguration, &peer);
+    };
+    // Not redirected: explicit mode, or this sidecar itself. Then only an SNI names the port.
+    let port = if original.redirected { inbound.by_port(original.address.port()) } else { None };
+    match stream.peek(limits(port), detect::tls).await {
+        Ok(Peeked::Decided(Detected::Tls { sni })) => {
+            let sni = sni.as_deref().unwrap_or_default();
+            match (mesh_port(&inbound, port, sni), port) {
+                (Some(port), _) => Box::pin(mesh(worker, port, stream, original, peer)).await,
+                (None, Some(port)) if !sni.ends_with(MESH) => application_tls(&shared, port, stream, original).await,
+                _ => refuse(&shared, stream.into(), Reason::NoInboundPort, &sni),
+            }
+        }
+        Ok(Peeked::Decided(_) | Peeked::Closed) => plaintext::serve(worker, port, stream, original, peer).await,
+        Ok(Peeked::Silent) if port.is_some_and(|port| port.plaintext == Plaintext::Accepted) => {
+            plaintext::serve(worker, port, stream, original, peer).await;
+        }
+        Ok(Peeked::Silent | Peeked::Undecided) => refuse(&shared, stream.into(), Reason::HeaderTimeout, &peer),
+        Err(_) => shared.metrics.connection_refused(Direction::Inbound, Reason::ClientReset),
+    }
+}
+
+/// How long the first bytes may take: a client of the mesh sends them at once.
+fn limits(port: Option<&InboundPort>) -> PeekLimits {
+    match port {
+        Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Tcp, .. }) => BRIEFLY,
+        Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Detect, .. }) => detect::UNDECLARED,
+        _ => CLIENT_HELLO,
+    }
+}
+
+/// The port that TLS of the mesh is for; `None` if the TLS is not the mesh's, or names no port of this workload.
+///
+/// Clients that are not sidecars (proxyless gRPC) may send the service's own name. On a port that is declared HTTP, the
+/// application speaks no TLS, so it can only be the mesh's.
+fn mesh_port<'a>(inbound: &'a Inbound, port: Option<&'a InboundPort>, sni: &str) -> Option<&'a InboundPort> {
+    if sni.ends_with(MESH) {
+        return inbound.by_sni(sni);
+    }
+    let host =
+        |port: &&InboundPort| port.service.rsplit_once(':').is_some_and(|(host, _)| !sni.is_empty() && host == sni);
+    match port {
+        Some(port) => (port.protocol == Protocol::Http).then_some(port),
+        None => inbound.ports.iter().find(|port| port.protocol == Protocol::Http && host(port)),
+    }
+}
+
+/// Handshake → who is it → HTTP or TCP.
+async fn mesh(worker: Arc<Worker>, port: &InboundPort, stream: Replay, original: OriginalDst, peer: SocketAddr) {
+    let shared = worker.shared.clone();
+    let accepted = match tls::accept(shared.identity.credentials().as_deref(), stream).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            shared.metrics.tls_failed(Direction::Inbound, error.reason());
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            return tracing::info!(reason = %error.reason(), %error, cause, %peer, "inbound handshake failed");
+        }
+    };
+    carry(worker, port, accepted.stream, accepted.alpn, Some(accepted.peer), original).await;
+}
+
+/// To the application, as what the port speaks; `alpn` is what the client said about it.
+async fn carry(
+    worker: Arc<Worker>,
+    port: &InboundPort,
+    mut stream: Stream,
+    alpn: Option<Alpn>,
+    client: Option<SpiffeId>,
+    original: OriginalDst,
+) {
+    let shared = worker.shared.clone();
+    let version = match (port.protocol, alpn) {
+        (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Detect, Some(Alpn::Tcp)) => None,
+        (Protocol::Http | Protocol::Detect, Some(Alpn::H2)) => Some(Version::Http2),
+        (Protocol::Http, _) => match stream.peek(CLIENT_HELLO, detect::http_version).await {
+            Ok(Peeked::Decided(version)) => Some(version),
+            Ok(Peeked::Closed) | Err(_) => return,
+            Ok(_) => return refuse(&shared, stream, Reason::HeaderTimeout, &port.service),
+        },
+        (Protocol::Detect, None) => {
+            let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|found| *found != Detected::NeedMore);
+            let Ok(detected) = stream.peek(detect::UNDECLARED, decide).await else { return };
+            shared.metrics.detected(Direction::Inbound, counted(&detected));
+            match detected {
+                Peeked::Decided(Detected::Http1) => Some(Version::Http1),
+                Peeked::Decided(Detected::Http2) => Some(Version::Http2),
+                _ => None,
+            }
+        }
+    };
+    let destination = SocketAddr::new(original.address.ip(), port.port);
+    match version {
+        Some(version) => {
+            let side = Side::Inbound(http::Inbound {
+                service: port.service.clone(),
+                port: port.port,
+                peer: client,
+                original_destination: Some(destination),
+            });
+            Box::pin(http::serve(worker, stream, version, side)).await;
+        }
+        None => raw(&shared, port, stream, client.as_ref(), destination).await,
+    }
+}
+
+/// The application's own TLS, untouched: who the client is, is the application's to judge.
+async fn application_tls(shared: &Shared, port: &InboundPort, stream: Replay, original: OriginalDst) {
+    let destination = SocketAddr::new(original.address.ip(), port.port);
+    raw(shared, port, stream.into(), None, destination).await;
+}
+
+async fn raw(shared: &Shared, port: &InboundPort, stream: Stream, client: Option<&SpiffeId>, destination: SocketAddr) {
+    match Box::pin(tcp::open(shared, &port.upstream, Some(destination))).await {
+        Ok(upstream) => {
+            let upstream = upstream.labelled(&port.service);
+            tcp::carry(shared, Direction::Inbound, stream, client, upstream).await;
+        }
+        Err(error) => {
+            let identity = client.map_or("", SpiffeId::as_str);
+            shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(error.reason());
+            refuse(shared, stream, error.reason(), &error);
+        }
+    }
+}
+
+/// Counts, says why, and resets: a clean end would look like an empty answer.
+fn refuse(shared: &Shared, stream: Stream, reason: Reason, what: &dyn Display) {
+    shared.metrics.connection_refused(Direction::Inbound, reason);
+    tracing::info!(%reason, %what, "inbound connection refused");
+    stream.abort_on_drop();
+}

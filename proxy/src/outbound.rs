@@ -1,29 +1,177 @@
 //! The way of a connection that leaves the application, in the order of execution.
 
-use std::future::Future;
-use std::pin::Pin;
+mod tunnel;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
+
+use crate::detect::{self, Detected};
+use crate::http::{self, Side, Version};
+use crate::metrics::{self, Direction};
+use crate::names::Name;
+use crate::original_dst::original_dst;
 use crate::reason::Reason;
-use crate::shared::Worker;
-use crate::stream::Duplex;
+use crate::shared::{Shared, Worker};
+use crate::snapshot::{Outbound, OutboundService, Protocol, TcpRoute, UnknownDestination};
+use crate::stream::{Peeked, Stream};
+use crate::tcp::{self, OpenError, Outside, Upstream};
 
-/// The far side of an HTTP `CONNECT`, found and (where it is not HTTP) connected: the client may be told 200.
-#[derive(Debug)]
-pub struct Tunnel {}
+pub use self::tunnel::{Tunnel, tunnel};
 
-/// Opens the way for a `CONNECT` to a normalized destination (`cart.shop:80`, `example.com:443`).
-///
-/// # Errors
-/// The reason to answer with, and the peer or name it is about.
-pub async fn tunnel(worker: &Arc<Worker>, destination: &str) -> Result<Tunnel, (Reason, String)> {
-    let _ = worker;
-    Err((Reason::NoRoute, destination.to_owned()))
+/// Label for what is outside of the mesh: a name from outside labels no metric.
+const OUTSIDE: &str = "outside";
+
+/// A connection that the kernel has redirected.
+pub async fn transparent(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
+    let shared = worker.shared.clone();
+    let Ok(original) = original_dst(&socket) else { return };
+    let stream = Stream::from(socket);
+    if !original.redirected {
+        return refuse(&shared, stream, Reason::Loop, &original.address);
+    }
+    let destination = Name::from(original.address.to_string());
+    let found = shared.directory.lookup(&destination).await;
+    // Only now: whoever opened the connection has had the time to say so.
+    if shared.dialer.is_own(peer) {
+        tracing::error!(%peer, %destination, "the redirection does not exempt this sidecar: see `malla-proxy init --help`");
+        return refuse(&shared, stream, Reason::Loop, &destination);
+    }
+    to(worker, stream, destination, found).await;
 }
 
-impl Tunnel {
-    /// Carries what the client sends through the tunnel, and back, to the end.
-    pub fn carry(self, client: Box<dyn Duplex>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(async move { drop((self, client)) })
+/// A connection to a local port that leads to one destination.
+pub async fn local(worker: Arc<Worker>, socket: TcpStream, destination: Name) {
+    let found = worker.shared.directory.lookup(&destination).await;
+    to(worker, socket.into(), destination, found).await;
+}
+
+/// A connection to the HTTP listener of explicit mode: each request says where it goes.
+pub async fn explicit(worker: Arc<Worker>, socket: TcpStream) {
+    let mut stream = Stream::from(socket);
+    match stream.peek(detect::CLIENT_FIRST, detect::http_version).await {
+        Ok(Peeked::Decided(version)) => {
+            Box::pin(http::serve(worker, stream, version, Side::Outbound(http::Outbound::ByAuthority))).await;
+        }
+        Ok(Peeked::Closed) | Err(_) => {}
+        Ok(Peeked::Silent) => refuse(&worker.shared, stream, Reason::IdleTimeout, &"the HTTP listener"),
+        Ok(Peeked::Undecided) => refuse(&worker.shared, stream, Reason::HeaderTimeout, &"the HTTP listener"),
     }
+}
+
+/// Look up → protocol → HTTP, a route by SNI, or TCP.
+async fn to(worker: Arc<Worker>, mut stream: Stream, destination: Name, found: Result<Arc<Outbound>, Reason>) {
+    let shared = worker.shared.clone();
+    let service = match found.as_deref() {
+        Ok(Outbound::Service(service)) => service,
+        Ok(Outbound::Unknown(UnknownDestination::PassThrough)) => {
+            return match open_outside(&shared, &destination).await {
+                Ok(upstream) => tcp::carry(&shared, Direction::Outbound, stream, None, upstream).await,
+                Err((reason, what)) => refuse(&shared, stream, reason, &what),
+            };
+        }
+        Ok(Outbound::Unknown(UnknownDestination::Deny)) => {
+            return refuse(&shared, stream, Reason::NoRoute, &destination);
+        }
+        Err(reason) => return refuse(&shared, stream, *reason, &destination),
+    };
+    let route = match protocol(&shared, service, &mut stream).await {
+        Ok(Spoken::Http(version)) => {
+            let side = Side::Outbound(http::Outbound::To(destination));
+            return Box::pin(http::serve(worker, stream, version, side)).await;
+        }
+        Ok(Spoken::Stream(route)) => route,
+        Err(Reason::ClientReset) => return,
+        Err(reason) => return refuse(&shared, stream, reason, &service.name),
+    };
+    match Box::pin(tcp::open_route(&shared, route)).await {
+        Ok(upstream) => tcp::carry(&shared, Direction::Outbound, stream, None, upstream).await,
+        Err(error) => fail(&shared, stream, &service.name, &error),
+    }
+}
+
+/// What a client of a service speaks.
+enum Spoken<'a> {
+    Http(Version),
+    Stream(&'a TcpRoute),
+}
+
+async fn protocol<'a>(
+    shared: &Shared,
+    service: &'a OutboundService,
+    stream: &mut Stream,
+) -> Result<Spoken<'a>, Reason> {
+    let raw = || service.tcp.as_ref().map(Spoken::Stream).ok_or(Reason::ProtocolError);
+    match service.protocol {
+        Protocol::Http => match stream.peek(detect::CLIENT_FIRST, detect::http_version).await {
+            Ok(Peeked::Decided(version)) => Ok(Spoken::Http(version)),
+            Ok(Peeked::Silent) => Err(Reason::IdleTimeout),
+            Ok(Peeked::Undecided) => Err(Reason::HeaderTimeout),
+            Ok(Peeked::Closed) | Err(_) => Err(Reason::ClientReset),
+        },
+        Protocol::Tls if !service.sni.is_empty() => {
+            let detected = stream.peek(detect::UNDECLARED, detect::tls).await;
+            match detected.map_err(|_| Reason::ClientReset)? {
+                Peeked::Decided(Detected::Tls { sni: Some(sni) }) => {
+                    by_sni(service, &sni).map_or_else(raw, |route| Ok(Spoken::Stream(route)))
+                }
+                _ => raw(),
+            }
+        }
+        Protocol::Tcp | Protocol::Tls => raw(),
+        Protocol::Detect if service.http.is_none() || port(&service.name).is_some_and(detect::never_http) => raw(),
+        Protocol::Detect => {
+            let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|found| *found != Detected::NeedMore);
+            let detected = stream.peek(detect::UNDECLARED, decide).await.map_err(|_| Reason::ClientReset)?;
+            shared.metrics.detected(Direction::Outbound, counted(&detected));
+            match detected {
+                Peeked::Decided(Detected::Http1) => Ok(Spoken::Http(Version::Http1)),
+                Peeked::Decided(Detected::Http2) => Ok(Spoken::Http(Version::Http2)),
+                _ => raw(),
+            }
+        }
+    }
+}
+
+/// For metrics.
+pub(crate) fn counted(detected: &Peeked<Detected>) -> metrics::Detected {
+    match detected {
+        Peeked::Decided(Detected::Http1) => metrics::Detected::Http1,
+        Peeked::Decided(Detected::Http2) => metrics::Detected::Http2,
+        Peeked::Decided(Detected::Tls { .. }) => metrics::Detected::Tls,
+        Peeked::Decided(_) | Peeked::Undecided | Peeked::Closed => metrics::Detected::Tcp,
+        Peeked::Silent => metrics::Detected::Silent,
+    }
+}
+
+/// The first of the names, most specific first, that is the SNI or a wildcard over it.
+fn by_sni<'a>(service: &'a OutboundService, sni: &str) -> Option<&'a TcpRoute> {
+    let matches = |name: &Arc<str>| match name.strip_prefix('*') {
+        Some(suffix) => sni.len() > suffix.len() && sni.ends_with(suffix),
+        None => **name == *sni,
+    };
+    service.sni.iter().find(|(names, _)| names.iter().any(matches)).map(|(_, route)| route)
+}
+
+fn port(destination: &str) -> Option<u16> {
+    destination.rsplit_once(':')?.1.parse().ok()
+}
+
+async fn open_outside(shared: &Shared, destination: &str) -> Result<Upstream, (Reason, String)> {
+    let outside = Outside::parse(destination).ok_or_else(|| (Reason::NoRoute, destination.to_owned()))?;
+    let opened = Box::pin(tcp::open_outside(shared, &outside, OUTSIDE)).await;
+    opened.map_err(|error| (error.reason(), error.to_string()))
+}
+
+fn fail(shared: &Shared, stream: Stream, service: &Name, error: &OpenError) {
+    shared.metrics.tcp(Direction::Outbound, service, "", "").failed(error.reason());
+    refuse(shared, stream, error.reason(), error);
+}
+
+/// Counts, says why, and resets: a clean end would look like an empty answer.
+fn refuse(shared: &Shared, stream: Stream, reason: Reason, what: &dyn std::fmt::Display) {
+    shared.metrics.connection_refused(Direction::Outbound, reason);
+    tracing::info!(%reason, %what, "outbound connection refused");
+    stream.abort_on_drop();
 }

@@ -32,7 +32,7 @@ pub enum Stream {
     /// TCP.
     Plain(Replay),
     /// TLS over TCP, either side. Boxed: the state of a TLS connection is more than a kilobyte.
-    Tls(Box<TlsStream<Replay>>),
+    Tls(Box<Replay<TlsStream<Replay>>>),
     /// What a client sends through an HTTP `CONNECT`.
     Tunnel(Replay<Box<dyn Duplex>>),
 }
@@ -47,7 +47,7 @@ impl Stream {
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
             Stream::Plain(replay) => Some(replay.get_ref()),
-            Stream::Tls(tls) => Some(tls.get_ref().0.get_ref()),
+            Stream::Tls(tls) => Some(tls.get_ref().get_ref().0.get_ref()),
             Stream::Tunnel(_) => None,
         }
     }
@@ -79,6 +79,18 @@ impl Stream {
 impl From<TcpStream> for Stream {
     fn from(socket: TcpStream) -> Self {
         Stream::Plain(socket.into())
+    }
+}
+
+impl From<TlsStream<Replay>> for Stream {
+    fn from(tls: TlsStream<Replay>) -> Self {
+        Stream::Tls(Box::new(Replay::new(Bytes::new(), tls)))
+    }
+}
+
+impl From<Box<dyn Duplex>> for Stream {
+    fn from(tunnel: Box<dyn Duplex>) -> Self {
+        Stream::Tunnel(Replay::new(Bytes::new(), tunnel))
     }
 }
 

@@ -1,1 +1,234 @@
-//! Not written yet.
+//! Raw TCP: choosing where a connection goes, connecting, and carrying the bytes.
+//!
+//! Nothing of a client's is sent before the upstream is connected, so a connect that fails is tried again at another endpoint,
+//! within the retry budget.
+
+mod copy;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use crate::balance::{self, LoadGuard, RetryGuard, UsageGuard};
+use crate::metrics::Direction;
+use crate::names::{Name, SpiffeId};
+use crate::reason::Reason;
+use crate::shared::Shared;
+use crate::snapshot::{Cluster, Endpoints, TcpRoute, WeightedClusters};
+use crate::stream::Stream;
+use crate::tls::{self, Alpn, ConnectError};
+
+pub use self::copy::{End, copy};
+
+/// Endpoints that are tried for one connection.
+const TRIES: usize = 3;
+
+/// After so long without a byte in either direction a connection is closed.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// An upstream that is connected, with what counts it.
+#[derive(Debug)]
+pub struct Upstream {
+    stream: Stream,
+    /// Label for metrics: the cluster's name, or a fixed word for what is outside of the mesh.
+    service: Name,
+    peer: Option<SpiffeId>,
+    workload: Arc<str>,
+    _counted: Option<(UsageGuard, LoadGuard)>,
+}
+
+impl Upstream {
+    /// Counted as a connection to this service instead of its cluster.
+    pub fn labelled(self, service: &Name) -> Self {
+        Upstream { service: service.clone(), ..self }
+    }
+}
+
+/// Why there is no upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The route leads nowhere.
+    #[error("the route {0} has no backend with a weight above zero")]
+    NoBackend(Arc<str>),
+    /// Nothing to connect to.
+    #[error("{0} has no endpoint")]
+    NoEndpoints(Name),
+    /// As many connections as are permitted.
+    #[error("{0} has as many connections as its limit permits")]
+    CircuitOpen(Name),
+    /// Nobody knows where the connection was going.
+    #[error("{0} is reached at the connection's original destination, and this one has none")]
+    NoDestination(Name),
+    /// The last try.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+impl OpenError {
+    /// The word for it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            OpenError::NoBackend(_) | OpenError::NoEndpoints(_) => Reason::NoEndpoints,
+            OpenError::CircuitOpen(_) => Reason::CircuitOpen,
+            OpenError::NoDestination(_) => Reason::NoInboundPort,
+            OpenError::Connect(error) => error.reason(),
+        }
+    }
+}
+
+/// Connects to one of a route's clusters.
+///
+/// # Errors
+/// [`OpenError`]; counted.
+pub async fn open_route(shared: &Shared, route: &TcpRoute) -> Result<Upstream, OpenError> {
+    let cluster = route.clusters.as_ref().and_then(draw);
+    let cluster = cluster.ok_or_else(|| OpenError::NoBackend(route.name.clone()))?;
+    open(shared, cluster, None).await
+}
+
+/// Connects to a cluster; `original` is where the client was going, if anyone knows.
+///
+/// # Errors
+/// [`OpenError`]; counted.
+pub async fn open(
+    shared: &Shared,
+    cluster: &Arc<Cluster>,
+    original: Option<SocketAddr>,
+) -> Result<Upstream, OpenError> {
+    let place = cluster.usage.connection(&cluster.limits);
+    let place = place.ok_or_else(|| OpenError::CircuitOpen(cluster.name.clone()))?;
+    let opened = match &cluster.endpoints {
+        Endpoints::Set(_) => open_endpoint(shared, cluster, place).await,
+        Endpoints::Dns { host, port } => {
+            let connected = shared.resolver.connect(&shared.dialer, host, *port, cluster.connect_timeout).await;
+            connected.map(|stream| direct(stream.into(), cluster, place)).map_err(OpenError::from)
+        }
+        Endpoints::OriginalDst => {
+            let to = original.ok_or_else(|| OpenError::NoDestination(cluster.name.clone()))?;
+            let connected = shared.dialer.dial(to, cluster.connect_timeout).await;
+            connected.map(|stream| direct(stream.into(), cluster, place)).map_err(OpenError::from)
+        }
+    };
+    if let Err(error) = &opened {
+        tracing::debug!(cluster = %cluster.name, reason = %error.reason(), %error, "no upstream");
+    }
+    opened
+}
+
+/// A name or address outside of the mesh, untouched. `label` is a fixed word: names from outside label no metric.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn open_outside(shared: &Shared, to: &Outside, label: &str) -> Result<Upstream, ConnectError> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let stream = match to {
+        Outside::Address(address) => shared.dialer.dial(*address, LIMIT).await?,
+        Outside::Name(host, port) => shared.resolver.connect(&shared.dialer, host, *port, LIMIT).await?,
+    };
+    Ok(Upstream { stream: stream.into(), service: label.into(), peer: None, workload: "".into(), _counted: None })
+}
+
+/// A destination outside of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outside {
+    /// By address.
+    Address(SocketAddr),
+    /// By name and port.
+    Name(String, u16),
+}
+
+impl Outside {
+    /// Reads a normalized destination (`10.1.2.3:80`, `example.com:443`).
+    pub fn parse(destination: &str) -> Option<Self> {
+        if let Ok(address) = destination.parse() {
+            return Some(Outside::Address(address));
+        }
+        let (host, port) = destination.rsplit_once(':')?;
+        Some(Outside::Name(host.to_owned(), port.parse().ok()?))
+    }
+}
+
+fn direct(stream: Stream, cluster: &Cluster, place: UsageGuard) -> Upstream {
+    let load = LoadGuard::new(Arc::default(), Instant::now());
+    Upstream { stream, service: cluster.name.clone(), peer: None, workload: "".into(), _counted: Some((place, load)) }
+}
+
+async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuard) -> Result<Upstream, OpenError> {
+    let mut tried: SmallVec<[SocketAddr; TRIES]> = SmallVec::new();
+    let mut permission: Option<RetryGuard>;
+    loop {
+        let Some(mut picked) = balance::pick(cluster, &tried) else {
+            return Err(OpenError::NoEndpoints(cluster.name.clone()));
+        };
+        let endpoint = picked.endpoint;
+        let error = match tls::connect(shared, cluster, &endpoint, Alpn::Tcp).await {
+            Ok(connected) => {
+                picked.guard.answered();
+                return Ok(Upstream {
+                    stream: connected.stream,
+                    service: cluster.name.clone(),
+                    peer: connected.peer,
+                    workload: endpoint.workload.clone(),
+                    _counted: Some((place, picked.guard)),
+                });
+            }
+            Err(error) => error,
+        };
+        if error.elsewhere() {
+            picked.guard.failed();
+        } else {
+            picked.guard.discard();
+        }
+        tried.push(endpoint.address);
+        permission = cluster.retry_budget.take(cluster.usage.connections());
+        let others = matches!(&cluster.endpoints, Endpoints::Set(set) if set.len() > tried.len());
+        if !error.elsewhere() || tried.len() >= TRIES || !others || permission.is_none() {
+            return Err(error.into());
+        }
+        tracing::debug!(cluster = %cluster.name, %error, "trying another endpoint");
+    }
+}
+
+/// Carries a connection to its end, and counts it.
+pub async fn carry(
+    shared: &Shared,
+    direction: Direction,
+    mut client: Stream,
+    peer: Option<&SpiffeId>,
+    upstream: Upstream,
+) {
+    let Upstream { mut stream, service, peer: endpoint, workload, _counted } = upstream;
+    let identity = match direction {
+        Direction::Inbound => peer,
+        Direction::Outbound => endpoint.as_ref(),
+    };
+    let mut record = shared.metrics.tcp(direction, &service, identity.map_or("", SpiffeId::as_str), &workload);
+    let end = copy(&mut client, &mut stream, IDLE, &record).await;
+    let reason = match &end {
+        Ok(()) => return,
+        Err(End::Idle) => Reason::IdleTimeout,
+        Err(End::Client(_)) => Reason::ClientReset,
+        Err(End::Upstream(_)) => Reason::UpstreamReset,
+    };
+    record.failed(reason);
+    if let Err(End::Client(cause) | End::Upstream(cause)) = &end {
+        tracing::debug!(%service, %reason, %cause, "a TCP connection broke");
+        // What either side has received is not all that there was: a clean end would hide that.
+        client.abort_on_drop();
+        stream.abort_on_drop();
+    }
+}
+
+/// A cluster by weight.
+fn draw(clusters: &WeightedClusters) -> Option<&Arc<Cluster>> {
+    let mut left = fastrand::u32(..clusters.total.max(1));
+    clusters.clusters.iter().find_map(|(cluster, weight)| match left.checked_sub(*weight) {
+        Some(rest) => {
+            left = rest;
+            None
+        }
+        None => Some(cluster),
+    })
+}

@@ -56,5 +56,5 @@ pub async fn accept(credentials: Option<&Credentials>, stream: Replay) -> Result
         .verifier
         .identify(chain, KeyUsage::client_auth(), SystemTime::now())
         .map_err(|cause| AcceptError::Untrusted { cause })?;
-    Ok(Accepted { stream: Stream::Tls(Box::new(TlsStream::Server(stream))), peer, alpn })
+    Ok(Accepted { stream: TlsStream::Server(stream).into(), peer, alpn })
 }

@@ -93,7 +93,7 @@ async fn handshake(
     if found != *expected || !(tls.identities.is_empty() || tls.identities.contains(&found)) {
         return Err(ConnectError::WrongIdentity { to, expected: expected.clone(), found: found.to_string() });
     }
-    Ok(Connected { stream: Stream::Tls(Box::new(TlsStream::Client(stream))), peer: Some(found) })
+    Ok(Connected { stream: TlsStream::Client(stream).into(), peer: Some(found) })
 }
 
 /// Tells a certificate that is not trusted from a handshake that broke.
