@@ -75,7 +75,7 @@ impl Listeners {
         {
             let (shared, workers) = (shared.clone(), workers.clone());
             loops.spawn(async move {
-                match AsyncFd::new(socket) {
+                match AsyncFd::register(socket) {
                     Ok(socket) => accept_loop(&socket, &entrance, &shared, &workers).await,
                     Err(cause) => tracing::error!(%cause, ?entrance, "a listener cannot be watched"),
                 }
@@ -243,7 +243,7 @@ mod tests {
     fn everywhere_means_both_families_on_one_port() {
         let listeners =
             Listeners::bind(&Settings { inbound: "[::]:0".parse().expect("valid"), ..settings() }).expect("free");
-        let port = listeners.inbound().port();
+        let port = listeners.inbound.local_addr().expect("bound").port();
         assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
         assert!(TcpStream::connect(("::1", port)).is_ok());
     }

@@ -263,7 +263,7 @@ mod tests {
         assert!(matches!(relay.await.expect("relay"), Ok(())));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_reader_that_does_not_read_stops_the_writer() {
         let (mut client, mut client_side) = duplex(1024);
         let (mut upstream_side, _upstream) = duplex(1024);
