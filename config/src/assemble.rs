@@ -140,11 +140,11 @@ fn without_duplicates<'a>(objects: &'a [Object], diagnostics: &mut Diagnostics) 
         };
         let (message, help) = match object.kind {
             Kind::Mesh => ("there is a Mesh already".to_owned(), "write all settings in one of them"),
-            _ => (format!("{} is declared twice", object.resource), "rename or remove one of them"),
+            _ => (format!("a {} of this name is declared already", object.kind), "rename or remove one of them"),
         };
         let cursor = object.root_cursor().field("metadata").field("name");
         let place = earlier.root_cursor().field("metadata").field("name").place();
-        diagnostics.push(cursor.problem(Code::Duplicate, message).help(help).related(place, "the first is here"));
+        diagnostics.push(cursor.problem(Code::Duplicate, message).help(help).related(place, "declared here"));
     }
     unique
 }

@@ -200,7 +200,7 @@ pub(crate) fn addresses(index: &Index<'_>, diagnostics: &mut Diagnostics) {
         if let Some((other, why)) =
             others.iter().find_map(|other| Some((*other, clash(workload, other.ready.as_ref()?)?)))
         {
-            let message = format!("{} and {} are both at {why}", declared.object.resource, other.object.resource);
+            let message = format!("{why} is where {} is already", other.object.resource);
             let help = "write another address, or another `sidecar.inboundPort` for one of them";
             used_twice(declared.object.cursor().field("address"), other, "address", message, help, diagnostics);
         }
@@ -213,10 +213,7 @@ pub(crate) fn addresses(index: &Index<'_>, diagnostics: &mut Diagnostics) {
             let cursor = address_cursor(declared.object, *address);
             let others = virtual_addresses.entry(*address).or_default();
             if let Some(other) = others.iter().find(|other| share_a_port(service, other.ready.as_ref())) {
-                let message = format!(
-                    "{} and {} both have the address {address}",
-                    declared.object.resource, other.object.resource
-                );
+                let message = format!("the address {address} is that of {} already", other.object.resource);
                 let place = address_cursor(other.object, *address).place();
                 let problem = cursor.problem(Code::Duplicate, message).help("write another address for one of them");
                 cursor.report(diagnostics, problem.related(place, format!("{} is here", other.object.resource)));
@@ -239,9 +236,11 @@ pub(crate) fn addresses(index: &Index<'_>, diagnostics: &mut Diagnostics) {
 fn clash(a: &Workload, b: &Workload) -> Option<String> {
     match (&a.sidecar, &b.sidecar) {
         // Redirection takes all ports of a host.
-        (Sidecar::Transparent, _) | (_, Sidecar::Transparent) => Some(format!("{}, with redirection", a.address)),
+        (Sidecar::Transparent, _) | (_, Sidecar::Transparent) => {
+            Some(format!("{}, with redirection of all ports,", a.address))
+        }
         (Sidecar::Explicit { inbound_port: mine, .. }, Sidecar::Explicit { inbound_port: other, .. }) => {
-            (mine == other).then(|| format!("{}, port {mine}", a.address))
+            (mine == other).then(|| format!("{}, port {mine},", a.address))
         }
         _ => None,
     }

@@ -61,6 +61,15 @@ impl Kind {
         }
     }
 
+    /// `an HTTPRoute`.
+    pub(crate) fn with_article(self) -> String {
+        let article = match self {
+            Kind::HttpRoute | Kind::EndpointSlice | Kind::AuthorizationPolicy => "an",
+            _ => "a",
+        };
+        format!("{article} {self}")
+    }
+
     /// The values of `apiVersion` that mean the same to us; the first is the one to write.
     pub(crate) fn api_versions(self) -> &'static [&'static str] {
         match self {

@@ -72,7 +72,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, root: &Node, kind: Kind) -> Option<Metad
         Some(_) if kind.namespaced() => self::name(walk, metadata, "namespace", true),
         Some(entry) => {
             let help = "it is about the whole mesh: remove the line";
-            walk.report(Code::NoEffect, entry.key_span, format!("a {kind} has no namespace"), help);
+            walk.report(Code::NoEffect, entry.key_span, format!("{} has no namespace", kind.with_article()), help);
             None
         }
     };

@@ -36,7 +36,10 @@ impl Report {
             Style::Terminal { width } => (GraphicalTheme::unicode(), width),
             Style::Monochrome { width } => (GraphicalTheme::unicode_nocolor(), width),
         };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(width.max(40)).with_links(false);
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(width.max(40))
+            .with_links(false)
+            .with_show_related_as_nested(true);
         let mut out = String::new();
         for diagnostic in self.diagnostics() {
             // A `String` takes everything, and the snippets were cut from the sources themselves.
@@ -177,12 +180,14 @@ impl SourceCode for Lines {
         let end = (span.offset() + span.len()).saturating_sub(usize::from(!span.is_empty()));
         let (range, first) = self.0.lines_around(span.offset(), end, before, after);
         let text = self.0.text.get(range.clone()).ok_or(MietteError::OutOfBounds)?;
+        // Without context miette asks for the position that it prints above the snippet.
+        let column = if before == 0 { self.0.position(span.offset()).1 - 1 } else { 0 };
         let contents = MietteSpanContents::new_named(
             self.0.path.clone(),
             text.as_bytes(),
             (range.start, range.len()).into(),
             first,
-            0,
+            column,
             text.lines().count(),
         );
         Ok(Box::new(contents))

@@ -187,12 +187,13 @@ impl Context<'_> {
             return;
         }
         let (number, carried) = first;
+        let a_kind = kind.with_article();
         let message = match port {
             Some(_) => {
                 let carried = protocol::describe(carried);
-                format!("a {kind} has no effect on port {number} of {}, which carries {carried}", service.name)
+                format!("{a_kind} has no effect on port {number} of {}, which carries {carried}", service.name)
             }
-            None => format!("a {kind} has no effect on any port of {}: {}", service.name, port_protocols(service)),
+            None => format!("{a_kind} has no effect on any port of {}: {}", service.name, port_protocols(service)),
         };
         let help = format!("write `appProtocol: {}` on the port, or another kind of route", wanted_protocol(kind));
         cursor.error(diagnostics, Code::NoEffect, message, help);
@@ -243,7 +244,8 @@ impl Context<'_> {
         let (kind, from) = (self.object.kind, &self.object.namespace);
         let exists = self.index.services.contains_key(&service_name);
         if exists && self.index.complete && !self.index.granted(kind, from, &service_name) {
-            let message = format!("no ReferenceGrant lets a {kind} of `{from}` use services of `{namespace}`");
+            let a_kind = kind.with_article();
+            let message = format!("no ReferenceGrant lets {a_kind} of `{from}` use services of `{namespace}`");
             let help = format!(
                 "write in the namespace `{namespace}` a ReferenceGrant with `from: [{{group: gateway.networking.k8s.io, \
                  kind: {kind}, namespace: {from}}}]` and `to: [{{group: \"\", kind: Service, name: {}}}]`",
@@ -267,7 +269,8 @@ impl Context<'_> {
         };
         if !backend_carries(kind, port.protocol) {
             let carried = protocol::describe(port.protocol);
-            let message = format!("port {} of {service_name} carries {carried}, which a {kind} cannot send", port.port);
+            let (port, a_kind) = (port.port, kind.with_article());
+            let message = format!("port {port} of {service_name} carries {carried}, which {a_kind} cannot send");
             let help = format!("write `appProtocol: {}` on that port, or another backend", wanted_protocol(kind));
             cursor.error(diagnostics, Code::InvalidValue, message, help);
             return None;

@@ -45,8 +45,10 @@ pub(crate) fn resolve(text: &str) -> Plain {
         "" | "~" | "null" | "Null" | "NULL" => return Plain::Null,
         "true" | "True" | "TRUE" => return Plain::Bool(true),
         "false" | "False" | "FALSE" => return Plain::Bool(false),
-        "y" | "Y" | "yes" | "Yes" | "YES" | "n" | "N" | "no" | "No" | "NO" | "on" | "On" | "ON" | "off" | "Off"
-        | "OFF" => return Plain::MaybeBool,
+        // `y` and `n` are booleans by the letter of YAML 1.1, and strings for all of its tools that people use.
+        "yes" | "Yes" | "YES" | "no" | "No" | "NO" | "on" | "On" | "ON" | "off" | "Off" | "OFF" => {
+            return Plain::MaybeBool;
+        }
         _ => {}
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -122,6 +124,7 @@ mod tests {
             ("yes", Plain::MaybeBool),
             ("NO", Plain::MaybeBool),
             ("on", Plain::MaybeBool),
+            ("y", Plain::String),
             ("08", Plain::MaybeNumber),
             ("0o14", Plain::MaybeNumber),
             ("0x1F", Plain::MaybeNumber),

@@ -78,7 +78,8 @@ impl<'a> Walk<'a> {
     pub(crate) fn known_fields(&mut self, root: &Node, known: &[&str]) {
         for entry in root.entries() {
             if !known.contains(&&*entry.key) {
-                self.unknown(&entry.key, entry.key_span, known.iter().copied(), None);
+                let absent = known.iter().copied().filter(|name| root.entry(name).is_none());
+                self.unknown(&entry.key, entry.key_span, absent, None);
                 self.reported.insert(root.span);
             }
         }

@@ -60,7 +60,7 @@ fn only_rule(
     let list = context.object.cursor().field("rules");
     let kind = context.object.kind;
     if rules.len() != 1 {
-        let message = format!("a {kind} has one rule, and this has {}", rules.len());
+        let message = format!("{} has one rule, and this has {}", kind.with_article(), rules.len());
         let help = "write one rule with all backends; a connection cannot be divided further";
         list.error(diagnostics, Code::InvalidValue, message, help);
     }
@@ -70,7 +70,7 @@ fn only_rule(
         context.rule_name(list.item(at), name, &mut names, diagnostics);
         let cursor = list.item(at).field("backendRefs");
         if written.is_empty() {
-            let message = format!("a {kind} without backends closes every connection");
+            let message = format!("{} without backends closes every connection", kind.with_article());
             cursor.error(
                 diagnostics,
                 Code::MissingField,

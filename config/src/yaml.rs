@@ -214,7 +214,9 @@ impl Reader<'_> {
                     let string_tag = tag.as_deref().is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
                     let foreign_tag = tag.is_some() && !string_tag;
                     let plain = style == ScalarStyle::Plain && !string_tag;
-                    let value = Value::Scalar(Scalar { text: text.as_ref().into(), plain });
+                    // What is not written is told by its place: the parser gives it the text `~`.
+                    let text = if plain && span.start == span.end { "" } else { text.as_ref() };
+                    let value = Value::Scalar(Scalar { text: text.into(), plain });
                     (self.untagged(span, value, foreign_tag), anchor)
                 }
                 Event::SequenceStart(_, anchor, tag) => {
@@ -275,7 +277,10 @@ impl Reader<'_> {
         };
         // A block collection ends where the next token starts, lines later; its last child ends where the eye says.
         let flow = end.end > end.start;
-        let start = if flow { collection.span.start } else { first.unwrap_or(collection.span.start) };
+        let start = match (&value, first) {
+            (Value::Mapping(_), Some(first)) if !flow => first,
+            _ => collection.span.start,
+        };
         let end = if flow { end.end } else { last.unwrap_or(end.end) };
         let node = Node::new(Span { start, end: end.max(start) }, value);
         if node.depth <= MAX_DEPTH {
@@ -332,7 +337,11 @@ impl Reader<'_> {
         let (message, help) = match &node.value {
             Value::Broken => return Key { text: None, span },
             Value::Sequence(_) | Value::Mapping(_) => {
-                ("a key must be a string".to_owned(), "put quotes around it if the braces are meant literally".into())
+                let help = match self.source.line_at(span.start).contains("{{") {
+                    true => "templates must be rendered before: Malla reads what comes out of them",
+                    false => "put quotes around it if the braces are meant literally",
+                };
+                ("a key must be a string".to_owned(), help.to_owned())
             }
             Value::Scalar(scalar) if &*scalar.text == "<<" && scalar.plain => {
                 ("merge keys (`<<`) are not supported".to_owned(), "write the fields in full".to_owned())

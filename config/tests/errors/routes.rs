@@ -1,0 +1,297 @@
+//! Errors of routes: parents, backends, matches, conflicts, and what is not supported yet.
+
+use malla_config::Code;
+
+use crate::{errors, expect, http, route, service};
+
+#[test]
+fn parents() {
+    use Code::{DanglingReference, Duplicate, InvalidValue, MissingField, NoEffect, NotSupported};
+    let of = "HTTPRoute shop/r";
+    let with = |parents: &str| {
+        http("  rules: [{backendRefs: [{name: cart, port: 80}]}]\n")
+            .replace("[{group: \"\", kind: Service, name: cart}]", parents)
+    };
+    expect(&with("[]"), &[(MissingField, (5, 15), of, "needs a parent", "kind: Service")]);
+    expect(
+        &with("[{name: gw}]"),
+        &[(NotSupported, (5, 16), of, "a parent of the kind `Gateway` is not supported yet", "kind: Service")],
+    );
+    expect(&with("[{kind: Service, name: cart}]"), &[(InvalidValue, (5, 16), of, "empty group", "group: \"\"")]);
+    let service = |rest: &str| with(&format!("[{{group: \"\", kind: Service, {rest}}}]"));
+    expect(
+        &service("name: crat"),
+        &[(DanglingReference, (5, 49), of, "there is no service `crat` in the namespace `shop`", "`cart`")],
+    );
+    expect(
+        &service("name: zzz"),
+        &[(DanglingReference, (5, 49), of, "`zzz`", "services in the namespace `shop`: cart, front")],
+    );
+    expect(
+        &service("name: ledger"),
+        &[(DanglingReference, (5, 49), of, "`ledger`", "there is one in the namespace `bank`")],
+    );
+    expect(
+        &service("name: ledger, namespace: bank"),
+        &[(NotSupported, (5, 57), of, "consumer route", "namespace `bank`")],
+    );
+    expect(&service("name: cart, port: 81"), &[(DanglingReference, (5, 61), of, "has no port 81", "80 (http)")]);
+    expect(
+        &service("name: cart, sectionName: htpp"),
+        &[(DanglingReference, (5, 68), of, "no port named `htpp`", "`http`")],
+    );
+    expect(
+        &service("name: cart, sectionName: http, port: 3306"),
+        &[(InvalidValue, (5, 68), of, "is 80, not `port`", "one of both")],
+    );
+    expect(&service("name: cart, sectionName: http"), &[]);
+    expect(
+        &service("name: cart, port: 3306"),
+        &[(NoEffect, (5, 16), of, "no effect on port 3306 of cart.shop, which carries TCP", "appProtocol: http")],
+    );
+    let twice = with("[{group: \"\", kind: Service, name: cart}, {group: \"\", kind: Service, name: cart, port: 80}]");
+    expect(&twice, &[(Duplicate, (5, 56), of, "twice", "port")]);
+    let tcp = route("TCPRoute", "  rules: [{backendRefs: [{name: cart, port: 3306}]}]\n")
+        .replace("name: cart}]", "name: cart, port: 80}]");
+    expect(&tcp, &[(NoEffect, (5, 16), "TCPRoute shop/r", "carries HTTP/1", "appProtocol: tcp")]);
+    let all = http("  useDefaultGateways: All\n  rules: [{backendRefs: [{name: cart, port: 80}]}]\n");
+    expect(&all, &[(NotSupported, (6, 3), of, "useDefaultGateways", "remove")]);
+}
+
+#[test]
+fn backends() {
+    use Code::{DanglingReference, InvalidValue, MissingField, NotGranted, NotSupported};
+    let of = "HTTPRoute shop/r";
+    let with = |backend: &str| http(&format!("  rules: [{{backendRefs: [{{{backend}}}]}}]\n"));
+    expect(&with("name: crat, port: 80"), &[(DanglingReference, (6, 33), of, "there is no service `crat`", "`cart`")]);
+    expect(
+        &with("name: cart, port: 81"),
+        &[(DanglingReference, (6, 45), of, "the service cart.shop has no port 81", "80 (http), 50051 (grpc)")],
+    );
+    expect(&with("name: cart"), &[(MissingField, (6, 26), of, "needs the port", "80 (http)")]);
+    expect(
+        &with("name: cart, port: 80, weight: -1"),
+        &[(InvalidValue, (6, 57), of, "the weight cannot be -1", "1000000")],
+    );
+    expect(&with("name: cart, port: 80, weight: 1000001"), &[(InvalidValue, (6, 57), of, "the weight", "1000000")]);
+    expect(
+        &with("name: cart, port: 80, weight: 99999999999"),
+        &[(InvalidValue, (6, 57), of, "cannot be 99999999999", "")],
+    );
+    expect(
+        &with("kind: Bucket, name: cart, port: 80"),
+        &[(NotSupported, (6, 26), of, "a backend of the kind `Bucket` is not supported yet", "Service")],
+    );
+    expect(
+        &with("name: cart, port: 3306"),
+        &[(InvalidValue, (6, 26), of, "carries TCP, which an HTTPRoute cannot send", "another backend")],
+    );
+    expect(
+        &with("name: ledger, namespace: bank, port: 80"),
+        &[(
+            NotGranted,
+            (6, 52),
+            of,
+            "no ReferenceGrant lets an HTTPRoute of `shop` use services of `bank`",
+            "kind: HTTPRoute, namespace: shop",
+        )],
+    );
+    let grant = |from: &str, to: &str| {
+        format!(
+            "{}---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: bank}}\nspec:\n  \
+             from: [{{group: gateway.networking.k8s.io, kind: {from}, namespace: shop}}]\n  to: [{{group: \"\", kind: {to}}}]\n",
+            with("name: ledger, namespace: bank, port: 80")
+        )
+    };
+    expect(&grant("HTTPRoute", "Service"), &[]);
+    expect(&grant("HTTPRoute", "Service, name: ledger"), &[]);
+    expect(
+        &grant("HTTPRoute", "Service, name: leger"),
+        &[(DanglingReference, (13, 41), "ReferenceGrant bank/g", "`leger`", "`ledger`")],
+    );
+    expect(
+        &grant("HTTPRoute", "Secret"),
+        &[(Code::NoEffect, (13, 8), "ReferenceGrant bank/g", "Secret", "kind: Service")],
+    );
+    expect(
+        &grant("GRPCRoute", "Service"),
+        &[(NotGranted, (6, 52), of, "lets an HTTPRoute of `shop`", "kind: HTTPRoute")],
+    );
+    let many = (0..17).map(|_| "{name: cart, port: 80}").collect::<Vec<_>>().join(", ");
+    expect(
+        &http(&format!("  rules: [{{backendRefs: [{many}]}}]\n")),
+        &[(InvalidValue, (6, 12), of, "17 items", "several routes")],
+    );
+}
+
+#[test]
+fn matches() {
+    use Code::{InvalidValue, MissingField, NoEffect};
+    let of = "HTTPRoute shop/r";
+    let with = |matched: &str| {
+        http(&format!("  rules: [{{matches: [{{{matched}}}], backendRefs: [{{name: cart, port: 80}}]}}]\n"))
+    };
+    for (path, fault) in [
+        ("cart", "does not begin with `/`"),
+        ("/a//b", "it has `//`"),
+        ("/a/../b", "it has `/../`"),
+        ("/a/..", "ends with `/..`"),
+        ("/a%2fb", "it has `%2f`"),
+        ("/a?b=c", "it has a `?`"),
+        ("/a b", "it has a ` `"),
+        ("/ñ", "it has a `ñ`"),
+        ("/%zz", "it has a `%`"),
+    ] {
+        expect(&with(&format!("path: {{value: \"{path}\"}}")), &[(InvalidValue, (6, 37), of, fault, "")]);
+    }
+    let regex = |pattern: &str| with(&format!("path: {{type: RegularExpression, value: '{pattern}'}}"));
+    expect(&regex("/a(b"), &[(InvalidValue, (6, 62), of, "does not compile: unclosed group", "RE2")]);
+    expect(&regex("/a)|(b"), &[(InvalidValue, (6, 62), of, "does not compile: unopened group", "RE2")]);
+    expect(&regex("/(?=a)b"), &[(InvalidValue, (6, 62), of, "does not compile: look-around", "not available")]);
+    expect(&regex(r"/\w{500}{50}"), &[(InvalidValue, (6, 62), of, "KiB when compiled", "repetitions")]);
+    expect(
+        &with("headers: [{name: 'x y', value: a}]"),
+        &[(InvalidValue, (6, 40), of, "not the name of a header", "x-canary")],
+    );
+    expect(
+        &with("headers: [{name: Host, value: a}]"),
+        &[(InvalidValue, (6, 40), of, "host is not matched as a header", "hostnames")],
+    );
+    expect(
+        &with("headers: [{name: A, value: a}, {name: a, value: b}]"),
+        &[(NoEffect, (6, 61), of, "the header `a` is written twice", "one match")],
+    );
+    expect(&with("headers: [{name: a, value: ''}]"), &[(InvalidValue, (6, 50), of, "1 to 4096", "")]);
+    expect(
+        &with("queryParams: [{name: a, value: b}, {name: a, value: c}]"),
+        &[(NoEffect, (6, 65), of, "`a` is written twice", "remove")],
+    );
+
+    expect(&http("  rules: []\n"), &[(MissingField, (6, 10), of, "a route without rules", "backendRefs")]);
+    let rules = "  rules: [{name: a, matches: [{path: {value: /a}}]}, {name: a, matches: [{path: {value: /b}}]}]\n";
+    expect(&http(rules), &[(Code::Duplicate, (6, 61), of, "the rule name `a`", "")]);
+
+    let host = |name: &str| http(&format!("  hostnames: ['{name}']\n  rules: [{{backendRefs: []}}]\n"));
+    for (name, fault) in
+        [("10.0.0.1", "IP address"), ("Shop.com", "upper-case"), ("a.*.com", "first part"), ("a:80", "port")]
+    {
+        expect(&host(name), &[(InvalidValue, (6, 15), of, fault, "lower case")]);
+    }
+    let twice = http("  hostnames: [a.com, a.com]\n  rules: [{backendRefs: []}]\n");
+    expect(&twice, &[(Code::Duplicate, (6, 22), of, "`a.com` is written twice", "")]);
+
+    let timeouts = |timeouts: &str| http(&format!("  rules: [{{timeouts: {{{timeouts}}}, backendRefs: []}}]\n"));
+    expect(&timeouts("request: 1.5s"), &[(InvalidValue, (6, 32), of, "`1.5s` is not a duration", "1m30s")]);
+    expect(
+        &timeouts("request: 1s, backendRequest: 2s"),
+        &[(InvalidValue, (6, 52), of, "longer than `request`", "one try")],
+    );
+    expect(&timeouts("request: 0s, backendRequest: 2s"), &[]);
+}
+
+#[test]
+fn grpc_and_stream_routes() {
+    use Code::{InvalidValue, MissingField};
+    let of = "GRPCRoute shop/r";
+    let with = |method: &str| {
+        route(
+            "GRPCRoute",
+            &format!("  rules: [{{matches: [{{method: {method}}}], backendRefs: [{{name: cart, port: 50051}}]}}]\n"),
+        )
+    };
+    expect(&with("{}"), &[(MissingField, (6, 31), of, "names nothing", "service:")]);
+    expect(&with("{service: a/b}"), &[(InvalidValue, (6, 41), of, "not the name of a gRPC service", "shop.v1.Cart")]);
+    expect(&with("{method: a.b}"), &[(InvalidValue, (6, 40), of, "not the name of a gRPC method", "AddItem")]);
+    expect(&with("{type: RegularExpression, method: '('}"), &[(InvalidValue, (6, 65), of, "does not compile", "")]);
+    let http_backend = with("{service: a}").replace("port: 50051", "port: 80");
+    expect(&http_backend, &[(InvalidValue, (6, 61), of, "carries HTTP/1", "appProtocol: grpc")]);
+
+    let tcp = |rules: &str| route("TCPRoute", &format!("  rules: {rules}\n"));
+    expect(&tcp("[]"), &[(InvalidValue, (6, 10), "TCPRoute shop/r", "has one rule, and this has 0", "")]);
+    expect(&tcp("[{backendRefs: []}]"), &[(MissingField, (6, 25), "TCPRoute shop/r", "without backends", "")]);
+    let rule = "{backendRefs: [{name: cart, port: 3306}]}";
+    expect(&tcp(&format!("[{rule}, {rule}]")), &[(InvalidValue, (6, 10), "TCPRoute shop/r", "this has 2", "one rule")]);
+    let tls = route("TLSRoute", "  hostnames: []\n  rules: [{backendRefs: [{name: cart, port: 443}]}]\n");
+    expect(&tls, &[(MissingField, (6, 14), "TLSRoute shop/r", "needs hostnames", "")]);
+}
+
+#[test]
+fn what_is_not_supported_yet() {
+    use Code::{InvalidValue, NotSupported};
+    let of = "HTTPRoute shop/r";
+    let rule =
+        |fields: &str| http(&format!("  rules:\n    - backendRefs: [{{name: cart, port: 80}}]\n      {fields}\n"));
+    expect(
+        &rule("filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, port: 80}}}]"),
+        &[(NotSupported, (8, 17), of, "the filter `RequestMirror` is not supported yet", "remove")],
+    );
+    expect(
+        &rule("retry: {attempts: 2}"),
+        &[(NotSupported, (8, 7), of, "`retry` is not supported yet", "retried once")],
+    );
+    expect(&rule("sessionPersistence: {type: Cookie}"), &[(NotSupported, (8, 7), of, "`sessionPersistence`", "")]);
+    expect(
+        &http("  rules: [{backendRefs: [{name: cart, port: 80, filters: [{type: RequestHeaderModifier}]}]}]\n"),
+        &[(NotSupported, (6, 59), of, "the filter `RequestHeaderModifier`", "")],
+    );
+    let policy = |kind: &str, spec: &str| {
+        format!("apiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}")
+    };
+    expect(
+        &policy(
+            "TrafficPolicy",
+            "  targetRefs: [{group: '', kind: Service, name: crat}]\n  balancing: {algorithm: consistentHash}\n",
+        ),
+        &[
+            (NotSupported, (2, 7), "TrafficPolicy shop/p", "TrafficPolicy is not supported yet", "keep it out"),
+            (Code::DanglingReference, (5, 49), "TrafficPolicy shop/p", "`crat`", "`cart`"),
+            (Code::MissingField, (6, 14), "TrafficPolicy shop/p", "something to hash", "consistentHash"),
+        ],
+    );
+    expect(
+        &policy(
+            "AuthorizationPolicy",
+            "  action: allow\n  rules: [{from: [{identities: [web]}], to: [{methods: [get]}]}]\n",
+        ),
+        &[
+            (NotSupported, (2, 7), "AuthorizationPolicy shop/p", "AuthorizationPolicy is not supported yet", ""),
+            (InvalidValue, (6, 33), "AuthorizationPolicy shop/p", "`web` is not valid in `identities`", "spiffe://"),
+            (InvalidValue, (6, 57), "AuthorizationPolicy shop/p", "`get` is not a method", "upper case"),
+        ],
+    );
+}
+
+#[test]
+fn duplicates_and_conflicts() {
+    let service_twice = service("  selector: {app: cart}\n  ports: [{port: 80}]\n").replace("name: new", "name: cart");
+    expect(
+        &service_twice,
+        &[(Code::Duplicate, (3, 18), "Service shop/cart", "a Service of this name is declared already", "rename")],
+    );
+    assert_eq!(errors(&service_twice)[0].related[0].file, "base.yaml");
+
+    let rule = "  rules:\n    - matches: [{path: {value: /a}, headers: [{name: X, value: a}, {name: y, value: b}]}]\n      backendRefs: [{name: cart, port: 80}]\n";
+    let same = rule
+        .replace("value: /a", "value: /a/")
+        .replace("{name: X, value: a}, {name: y, value: b}", "{name: Y, value: b}, {name: x, value: a}");
+    let two = format!("{}---\n{}", http(rule), http(&same).replace("name: r", "name: s"));
+    expect(
+        &two,
+        &[(
+            Code::Conflict,
+            (16, 17),
+            "HTTPRoute shop/s",
+            "path prefix `/a`, header `x` = `a`, header `y` = `b` to cart.shop:80 is claimed already, by HTTPRoute shop/r",
+            "weights",
+        )],
+    );
+    assert_eq!((errors(&two)[0].related[0].line, errors(&two)[0].related[0].column), (7, 17));
+    let other_host =
+        format!("{}---\n{}", http(rule), http(&format!("  hostnames: [a.com]\n{same}")).replace("name: r", "name: s"));
+    expect(&other_host, &[]);
+    let in_itself = http("  rules: [{backendRefs: []}, {backendRefs: []}]\n");
+    expect(&in_itself, &[(Code::Conflict, (6, 30), "HTTPRoute shop/r", "path prefix `/`", "")]);
+    let tcp = route("TCPRoute", "  rules: [{backendRefs: [{name: cart, port: 3306}]}]\n");
+    let two = format!("{tcp}---\n{}", tcp.replace("name: r", "name: s"));
+    expect(&two, &[(Code::Conflict, (12, 15), "TCPRoute shop/s", "every connection to cart.shop", "")]);
+}
