@@ -107,3 +107,15 @@ fn schemas_are_printed_for_our_own_kinds() {
     }
     pod.exec(&[&inside("malla"), "schema", "Workload"]).success();
 }
+
+#[test]
+fn the_demonstration_runs_for_anybody_anywhere() {
+    let sandbox = Sandbox::new();
+    // A pod reaches nothing but other pods, and there are none; the user may nothing.
+    let pod = sandbox.pod("laptop");
+    let demo = pod.spawn_as(1000, &[&inside("malla"), "demo", "--for", "5s"], &[]);
+    let said = demo.end(Duration::from_secs(90)).success().text();
+    for edge in ["travels", "flights", "discounts", "viaggi"] {
+        assert!(said.contains(edge), "{edge} is missing:\n{said}");
+    }
+}

@@ -52,3 +52,16 @@ fn grpc_peers_understand_each_other_without_a_mesh() {
         servers::check_grpc(&client, with, &format!("{}:{port}", server.ipv4()));
     }
 }
+
+#[test]
+fn pods_ask_the_tests_dns_server() {
+    let sandbox = Sandbox::new();
+    let (client, server) = (sandbox.pod("client"), sandbox.pod("server"));
+    let _nginx = servers::nginx(&server, "server", &["8080"]);
+    let _dns = servers::dns(&sandbox, &[&format!("outside.example,{},{}", server.ipv4(), server.ipv6())]);
+    for family in ["-4", "-6"] {
+        let url = "http://outside.example:8080/";
+        assert_eq!(client.exec(&["curl", "-sS", family, url]).success().text(), "server\n");
+    }
+    client.exec(&["curl", "-sS", "http://nobody.example/"]).failure();
+}

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bodies;
 mod command_line;
+mod explicit;
 mod harness;
 mod http1;
 mod http2;

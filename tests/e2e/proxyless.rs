@@ -13,9 +13,9 @@ use crate::servers::{self, Grpc};
 fn bootstrap(mesh: &Mesh, certificates: &Path) -> String {
     let file = |name: &str| certificates.join(name);
     let files = json!({
-        "certificate_file": file("certificate.pem"),
-        "private_key_file": file("key.pem"),
-        "ca_certificate_file": file("trust.pem"),
+        "certificate_file": file("certificates.pem"),
+        "private_key_file": file("private_key.pem"),
+        "ca_certificate_file": file("ca_certificates.pem"),
         "refresh_interval": "10s",
     });
     json!({

@@ -37,7 +37,7 @@ impl Certificates {
 
     fn curl(&self) -> String {
         let directory = self.directory.display();
-        format!("--cert {directory}/certificate.pem --key {directory}/key.pem")
+        format!("--cert {directory}/certificates.pem --key {directory}/private_key.pem")
     }
 }
 
@@ -125,8 +125,8 @@ fn a_server_with_another_identity_is_not_believed() {
     let certificates = Certificates::obtain(&mesh, &web, "impostor");
     let directory = certificates.directory.display();
     let line = format!(
-        "exec openssl s_server -accept 8080 -cert {directory}/certificate.pem -cert_chain {directory}/certificate.pem \
-         -key {directory}/key.pem -alpn h2 -www"
+        "exec openssl s_server -accept 8080 -cert {directory}/certificates.pem -cert_chain {directory}/certificates.pem \
+         -key {directory}/private_key.pem -alpn h2 -www"
     );
     let mut server = web.spawn(&["sh", "-c", &line]);
     web.wait_listening(&mut server, 8080);

@@ -5,19 +5,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use malla_tests::pod::inside;
-use malla_tests::{Member, Mesh, Pod, Process, tools, wait};
+use malla_tests::{Member, Mesh, Pod, Process, Sandbox, tools, wait};
 
-/// nginx, which listens as nginx's `listen` says (`8080`, `8081 http2`, `8443 ssl`). `/` and most other paths answer
+/// nginx, which listens as nginx's `listen` says (`8080`, `8081 http2`, `8443 ssl`: both families; `127.0.0.1:8080`). `/` and most other paths answer
 /// with `name`; `/echo/…` with the path; `/version` with the version and headers received; `/files/` are the files of
 /// the pod's directory `files` (`PUT` stores there).
 #[track_caller]
 pub(crate) fn nginx(pod: &Pod, name: &str, listen: &[&str]) -> Process {
     let template = fs::read_to_string(tools::program("nginx.conf")).expect("tests/programs/nginx.conf");
-    let ports: Vec<u16> = listen
-        .iter()
-        .map(|listen| listen.split(' ').next().and_then(|port| port.parse().ok()).expect("a port"))
-        .collect();
-    let listen: String = listen.iter().map(|listen| format!("listen {listen}; listen [::]:{listen};\n")).collect();
+    let port = |listen: &str| listen.split(' ').next()?.rsplit(':').next()?.parse().ok();
+    let ports: Vec<u16> = listen.iter().map(|listen| port(listen).expect("a port")).collect();
+    let both = |listen: &&str| match listen.contains(':') {
+        true => format!("listen {listen};\n"),
+        false => format!("listen {listen}; listen [::]:{listen};\n"),
+    };
+    let listen: String = listen.iter().map(both).collect();
     let directory = pod.directory().to_str().expect("temporary directories have plain names");
     fs::create_dir_all(pod.directory().join("files")).expect("the pod's directory is writable");
     let text = template.replace("@listen@", &listen).replace("@directory@", directory).replace("@name@", name);
@@ -122,7 +124,10 @@ pub(crate) fn certificates(mesh: &Mesh, pod: &Pod, service_account: &str, direct
     ]);
     wait::until("certificates", Duration::from_secs(30), || {
         assert!(!keeper.has_ended(), "ended instead of keeping certificates:\n{}", keeper.tail());
-        ["certificate.pem", "key.pem", "trust.pem"].iter().all(|file| directory.join(file).exists()).then_some(())
+        ["certificates.pem", "private_key.pem", "ca_certificates.pem"]
+            .iter()
+            .all(|file| directory.join(file).exists())
+            .then_some(())
     });
     keeper
 }
@@ -149,4 +154,19 @@ pub(crate) fn sidecars(status: &serde_json::Value) -> Vec<serde_json::Value> {
 pub(crate) fn rejections(status: &serde_json::Value) -> Vec<String> {
     let rejected = |sidecar: serde_json::Value| sidecar["rejected"].as_array().cloned().unwrap_or_default();
     sidecars(status).into_iter().flat_map(rejected).map(|rejection| rejection.to_string()).collect()
+}
+
+/// A DNS server for all pods, which knows these names (`outside.example,10.77.0.9,fd77::9`) and no other.
+#[track_caller]
+pub(crate) fn dns(sandbox: &Sandbox, records: &[&str]) -> Process {
+    let mut command = vec!["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--user=root", "--log-queries"];
+    command.extend(["--conf-file=/dev/null", "--pid-file=", "--local-ttl=2", "--neg-ttl=2", "--local=/#/"]);
+    let records: Vec<String> = records.iter().map(|record| format!("--host-record={record}")).collect();
+    command.extend(records.iter().map(String::as_str));
+    let mut server = sandbox.spawn(&command);
+    wait::until("dnsmasq to start", Duration::from_secs(20), || {
+        assert!(!server.has_ended(), "dnsmasq ended:\n{}", server.tail());
+        server.stderr().contains("started").then_some(())
+    });
+    server
 }
