@@ -4,15 +4,13 @@
 //! and goes on. What a connection carries is not looked at here.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -75,7 +73,7 @@ impl Listeners {
         {
             let (shared, workers) = (shared.clone(), workers.clone());
             loops.spawn(async move {
-                match AsyncFd::register(socket) {
+                match tokio::net::TcpListener::from_std(socket) {
                     Ok(socket) => accept_loop(&socket, &entrance, &shared, &workers).await,
                     Err(cause) => tracing::error!(%cause, ?entrance, "a listener cannot be watched"),
                 }
@@ -90,18 +88,12 @@ impl Listeners {
 }
 
 /// Never returns; ended by being dropped.
-async fn accept_loop(listener: &AsyncFd<TcpListener>, entrance: &Entrance, shared: &Shared, workers: &Workers) {
+async fn accept_loop(listener: &tokio::net::TcpListener, entrance: &Entrance, shared: &Shared, workers: &Workers) {
     let direction = direction(entrance);
     let mut pause = FIRST_PAUSE;
     loop {
-        // Accepted without being registered with this thread's runtime: the worker's will have it.
-        let accepted = match listener.readable().await {
-            Ok(mut ready) => match ready.try_io(|listener| accept(listener.get_ref())) {
-                Ok(accepted) => accepted,
-                Err(_would_block) => continue,
-            },
-            Err(cause) => Err(cause),
-        };
+        // The worker registers the socket with its own runtime.
+        let accepted = listener.accept().await.and_then(|(socket, peer)| Ok((socket.into_std()?, peer)));
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
@@ -110,6 +102,8 @@ async fn accept_loop(listener: &AsyncFd<TcpListener>, entrance: &Entrance, share
                     shared.metrics.connection_refused(direction, Reason::Overloaded);
                     continue;
                 }
+                // IPv4 as IPv4, also where one socket takes both.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 if workers.dispatch(Accepted { stream, peer, entrance: entrance.clone() }).is_err() {
                     shared.metrics.connection_refused(direction, Reason::Overloaded);
                 }
@@ -125,14 +119,6 @@ async fn accept_loop(listener: &AsyncFd<TcpListener>, entrance: &Entrance, share
             }
         }
     }
-}
-
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
-    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((TcpStream::from(socket), SocketAddr::new(peer.ip().to_canonical(), peer.port())))
 }
 
 /// Errors of a connection that ended before it was accepted (accept(2)); every other is of this machine.
@@ -224,6 +210,8 @@ fn raise_descriptor_limit() {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     fn settings() -> Settings {
