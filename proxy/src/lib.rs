@@ -33,6 +33,8 @@ pub mod snapshot;
 pub mod stream;
 pub mod subscribe;
 pub mod tcp;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod token;
 pub mod worker;

@@ -10,6 +10,8 @@ mod accept;
 mod connect;
 mod credentials;
 mod error;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use self::accept::{Accepted, accept};
