@@ -108,3 +108,24 @@ fn optional_duration(
 ) -> Result<Option<std::time::Duration>, Fault> {
     Ok(value.map(duration).transpose()?.filter(|duration| !duration.is_zero()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever a server sends is decoded or refused; nothing else happens.
+        #[test]
+        fn survives_any_bytes(kind in proptest::sample::select(ResourceType::ALL.to_vec()), bytes: Vec<u8>, inbound: bool) {
+            let name = if inbound { "inbound/cart-1.shop" } else { "cart.shop:80" };
+            let any = Any { type_url: kind.type_url().into(), value: bytes.into() };
+            if let Err(fault) = decode(kind, name, &any) {
+                prop_assert!(!fault.to_string().is_empty());
+            }
+        }
+    }
+}

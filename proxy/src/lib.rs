@@ -13,6 +13,8 @@ pub mod detect;
 pub mod dial;
 pub mod dns;
 pub mod drain;
+#[cfg(test)]
+mod fake_control;
 pub mod http;
 pub mod identity;
 pub mod inbound;

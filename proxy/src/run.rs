@@ -3,6 +3,9 @@
 //! A sidecar is a main thread (control server, certificate, accepting, admin) and its workers. It has no globals: a process may
 //! run several.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -3,10 +3,14 @@
 //! Subscriptions are made on demand, coalesced, bounded in number, and dropped when a name has been idle. The parts: `world`
 //! decides, `store` holds resources, `link` makes snapshots of them, `stream` speaks to the server.
 
+#[cfg(test)]
+pub(crate) mod examples;
 mod link;
 pub mod status;
 mod store;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::sync::Arc;
