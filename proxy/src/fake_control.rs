@@ -168,7 +168,7 @@ impl Control for Server {
     type SotwStream = Responses<DiscoveryResponse>;
 
     async fn delta(
-        &self,
+        self: Arc<Self>,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaStream>, Status> {
         if !self.known {
@@ -203,12 +203,15 @@ impl Control for Server {
         Ok(Response::new(Box::pin(responses)))
     }
 
-    async fn sotw(&self, _: Request<Streaming<DiscoveryRequest>>) -> Result<Response<Self::SotwStream>, Status> {
+    async fn sotw(
+        self: Arc<Self>,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::SotwStream>, Status> {
         Err(Status::unimplemented("not here"))
     }
 
     async fn create_certificate(
-        &self,
+        self: Arc<Self>,
         request: Request<CertificateRequest>,
     ) -> Result<Response<CertificateResponse>, Status> {
         let realm = &self.realm;
