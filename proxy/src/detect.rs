@@ -124,6 +124,12 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
+/// A ClientHello for a name.
+#[cfg(test)]
+pub(crate) fn client_hello_for_tests(name: &str) -> Vec<u8> {
+    client_hello::tests::client_hello(Some(name))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,6 +4,8 @@
 //! refused unless the port's mode is permissive. Whose connection it is, is known before the application hears of it.
 
 mod plaintext;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
