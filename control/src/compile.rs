@@ -47,3 +47,10 @@ fn owners(world: &World) -> Result<HashMap<Name, SpiffeId>, WorldError> {
     let workloads = world.mesh.workloads.values();
     workloads.map(|workload| Ok((workload.name.to_string().into(), identity_of(&world.mesh, workload)?))).collect()
 }
+
+#[cfg(test)]
+mod describe;
+#[cfg(test)]
+mod precedence_tests;
+#[cfg(test)]
+mod tests;

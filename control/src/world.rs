@@ -9,8 +9,9 @@ mod serving;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use malla_config::mesh::{AppProtocol, EndpointSource, Mesh, MtlsMode, Sidecar, Workload, WorkloadName};
+use malla_config::mesh::{AppProtocol, EndpointSource, Mesh, MtlsMode, Sidecar, TargetPort, Workload, WorkloadName};
 use malla_xds::identity::InvalidSpiffeId;
 
 use endpoint::Candidates;
@@ -49,7 +50,12 @@ pub(crate) enum Upstream {
     /// Endpoints of the mesh, each address once; also those that receive nothing now.
     Endpoints(Vec<Endpoint>),
     /// A DNS name outside the mesh (`ExternalName`).
-    Dns(std::sync::Arc<str>),
+    Dns {
+        /// The name.
+        host: Arc<str>,
+        /// The port there.
+        port: u16,
+    },
 }
 
 /// What a mesh says that cannot be carried out. Loading a configuration excludes these; they are here so that a gap there
@@ -87,7 +93,14 @@ impl World {
                         Upstream::Endpoints(candidates.selected(&service.name, labels, port)?)
                     }
                     EndpointSource::Slices => Upstream::Endpoints(candidates.listed(&service.name, port)?),
-                    EndpointSource::ExternalName(host) => Upstream::Dns(host.clone()),
+                    EndpointSource::ExternalName(host) => {
+                        let target = match port.target {
+                            TargetPort::Number(number) => number,
+                            // Nothing outside the mesh has ports with names.
+                            TargetPort::Name(_) => port.port,
+                        };
+                        Upstream::Dns { host: host.clone(), port: target }
+                    }
                 };
                 ports.insert(name, ResolvedPort { protocol: port.protocol, upstream });
             }
@@ -139,3 +152,6 @@ fn reached_at(workload: &Workload, port: u16) -> SocketAddr {
         Sidecar::Transparent | Sidecar::None => SocketAddr::new(workload.address, port),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
-//! Which routes apply to which service port.
+//! Which routes apply to which service port: those whose parent it is, and whose kind its protocol carries. (A route to all
+//! ports of a service applies to those that can carry it.)
 
 use std::collections::{BTreeSet, HashMap};
 
-use malla_config::mesh::{HttpRoute, Mesh, ParentRef, ServiceName, TcpRoute, TlsRoute};
+use malla_config::mesh::{AppProtocol, HttpRoute, Mesh, ParentRef, RouteKind, ServiceName, TcpRoute, TlsRoute};
 
 use crate::world::ServicePortName;
 
@@ -32,12 +33,20 @@ impl<'a> Attachments<'a> {
         }
     }
 
-    pub(super) fn to(&self, name: &ServicePortName) -> Routes<'a> {
-        Routes {
-            http: chosen(&self.http, &self.mesh.http_routes, |route| &route.parents, name),
-            tcp: chosen(&self.tcp, &self.mesh.tcp_routes, |route| &route.parents, name),
-            tls: chosen(&self.tls, &self.mesh.tls_routes, |route| &route.parents, name),
+    pub(super) fn to(&self, name: &ServicePortName, protocol: AppProtocol) -> Routes<'a> {
+        use AppProtocol::{Detect, Grpc, Http1, Http2, Tcp, Tls};
+        let mut routes = Routes::default();
+        if matches!(protocol, Http1 | Http2 | Grpc | Detect) {
+            routes.http = chosen(&self.http, &self.mesh.http_routes, |route| &route.parents, name);
+            routes.http.retain(|route| protocol != Http1 || route.kind != RouteKind::Grpc);
         }
+        if matches!(protocol, Tcp | Tls | Detect) {
+            routes.tcp = chosen(&self.tcp, &self.mesh.tcp_routes, |route| &route.parents, name);
+        }
+        if protocol == Tls {
+            routes.tls = chosen(&self.tls, &self.mesh.tls_routes, |route| &route.parents, name);
+        }
+        routes
     }
 }
 

@@ -23,7 +23,13 @@ pub(super) fn render(world: &World, resources: &mut Vec<Resource>) -> Result<(),
     }
     let attachments = Attachments::new(&world.mesh);
     for (name, port) in &world.ports {
-        service_port(name, port, &attachments.to(name), aliases.remove(name).unwrap_or_default(), resources);
+        service_port(
+            name,
+            port,
+            &attachments.to(name, port.protocol),
+            aliases.remove(name).unwrap_or_default(),
+            resources,
+        );
     }
     workload_ports(world, resources)
 }
@@ -40,11 +46,10 @@ fn service_port(
     let listener = Listener {
         name: text.clone(),
         api_listener: carries.requests().then(|| api_listener(&text)),
-        filter_chains: if carries.streams() { server_name_chains(&text, &routes.tls) } else { Vec::new() },
+        filter_chains: server_name_chains(&text, &routes.tls),
         default_filter_chain: carries.streams().then(|| {
-            let any_server_name = routes.tls.iter().find(|tls| tls.hostnames.is_empty()).map(|tls| &tls.backends);
-            let backends = any_server_name.or_else(|| routes.tcp.first().map(|tcp| &tcp.backends));
-            stream_chain(&text, backends.map_or_else(|| Split::One(text.clone()), |backends| Split::new(backends)))
+            let split = routes.tcp.first().map(|tcp| Split::new(&tcp.backends));
+            stream_chain(&text, split.unwrap_or_else(|| Split::One(text.clone())))
         }),
         ..Default::default()
     };
@@ -58,7 +63,9 @@ fn service_port(
             let assignment = load_assignment(&text, endpoints);
             resources.push(Resource::new(ResourceType::Endpoints, text.as_str(), [], &assignment));
         }
-        Upstream::Dns(host) => resources.push(cluster::of_dns_name(&text, host, name.port, port.protocol)),
+        Upstream::Dns { host, port: target } => {
+            resources.push(cluster::of_dns_name(&text, host, *target, port.protocol))
+        }
     }
 }
 

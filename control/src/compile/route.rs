@@ -26,7 +26,7 @@ pub(super) fn configuration(name: &str, attached: &[&HttpRoute]) -> Resource {
     let message = if attached.is_empty() {
         to_cluster(name, name)
     } else {
-        RouteConfiguration { name: name.to_owned(), virtual_hosts: virtual_hosts(attached), ..Default::default() }
+        RouteConfiguration { name: name.to_owned(), virtual_hosts: virtual_hosts(name, attached), ..Default::default() }
     };
     Resource::new(ResourceType::Route, name, [], &message)
 }
@@ -41,14 +41,14 @@ pub(super) fn to_cluster(name: &str, cluster: &str) -> RouteConfiguration {
     };
     RouteConfiguration {
         name: name.to_owned(),
-        virtual_hosts: vec![virtual_host(None, vec![all])],
+        virtual_hosts: vec![virtual_host(name, None, vec![all])],
         ..Default::default()
     }
 }
 
 /// One per hostname, then the one for all other hosts. A client tries only the virtual host that fits best, so each holds
 /// all routes that apply to its host.
-fn virtual_hosts(attached: &[&HttpRoute]) -> Vec<VirtualHost> {
+fn virtual_hosts(name: &str, attached: &[&HttpRoute]) -> Vec<VirtualHost> {
     let hostnames: BTreeSet<&str> =
         attached.iter().flat_map(|route| &route.hostnames).map(|hostname| &**hostname).collect();
     let hosts = hostnames.into_iter().map(Some).chain([None]);
@@ -56,14 +56,16 @@ fn virtual_hosts(attached: &[&HttpRoute]) -> Vec<VirtualHost> {
         .map(|host| {
             let applicable: Vec<(&HttpRoute, Option<&str>)> =
                 attached.iter().filter_map(|route| Some((*route, applies_by(route, host)?))).collect();
-            virtual_host(host, precedence::sorted(&applicable).into_iter().flat_map(entries).collect())
+            virtual_host(name, host, precedence::sorted(&applicable).into_iter().flat_map(entries).collect())
         })
         .collect()
 }
 
-fn virtual_host(host: Option<&str>, routes: Vec<Route>) -> VirtualHost {
-    let domain = host.unwrap_or("*").to_owned();
-    VirtualHost { name: domain.clone(), domains: vec![domain], routes, ..Default::default() }
+/// gRPC compares domains with the whole authority of its target, `host:port`; the port is that of the destination.
+fn virtual_host(destination: &str, host: Option<&str>, routes: Vec<Route>) -> VirtualHost {
+    let port = destination.rsplit_once(':').map_or("", |(_, port)| port);
+    let domains = host.map_or_else(|| vec!["*".to_owned()], |host| vec![host.to_owned(), format!("{host}:{port}")]);
+    VirtualHost { name: host.unwrap_or("*").to_owned(), domains, routes, ..Default::default() }
 }
 
 /// The most specific hostname by which a route applies to all requests for `host`; `Some(None)` if it names none.

@@ -167,8 +167,13 @@ fn of_slice(
         (false, true) => Health::Ready,
         (false, false) => Health::NotReady,
     };
-    if listed.locality != Locality::default() {
-        endpoint.locality = listed.locality.clone();
+    // A slice tells the zone only.
+    for (known, told) in
+        [(&mut endpoint.locality.region, &listed.locality.region), (&mut endpoint.locality.zone, &listed.locality.zone)]
+    {
+        if !told.is_empty() {
+            known.clone_from(told);
+        }
     }
     Ok(endpoint)
 }
