@@ -2,13 +2,40 @@
 //!
 //! [`serve`] takes a connection whose protocol is known and owns it to its end. Bodies stream; nothing is collected.
 
+mod body;
+mod client_io;
+mod exchange;
+mod failure;
+mod forward;
+mod head;
+mod pipe;
+mod request_body;
+mod response;
+mod server1;
+mod server2;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tunnel;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use http::uri::Authority;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
+use crate::reason::Reason;
 use crate::shared::Worker;
+
+pub(crate) use self::request_body::RequestBody;
+
+/// How long a head may take from its first byte to its last, and the beginning of an HTTP/2 connection.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection may be without a request.
+const IDLE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Which HTTP a connection speaks, as detected or agreed by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,5 +87,44 @@ pub async fn serve<IO>(worker: Arc<Worker>, io: IO, version: Version, side: Side
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let _ = (worker, io, version, side);
+    let http2 = version == Version::Http2;
+    let connection = Arc::new(Connection { worker, side, http2, last_authority: Mutex::default() });
+    match version {
+        Version::Http1 => server1::run(connection, io).await,
+        Version::Http2 => server2::run(connection, io).await,
+    }
 }
+
+/// What the requests of a connection share.
+#[derive(Debug)]
+struct Connection {
+    worker: Arc<Worker>,
+    side: Side,
+    http2: bool,
+    /// The authority of the last request, and the name that it normalizes to.
+    last_authority: Mutex<Option<(Authority, Name)>>,
+}
+
+impl Connection {
+    fn direction(&self) -> Direction {
+        match self.side {
+            Side::Outbound(_) => Direction::Outbound,
+            Side::Inbound(_) => Direction::Inbound,
+        }
+    }
+
+    /// The connection is ended for this reason, outside of any request.
+    fn count(&self, reason: Reason) {
+        self.worker.shared.metrics.connection_refused(self.direction(), reason);
+    }
+
+    fn log(&self, reason: Reason, what: &str) {
+        if let Some(suppressed) = self.worker.shard.log.permit(Instant::now()) {
+            let direction = self.direction().word();
+            tracing::info!(reason = reason.word(), direction, suppressed, "{}: {what}", reason.sentence());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,36 @@
-//! Metrics: one struct per sidecar, labelled only by configuration.
+//! Metrics: one struct per sidecar, documented by [`TABLE`], labelled only by configuration.
 //!
-//! What happens for each request goes to the shard of a worker; what happens for each connection goes to the families here.
+//! What happens for each request goes to the [`Shard`] of a worker, whose counters no other thread writes; what happens for
+//! each connection goes to the families here. Refused: labels from a request's host, path or headers.
+
+mod connections;
+mod requests;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::registry::Registry;
+
+use self::connections::Connections;
+use self::requests::Requests;
 use crate::names::Name;
 use crate::reason::Reason;
 
-/// All metrics of a sidecar.
-#[derive(Debug, Default)]
-pub struct Metrics {}
+pub use self::connections::TcpConnection;
+pub use self::requests::{Protocol, Request, Shard};
+pub use self::table::{Documented, TABLE};
 
-/// What one worker counts for each request.
-#[derive(Debug, Default)]
-pub struct Shard {}
+/// All metrics of a sidecar.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Arc<Requests>,
+    connections: Arc<Connections>,
+    workload: Name,
+}
 
 /// Direction of traffic, seen from the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,23 +56,19 @@ pub enum Detected {
     Silent,
 }
 
-/// A TCP connection that is being carried; counts its end on drop.
-#[derive(Debug)]
-pub struct TcpConnection {}
-
 /// One row of the live table: a source, a destination, and what passed between them.
 #[derive(Debug, Clone)]
 pub struct EdgeRow {
     /// Direction as seen by this sidecar.
     pub direction: Direction,
-    /// Workload (outbound: this one) or identity (inbound: of the client) where it comes from.
-    pub source: Arc<str>,
+    /// Workload (outbound: this one) or identity (inbound: of the client; empty in plaintext) where it comes from.
+    pub source: Name,
     /// Destination service (`cart.shop:80`).
     pub destination: Name,
     /// `http/1.1`, `http/2`, `grpc`, `tcp`.
     pub protocol: &'static str,
     /// Identity of the peer, empty where the connection is in plaintext.
-    pub identity: Arc<str>,
+    pub identity: Name,
     /// Requests or connections since the start.
     pub requests: u64,
     /// Those of them that failed: status 500 and above, a gRPC status that is the server's fault, or a reason.
@@ -68,72 +80,202 @@ pub struct EdgeRow {
 }
 
 impl Metrics {
-    /// An empty registry; `workload` (`cart-1.shop`) is the name of the workload beside the sidecar.
+    /// Everything at zero; `workload` (`cart-1.shop`) is the name of the workload beside the sidecar.
     pub fn new(workload: &str) -> Arc<Self> {
-        let _ = workload;
-        Arc::new(Self::default())
+        let workload: Name = workload.into();
+        let requests = Arc::new(Requests::new(workload.clone()));
+        let connections = Arc::new(Connections::default());
+        let mut registry = Registry::with_prefix("malla");
+        registry.register_collector(Box::new(requests.clone()));
+        connections.register(&mut registry);
+        Arc::new(Metrics { registry: Mutex::new(registry), requests, connections, workload })
     }
 
     /// A shard for a worker.
     pub fn shard(&self) -> Arc<Shard> {
-        Arc::default()
+        self.requests.shard()
+    }
+
+    /// Adds what another part of the sidecar counts; its metrics get the prefix `malla_`.
+    pub fn register(&self, collector: Box<dyn Collector>) {
+        self.registry.lock().register_collector(collector);
     }
 
     /// The text exposition (OpenMetrics 1.0).
     pub fn exposition(&self) -> String {
-        String::new()
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry.lock()) {
+            Ok(()) => text,
+            // Writing to a string fails only where a collector says so, and none of ours does.
+            Err(std::fmt::Error) => String::new(),
+        }
     }
 
     /// Every edge that this sidecar has seen.
     pub fn edges(&self) -> Vec<EdgeRow> {
-        Vec::new()
+        let mut rows = self.requests.edges();
+        rows.extend(self.connections.edges(&self.workload));
+        rows
     }
 
     /// A connection was refused or could not be made.
     pub fn connection_refused(&self, direction: Direction, reason: Reason) {
-        let _ = (direction, reason);
+        self.connections.refused(direction, reason);
     }
 
     /// A connection was accepted.
     pub fn connection_accepted(&self, direction: Direction) {
-        let _ = direction;
+        self.connections.accepted(direction);
     }
 
     /// A connection's protocol was detected.
     pub fn detected(&self, direction: Direction, result: Detected) {
-        let _ = (direction, result);
+        self.connections.detected(direction, result);
     }
 
     /// A TLS handshake failed (`Inbound`: with a client, `Outbound`: with an endpoint).
     pub fn tls_failed(&self, direction: Direction, reason: Reason) {
-        let _ = (direction, reason);
+        self.connections.tls_failed(direction, reason);
     }
 
     /// A plaintext connection of another workload was accepted because the mode is permissive.
     pub fn plaintext_accepted(&self, service: &Name) {
-        let _ = service;
+        self.connections.plaintext_accepted(service);
+    }
+
+    /// A connection to an upstream was made by the pool, of this cluster.
+    pub fn upstream_connected(&self, cluster: &Name) {
+        self.connections.upstream(cluster).0.inc();
+    }
+
+    /// A connection of the pool ended.
+    pub fn upstream_closed(&self, cluster: &Name) {
+        self.connections.upstream(cluster).1.inc();
+    }
+
+    /// A connection to an upstream could not be made.
+    pub fn upstream_connect_failed(&self, cluster: &Name, reason: Reason) {
+        self.connections.upstream_failed(cluster, reason);
+    }
+
+    /// A request was tried once more, because of this.
+    pub fn retried(&self, cluster: &Name, reason: Reason) {
+        self.connections.retried(cluster, reason);
     }
 
     /// A TCP connection begins; `peer` is the other side's identity (empty in plaintext), `workload` that of the endpoint.
     pub fn tcp(&self, direction: Direction, service: &Name, peer: &str, workload: &str) -> TcpConnection {
-        let _ = (direction, service, peer, workload);
-        TcpConnection {}
+        self.connections.tcp(direction, service, peer, workload)
     }
 }
 
-impl TcpConnection {
-    /// Bytes carried towards the destination.
-    pub fn sent(&self, bytes: u64) {
-        let _ = bytes;
+impl Direction {
+    /// As label.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+}
+
+impl Detected {
+    /// As label.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Detected::Http1 => "http1",
+            Detected::Http2 => "http2",
+            Detected::Tls => "tls",
+            Detected::Tcp => "tcp",
+            Detected::Silent => "silent",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::names::SpiffeId;
+
+    fn one_of_each() -> Arc<Metrics> {
+        let metrics = Metrics::new("cart-1.shop");
+        let service: Name = "cart.shop:80".into();
+        let identity = SpiffeId::parse("spiffe://td/ns/shop/sa/cart").ok();
+        metrics.shard().record(&Request {
+            direction: Direction::Outbound,
+            service: &service,
+            route: "default",
+            protocol: Protocol::Http1,
+            identity: identity.as_ref(),
+            workload: "cart-2.shop",
+            status: 200,
+            grpc_status: None,
+            reason: None,
+            duration: Duration::from_millis(3),
+        });
+        metrics.connection_accepted(Direction::Inbound);
+        metrics.connection_refused(Direction::Inbound, Reason::PlaintextRefused);
+        metrics.detected(Direction::Outbound, Detected::Http1);
+        metrics.tls_failed(Direction::Inbound, Reason::TlsUntrusted);
+        metrics.plaintext_accepted(&service);
+        metrics.upstream_connected(&service);
+        metrics.upstream_closed(&service);
+        metrics.upstream_connect_failed(&service, Reason::ConnectRefused);
+        metrics.retried(&service, Reason::ConnectRefused);
+        let mut tcp = metrics.tcp(Direction::Outbound, &service, "spiffe://td/ns/shop/sa/cart", "cart-2.shop");
+        tcp.sent(10);
+        tcp.received(20);
+        tcp.failed(Reason::UpstreamReset);
+        metrics
     }
 
-    /// Bytes carried back.
-    pub fn received(&self, bytes: u64) {
-        let _ = bytes;
+    /// Names, types and labels of the exposition, as the table has them.
+    fn exposed(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let mut found: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').expect("a type line");
+                found.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+            } else if !line.starts_with('#') {
+                let (series, _) = line.rsplit_once(' ').expect("a value");
+                let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+                let name = ["_total", "_sum", "_count", "_bucket"]
+                    .iter()
+                    .find_map(|suffix| name.strip_suffix(suffix))
+                    .unwrap_or(name);
+                let (_, set) = found.get_mut(name).unwrap_or_else(|| panic!("{name} has no type line"));
+                let keys = labels.split("\",").filter_map(|label| label.split_once('=')).map(|(key, _)| key);
+                set.extend(keys.filter(|key| *key != "le").map(str::to_owned));
+            }
+        }
+        found
     }
 
-    /// The connection ended for this reason; without it, in order.
-    pub fn failed(&mut self, reason: Reason) {
-        let _ = reason;
+    #[test]
+    fn the_table_documents_exactly_what_is_exposed() {
+        let found = exposed(&one_of_each().exposition());
+        let documented: BTreeMap<String, (String, BTreeSet<String>)> = TABLE
+            .iter()
+            .map(|row| {
+                let labels = row.labels.iter().map(|label| (*label).to_owned()).collect();
+                (row.name.to_owned(), (row.kind.to_owned(), labels))
+            })
+            .collect();
+        assert_eq!(found, documented);
+    }
+
+    #[test]
+    fn edges_tell_who_talks_to_whom() {
+        let rows = one_of_each().edges();
+        let http = rows.iter().find(|row| row.protocol == "http/1.1").expect("the request");
+        assert_eq!((&*http.source, &*http.destination), ("cart-1.shop", "cart.shop:80"));
+        assert_eq!((http.requests, http.failures), (1, 0));
+        assert_eq!(&*http.identity, "spiffe://td/ns/shop/sa/cart");
+        let (bound, count) = http.latency.iter().find(|(_, count)| *count > 0).expect("a duration");
+        assert_eq!((*bound, *count), (Duration::from_millis(3), 1));
+        let tcp = rows.iter().find(|row| row.protocol == "tcp").expect("the connection");
+        assert_eq!((tcp.requests, tcp.failures, tcp.bytes), (1, 1, (10, 20)));
     }
 }

@@ -1,14 +1,251 @@
-//! What became of a request or connection: one record, written when the [`Outcome`] is dropped.
+//! What became of a request: one record, written when the [`Outcome`] is dropped — however the request ended, by its answer, by
+//! a failure, by the client's going away or by a panic.
 
-use std::time::Instant;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use parking_lot::Mutex;
+
+use crate::metrics::{Direction, Protocol, Request};
+use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
+use crate::shared::Worker;
+use crate::snapshot::Endpoint;
 
 /// The record of a request, filled in on its way and written once, on drop: metrics and log.
-#[derive(Debug)]
 pub struct Outcome {
+    worker: Arc<Worker>,
+    direction: Direction,
+    protocol: Protocol,
+    started: Instant,
+    method: Method,
+    path: Option<PathAndQuery>,
+    service: Option<Name>,
+    route: Option<Name>,
+    client: Option<SpiffeId>,
+    endpoint: Option<Arc<Endpoint>>,
+    status: u16,
+    grpc_status: Option<u8>,
+    reason: Option<Reason>,
+    what: Option<Box<str>>,
+    tries: u8,
+    answered: bool,
+}
+
+/// Label of what configuration has no name for.
+const UNKNOWN: &str = "unknown";
+
+impl Outcome {
+    /// A request whose head is complete. If nothing more is told, the client went away.
+    pub fn new(worker: Arc<Worker>, direction: Direction, protocol: Protocol, method: Method) -> Self {
+        Outcome {
+            worker,
+            direction,
+            protocol,
+            started: Instant::now(),
+            method,
+            path: None,
+            service: None,
+            route: None,
+            client: None,
+            endpoint: None,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            what: None,
+            tries: 0,
+            answered: false,
+        }
+    }
+
     /// When the request's head was complete.
-    pub started: Instant,
-    /// Why it failed, if it did.
-    pub reason: Option<Reason>,
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// What the application of the client speaks.
+    pub fn protocol(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// Its path, for the log.
+    pub fn path(&mut self, path: Option<PathAndQuery>) {
+        self.path = path;
+    }
+
+    /// The service that it was for.
+    pub fn service(&mut self, service: Name) {
+        self.service = Some(service);
+    }
+
+    /// The route that it took.
+    pub fn route(&mut self, route: Name) {
+        self.route = Some(route);
+    }
+
+    /// Who the client is (inbound).
+    pub fn client(&mut self, identity: Option<SpiffeId>) {
+        self.client = identity;
+    }
+
+    /// It goes to this endpoint; called again for each further try.
+    pub fn tried(&mut self, endpoint: Arc<Endpoint>) {
+        self.endpoint = Some(endpoint);
+        self.tries = self.tries.saturating_add(1);
+    }
+
+    /// Tries so far.
+    pub fn tries(&self) -> u8 {
+        self.tries
+    }
+
+    /// The answer has begun.
+    pub fn status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    /// The call's gRPC status, from the head or the trailers.
+    pub fn grpc_status(&mut self, status: Option<u8>) {
+        self.grpc_status = status;
+    }
+
+    /// It failed. The first reason stays.
+    pub fn failed(&mut self, reason: Reason, what: &dyn fmt::Display) {
+        if self.reason.is_none() {
+            self.reason = Some(reason);
+            self.what = Some(what.to_string().into_boxed_str());
+        }
+    }
+
+    /// Another sidecar said in its answer why it failed, and has logged it.
+    pub fn failed_elsewhere(&mut self, reason: Reason) {
+        self.reason.get_or_insert(reason);
+    }
+
+    /// The client got a whole answer.
+    pub fn answered(&mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        if self.reason.is_none() && !self.answered {
+            if std::thread::panicking() {
+                self.failed(Reason::Internal, &"panicked");
+            } else {
+                self.reason = Some(Reason::ClientReset);
+            }
+        }
+        if self.status == 0 {
+            self.status = self.reason.map_or(Reason::ClientReset, |reason| reason).status();
+        }
+        let identity = match self.direction {
+            Direction::Outbound => self.endpoint.as_ref().and_then(|endpoint| endpoint.identity.as_ref()),
+            Direction::Inbound => self.client.as_ref(),
+        };
+        let duration = self.started.elapsed();
+        self.worker.shard.record(&Request {
+            direction: self.direction,
+            service: self.service.as_deref().unwrap_or(UNKNOWN),
+            route: self.route.as_deref().unwrap_or(UNKNOWN),
+            protocol: self.protocol,
+            identity,
+            workload: self.endpoint.as_ref().map_or("", |endpoint| &endpoint.workload),
+            status: self.status,
+            grpc_status: self.grpc_status,
+            reason: self.reason,
+            duration,
+        });
+        if let (Some(reason), Some(what)) = (self.reason, &self.what) {
+            self.log(reason, what, duration);
+        }
+    }
+}
+
+impl Outcome {
+    /// One line. What the client did wrong is no warning.
+    fn log(&self, reason: Reason, what: &str, duration: Duration) {
+        let Some(suppressed) = self.worker.shard.log.permit(Instant::now()) else { return };
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    reason = reason.word(),
+                    status = self.status,
+                    direction = self.direction.word(),
+                    service = self.service.as_deref().unwrap_or(UNKNOWN),
+                    route = self.route.as_deref().unwrap_or(UNKNOWN),
+                    method = self.method.as_str(),
+                    path = self.path.as_ref().map_or("", PathAndQuery::path),
+                    client = self.client.as_ref().map_or("", SpiffeId::as_str),
+                    endpoint = self.endpoint.as_ref().map(|endpoint| tracing::field::display(endpoint.address)),
+                    tries = self.tries,
+                    milliseconds = duration.as_millis() as u64,
+                    suppressed,
+                    "{}: {what}",
+                    reason.sentence()
+                )
+            };
+        }
+        match reason.status() {
+            400..=499 => line!(info),
+            _ => line!(warn),
+        }
+    }
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome").field("status", &self.status).field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+/// Bounds the lines of a worker: [`LINES`] at once, then one per [`INTERVAL`]; what was left out is counted in the next line.
+#[derive(Debug, Default)]
+pub struct LogLimit {
+    state: Mutex<Limited>,
+}
+
+#[derive(Debug, Default)]
+struct Limited {
+    /// When the allowance will be whole again.
+    whole_at: Option<Instant>,
+    suppressed: u64,
+}
+
+/// Lines at once.
+const LINES: u32 = 20;
+/// Time after which one more line is permitted.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+impl LogLimit {
+    /// Permission for one line, with the number of those that were suppressed since the last one.
+    pub fn permit(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock();
+        let next = state.whole_at.map_or(now, |at| at.max(now)) + INTERVAL;
+        if next > now + INTERVAL * LINES {
+            state.suppressed += 1;
+            return None;
+        }
+        state.whole_at = Some(next);
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_logged_and_a_flood_is_counted() {
+        let limit = LogLimit::default();
+        let start = Instant::now();
+        let permitted = (0..100).filter(|_| limit.permit(start).is_some()).count();
+        assert_eq!(permitted, 20);
+        assert_eq!(limit.permit(start + INTERVAL), Some(80));
+        assert_eq!(limit.permit(start + INTERVAL), None);
+    }
 }

@@ -1,0 +1,381 @@
+//! One request, in the order of its way: destination, route, upstream, and the answer made fit for the client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, PROXY_AUTHORIZATION, UPGRADE};
+use http::{HeaderMap, Response, StatusCode, response};
+use http_body::Body as _;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::body::{Body, grpc_status};
+use super::client_io::ClientState;
+use super::failure::{Failure, MALLA_REASON, told};
+use super::forward::{Plan, Upstream, UpstreamBody, forward};
+use super::head::{Head, MALLA_UPGRADE, Original, Upgrade, strip_response};
+use super::request_body::Gate;
+use super::response::{Exchange, ResponseBody};
+use super::tunnel::Tunnel;
+use super::{Connection, Inbound, Outbound, Side};
+use crate::metrics::Protocol;
+use crate::names::{self, Name};
+use crate::outbound;
+use crate::outcome::Outcome;
+use crate::pool::Target;
+use crate::reason::Reason;
+use crate::route;
+use crate::snapshot::{self, Cluster, HttpRoutes, InboundPort, Route, RouteAction, UnknownDestination};
+
+/// A request as a connection brought it.
+pub(super) struct Arrived {
+    pub(super) head: Result<Head, Failure>,
+    pub(super) body: Body,
+    pub(super) outcome: Outcome,
+    /// Opens when the client of an HTTP/2 connection is to be told `100 Continue`.
+    pub(super) gate: Option<Arc<Gate>>,
+    /// The HTTP/1 connection that it came on.
+    pub(super) client: Option<Arc<ClientState>>,
+}
+
+/// What a request becomes.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+pub(super) enum Served {
+    /// An answer.
+    Answer(Response<ResponseBody>),
+    /// After this head, a tunnel to an upstream that switched.
+    Switched(response::Parts, Box<Tunnel>),
+    /// After a head of success, a raw connection to a destination (`CONNECT` to the sidecar as HTTP proxy).
+    Connect(outbound::Tunnel, Exchange),
+}
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Serves a request. Never fails: a failure becomes an answer.
+pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Served {
+    let Arrived { head, body, outcome, gate, client } = arrived;
+    let mut exchange = Exchange { outcome, grpc: false, deadline: None, held: None, client };
+    let result = match head {
+        Ok(head) => {
+            exchange.grpc = head.is_grpc();
+            match &connection.side {
+                Side::Outbound(side) => from_application(connection, side, head, body, gate, &mut exchange).await,
+                Side::Inbound(side) => to_application(connection, side, head, body, gate, &mut exchange).await,
+            }
+        }
+        Err(failure) => Err(failure),
+    };
+    match result {
+        Ok(Reached::Upstream(upstream, context)) => answer(connection, upstream, &context, exchange),
+        Ok(Reached::Proxied(tunnel)) => {
+            exchange.outcome.status(StatusCode::OK);
+            Served::Connect(tunnel, exchange)
+        }
+        Err(failure) => Served::Answer(refuse(&failure, exchange)),
+    }
+}
+
+/// Where a request has got to.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+enum Reached {
+    Upstream(Upstream, Context),
+    Proxied(outbound::Tunnel),
+}
+
+/// What the answer must be made fit for.
+struct Context {
+    /// The client's connection is HTTP/2.
+    http2: bool,
+    upgrade: Option<Upgrade>,
+    deadline: Option<Instant>,
+}
+
+async fn from_application(
+    connection: &Arc<Connection>,
+    side: &Outbound,
+    mut head: Head,
+    body: Body,
+    gate: Option<Arc<Gate>>,
+    exchange: &mut Exchange,
+) -> Result<Reached, Failure> {
+    let worker = &connection.worker;
+    head.take_original(false);
+    let name = match side {
+        Outbound::To(name) => name.clone(),
+        Outbound::ByAuthority => {
+            head.headers.remove(PROXY_AUTHORIZATION);
+            by_authority(connection, &head)?
+        }
+    };
+    if matches!((side, &head.upgrade), (Outbound::ByAuthority, Some(Upgrade::Connect))) {
+        let tunnel = outbound::tunnel(worker, &name).await;
+        return tunnel.map(Reached::Proxied).map_err(|(reason, what)| Failure::new(reason, what));
+    }
+    let destination =
+        worker.shared.directory.lookup(&name).await.map_err(|reason| Failure::new(reason, name.to_string()))?;
+    let service = match &*destination {
+        snapshot::Outbound::Service(service) => service,
+        snapshot::Outbound::Unknown(UnknownDestination::Deny) => {
+            return Err(Failure::new(Reason::NoRoute, format!("the mesh does not know {name}")));
+        }
+        snapshot::Outbound::Unknown(UnknownDestination::PassThrough) => {
+            let fixed = Some(outside(&name)?);
+            let route = worker.pool.pass_through();
+            return run(connection, worker.pool.outside(), fixed, route, &name, head, body, gate, exchange).await;
+        }
+    };
+    exchange.outcome.service(service.name.clone());
+    let routes = service.http.as_deref().ok_or_else(|| Failure::new(Reason::NoRoute, format!("{name} is not HTTP")))?;
+    let (route, cluster) = choose(routes, &head)?;
+    exchange.outcome.route(route.name.clone());
+    run(connection, cluster, None, route, &service.name, head, body, gate, exchange).await
+}
+
+fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<(&'a Route, &'a Arc<Cluster>), Failure> {
+    let looked_at = route::Head {
+        method: &head.method,
+        host: head.host(),
+        path: head.path.path(),
+        query: head.path.query(),
+        headers: &head.headers,
+    };
+    let Some(route) = route::choose(routes, &looked_at) else {
+        return Err(Failure::new(Reason::NoRoute, format!("{} {}{}", head.method, head.host(), head.path.path())));
+    };
+    match &route.action {
+        RouteAction::Forward(clusters) => route::weigh(clusters, |bound| fastrand::u32(..bound))
+            .map(|cluster| (route, cluster))
+            .ok_or_else(|| Failure::new(Reason::NoEndpoints, route.name.to_string())),
+        RouteAction::NoBackend => Err(Failure::new(Reason::NoEndpoints, format!("{} leads nowhere", route.name))),
+    }
+}
+
+/// The name under which the directory knows the authority. A connection mostly names the same one again.
+fn by_authority(connection: &Connection, head: &Head) -> Result<Name, Failure> {
+    let authority = head.authority.as_ref().ok_or_else(|| {
+        Failure::new(Reason::ProtocolError, "the request names no host, and this listener routes by host")
+    })?;
+    let mut last = connection.last_authority.lock();
+    if let Some((asked, name)) = &*last {
+        if asked == authority {
+            return Ok(name.clone());
+        }
+    }
+    let default_port = if head.upgrade == Some(Upgrade::Connect) { 443 } else { 80 };
+    let name: Name = names::destination(authority.as_str(), default_port, &connection.worker.shared.settings.namespace)
+        .ok_or_else(|| Failure::new(Reason::ProtocolError, format!("{authority} is not a host")))?
+        .into();
+    if head.upgrade.is_none() {
+        *last = Some((authority.clone(), name.clone()));
+    }
+    Ok(name)
+}
+
+/// A destination outside of the mesh: an address, or a name to resolve.
+fn outside(name: &Name) -> Result<Target, Failure> {
+    if let Ok(address) = name.parse() {
+        return Ok(Target::Address(address));
+    }
+    let split = name.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = split.ok_or_else(|| Failure::new(Reason::NoRoute, format!("{name} is no destination")))?;
+    Ok(Target::Name(host.into(), port))
+}
+
+async fn to_application(
+    connection: &Arc<Connection>,
+    side: &Inbound,
+    mut head: Head,
+    body: Body,
+    gate: Option<Arc<Gate>>,
+    exchange: &mut Exchange,
+) -> Result<Reached, Failure> {
+    head.take_original(side.peer.is_some());
+    exchange.outcome.protocol(protocol(&head));
+    exchange.outcome.client(side.peer.clone());
+    exchange.outcome.service(side.service.clone());
+    let snapshot = connection.worker.shared.directory.snapshot();
+    let gone = || Failure::new(Reason::NoInboundPort, format!("{} on port {}", side.service, side.port));
+    let ports = snapshot.inbound.as_deref().map_or(&[][..], |inbound| &inbound.ports);
+    let served = |port: &&InboundPort| port.service == side.service && port.port == side.port;
+    let port = ports.iter().find(served).ok_or_else(gone)?;
+    let fixed = match port.upstream.endpoints {
+        snapshot::Endpoints::OriginalDst => side.original_destination.map(Target::Address),
+        _ => None,
+    };
+    let route = connection.worker.pool.pass_through();
+    exchange.outcome.route(route.name.clone());
+    run(connection, &port.upstream, fixed, route, &side.service, head, body, gate, exchange).await
+}
+
+#[allow(clippy::too_many_arguments, reason = "the end of both ways, which differ in all of them")]
+async fn run(
+    connection: &Arc<Connection>,
+    cluster: &Arc<Cluster>,
+    fixed: Option<Target>,
+    route: &Route,
+    service: &Name,
+    mut head: Head,
+    body: Body,
+    gate: Option<Arc<Gate>>,
+    exchange: &mut Exchange,
+) -> Result<Reached, Failure> {
+    if head.upgrade.is_some() && !body.is_end_stream() {
+        head.upgrade = None; // a body cannot go before the switch
+    }
+    let gate = expects_continue(&mut head, &body).then(|| gate.unwrap_or_default());
+    let deadline = deadline(connection, route, &head, exchange);
+    let default_host = service.rsplit_once(':').map_or(&**service, |(host, _)| host);
+    let context = Context { http2: connection.http2, upgrade: head.upgrade.clone(), deadline };
+    let plan = Plan { cluster, fixed, try_timeout: route.try_timeout, retry: &route.retry, default_host };
+    let forwarding = forward(&connection.worker, &plan, head, body, gate, &mut exchange.outcome);
+    let upstream = match deadline {
+        None => forwarding.await,
+        Some(at) => timeout_at(at, Box::pin(forwarding))
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(Reason::RequestTimeout, service.to_string()))),
+    };
+    Ok(Reached::Upstream(upstream?, context))
+}
+
+/// Whether the body waits for `100 Continue`. HTTP/1.0 does not know the expectation (RFC 9110 §10.1.1).
+fn expects_continue(head: &mut Head, body: &Body) -> bool {
+    let Some(expectation) = head.headers.get(EXPECT) else { return false };
+    let expects = expectation.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if expects && (body.is_end_stream() || head.original == Original::Http10) {
+        head.headers.remove(EXPECT);
+        return false;
+    }
+    expects
+}
+
+/// The route's time-out, or the caller's own deadline, if that is earlier (gRPC over HTTP2, "Timeout").
+fn deadline(connection: &Connection, route: &Route, head: &Head, exchange: &Exchange) -> Option<Instant> {
+    let callers = match connection.side {
+        // The outbound sidecar keeps the deadline of its caller; a second watch here would only be later.
+        Side::Inbound(Inbound { peer: Some(_), .. }) => None,
+        _ if exchange.grpc => head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout),
+        _ => None,
+    };
+    let limit = match (route.timeout, callers) {
+        (Some(one), Some(other)) => one.min(other),
+        (one, other) => one.or(other)?,
+    };
+    Instant::from_std(exchange.outcome.started()).checked_add(limit)
+}
+
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if amount.len() > 8 || !amount.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = amount.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// The sidecar's own answer.
+fn refuse(failure: &Failure, mut exchange: Exchange) -> Response<ResponseBody> {
+    exchange.outcome.failed(failure.reason, failure);
+    let response = if exchange.grpc { failure.grpc_response() } else { failure.response() };
+    exchange.outcome.status(response.status());
+    exchange.outcome.grpc_status(grpc_status(response.headers()));
+    response.map(|body| ResponseBody::new(body, exchange))
+}
+
+/// Makes an upstream's response fit for the client.
+fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut exchange: Exchange) -> Served {
+    let Upstream { mut head, body, from_sidecar, held, try_deadline } = upstream;
+    if from_sidecar {
+        if let Some(reason) = told(&head.headers) {
+            exchange.outcome.failed_elsewhere(reason);
+        }
+    } else {
+        head.headers.remove(MALLA_REASON);
+    }
+    exchange.outcome.status(head.status);
+    exchange.outcome.grpc_status(grpc_status(&head.headers));
+    exchange.held = Some(held);
+    match body {
+        UpstreamBody::Switched(protocol, upstream) => {
+            switched(connection, context, &mut head, protocol);
+            if context.upgrade != Some(Upgrade::Connect) {
+                exchange.outcome.status(StatusCode::SWITCHING_PROTOCOLS);
+            }
+            let tunnel = Tunnel { upstream: *upstream, exchange };
+            Served::Switched(head, Box::new(tunnel))
+        }
+        UpstreamBody::Body(body) => {
+            if head.version != http::Version::HTTP_2 {
+                strip_response(&mut head.headers);
+            }
+            head.headers.remove(MALLA_UPGRADE);
+            exchange.deadline = earlier(context.deadline, try_deadline)
+                .filter(|_| !body.is_end_stream())
+                .map(|(at, reason)| (Box::pin(sleep_until(at)), reason));
+            head.version = if context.http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+            Served::Answer(Response::from_parts(head, ResponseBody::new(body, exchange)))
+        }
+    }
+}
+
+fn earlier(request: Option<Instant>, one_try: Option<Instant>) -> Option<(Instant, Reason)> {
+    let request = request.map(|at| (at, Reason::RequestTimeout));
+    let one_try = one_try.map(|at| (at, Reason::TryTimeout));
+    request.into_iter().chain(one_try).min_by_key(|(at, _)| *at)
+}
+
+/// The head that tells the client that the protocol has changed: `101` in HTTP/1.1, `200` in HTTP/2 (RFC 8441 §5).
+fn switched(connection: &Connection, context: &Context, head: &mut response::Parts, protocol: HeaderValue) {
+    strip_response(&mut head.headers);
+    head.headers.remove(MALLA_UPGRADE);
+    let plain_connect = context.upgrade == Some(Upgrade::Connect);
+    if context.http2 {
+        head.status = StatusCode::OK;
+        head.version = http::Version::HTTP_2;
+        head.headers.remove(http::header::CONTENT_LENGTH);
+        let to_sidecar = matches!(&connection.side, Side::Inbound(Inbound { peer: Some(_), .. }));
+        if to_sidecar && !plain_connect {
+            head.headers.insert(MALLA_UPGRADE, protocol);
+        }
+    } else {
+        head.version = http::Version::HTTP_11;
+        head.status = if plain_connect { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+        if !plain_connect {
+            announce(&mut head.headers, protocol);
+        }
+    }
+}
+
+fn announce(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// What the application of the client speaks.
+fn protocol(head: &Head) -> Protocol {
+    match head.original {
+        _ if head.is_grpc() => Protocol::Grpc,
+        Original::Http10 => Protocol::Http10,
+        Original::Http11 => Protocol::Http1,
+        Original::Http2 => Protocol::Http2,
+    }
+}
+
+/// The record of a request that has just arrived.
+pub(super) fn begin(connection: &Connection, head: &Result<Head, Failure>) -> Outcome {
+    let (protocol, method, path) = match head {
+        Ok(head) => (protocol(head), head.method.clone(), Some(head.path.clone())),
+        Err(_) if connection.http2 => (Protocol::Http2, http::Method::default(), None),
+        Err(_) => (Protocol::Http1, http::Method::default(), None),
+    };
+    let mut outcome = Outcome::new(connection.worker.clone(), connection.direction(), protocol, method);
+    outcome.path(path);
+    outcome
+}

@@ -1,0 +1,129 @@
+//! Answers that the sidecar makes itself: a status, the word, and a sentence for people; for gRPC calls a status of gRPC.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::Body;
+use crate::reason::Reason;
+
+/// The response header that tells which sidecar-made failure this is.
+pub(crate) const MALLA_REASON: HeaderName = HeaderName::from_static("malla-reason");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Why a request cannot be served: the word, and what it was about (an address, a name, what was wrong).
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    pub(crate) what: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: Reason, what: impl Into<Cow<'static, str>>) -> Self {
+        Failure { reason, what: what.into() }
+    }
+
+    /// The answer to a plain HTTP request.
+    pub(crate) fn response(&self) -> Response<Body> {
+        let text = format!("{}: {} ({})\n", self.reason.word(), self.reason.sentence(), self.what);
+        let mut response = Response::new(Body::text(Bytes::from(text)));
+        *response.status_mut() =
+            StatusCode::from_u16(self.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(MALLA_REASON, HeaderValue::from_static(self.reason.word()));
+        response
+    }
+
+    /// The answer to a gRPC call: trailers only (gRPC over HTTP2, "Responses").
+    pub(crate) fn grpc_response(&self) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(MALLA_REASON, HeaderValue::from_static(self.reason.word()));
+        self.grpc_trailers(headers);
+        response
+    }
+
+    /// `grpc-status` and `grpc-message`.
+    pub(crate) fn grpc_trailers(&self, headers: &mut http::HeaderMap) {
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_code(self.reason))));
+        let text = format!("{}: {} ({})", self.reason.word(), self.reason.sentence(), self.what);
+        if let Ok(message) = HeaderValue::from_str(&percent_encoded(&text)) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// The gRPC status for a failure, as gRPC maps HTTP statuses, but for deadlines, which have a status of their own.
+pub(crate) const fn grpc_code(reason: Reason) -> u8 {
+    match reason {
+        Reason::RequestTimeout | Reason::TryTimeout => 4, // DEADLINE_EXCEEDED
+        Reason::ClientReset => 1,                         // CANCELLED
+        _ => match reason.status() {
+            400 | 408 | 431 | 500 | 508 => 13, // INTERNAL
+            401 => 16,                         // UNAUTHENTICATED
+            403 => 7,                          // PERMISSION_DENIED
+            404 => 12,                         // UNIMPLEMENTED
+            _ => 14,                           // UNAVAILABLE
+        },
+    }
+}
+
+/// `grpc-message` is percent-encoded: everything but printable ASCII, and the percent sign.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// The word that another sidecar put into its answer.
+pub(crate) fn told(headers: &http::HeaderMap) -> Option<Reason> {
+    let word = headers.get(&MALLA_REASON)?.as_bytes();
+    Reason::ALL.iter().copied().find(|reason| reason.word().as_bytes() == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_speak_http_and_grpc() {
+        let failure = Failure::new(Reason::ConnectRefused, "10.1.2.3:80 refused the connection");
+        let plain = failure.response();
+        assert_eq!(plain.status(), 503);
+        assert_eq!(plain.headers()["malla-reason"], "connect_refused");
+        assert_eq!(told(plain.headers()), Some(Reason::ConnectRefused));
+        let call = failure.grpc_response();
+        assert_eq!(call.status(), 200);
+        assert_eq!(call.headers()["grpc-status"], "14");
+        let message = call.headers()["grpc-message"].to_str().expect("text");
+        assert!(message.contains("connect_refused: the endpoint refused the connection"), "{message}");
+    }
+
+    #[test]
+    fn messages_of_grpc_are_percent_encoded() {
+        assert_eq!(percent_encoded("50 % é\n"), "50 %25 %C3%A9%0A");
+    }
+
+    #[test]
+    fn deadlines_and_missing_routes_have_their_grpc_status() {
+        let codes = [Reason::RequestTimeout, Reason::NoRoute, Reason::CircuitOpen, Reason::PlaintextRefused];
+        assert_eq!(codes.map(grpc_code), [4, 12, 14, 7]);
+    }
+}

@@ -1,0 +1,461 @@
+//! Sends a request to an endpoint, and once more where that is safe.
+//!
+//! Safe without configuration is only what the upstream provably has not processed: no connection came about; the stream was
+//! refused or lay beyond GOAWAY; the request was handed back unsent; another sidecar says that it could not reach its
+//! application. To these comes one race that HTTP/1 cannot tell apart (RFC 9110 §9.2.2): the upstream closes an idle connection at the
+//! moment when a request is sent on it; idempotent requests without a body are sent again. Never is a request sent again of
+//! whose body anything was read.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::response;
+use http_body::Body as _;
+use smallvec::SmallVec;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::body::{Body, BodyError};
+use super::failure::{Failure, told};
+use super::head::{Head, MALLA_UPGRADE, Original, Upgrade};
+use super::pipe::{Pipe, PipeError};
+use super::request_body::{Gate, RequestBody};
+use super::response::{Held, Lease};
+use super::tunnel::{StreamIo, TunnelIo};
+use crate::balance::{self, LoadGuard};
+use crate::outcome::Outcome;
+use crate::pool::{ConnectFailure, Target, chain};
+use crate::reason::Reason;
+use crate::shared::Worker;
+use crate::snapshot::{Cluster, Endpoints, Retry, UpstreamHttp};
+
+/// An HTTP/1 connection that has been idle for longer may just be being closed by the upstream: requests that could not be
+/// sent again get another one. Common servers close after 2 to 75 seconds.
+const FRESH: Duration = Duration::from_secs(1);
+/// Idle for less, a connection is not about to be closed for being idle: its requests need not be kept for a second try.
+const BUSY: Duration = Duration::from_millis(200);
+
+/// Where a request goes and what may be done for it.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) cluster: &'a Arc<Cluster>,
+    /// The address, for clusters without addresses.
+    pub(super) fixed: Option<Target>,
+    pub(super) try_timeout: Option<Duration>,
+    pub(super) retry: &'a Retry,
+    /// Stands in for a missing host towards HTTP/1.
+    pub(super) default_host: &'a str,
+}
+
+/// A response that has begun.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) head: response::Parts,
+    pub(super) body: UpstreamBody,
+    /// Whether its headers are a sidecar's, not an application's.
+    pub(super) from_sidecar: bool,
+    pub(super) held: Held,
+    /// When this try must be over.
+    pub(super) try_deadline: Option<Instant>,
+}
+
+/// What follows the head.
+#[derive(Debug)]
+pub(super) enum UpstreamBody {
+    Body(Body),
+    /// The upstream switched to this protocol.
+    Switched(http::HeaderValue, Box<TunnelIo>),
+}
+
+/// A try that failed.
+struct TryFailure {
+    failure: Failure,
+    /// The request, if it may be sent again.
+    again: Option<(Head, Body)>,
+}
+
+/// A response's head, its body, and what carries it.
+type Answer = (response::Parts, UpstreamBody, Lease, Option<AbortOnDropHandle<()>>);
+
+/// Sends the request and returns the response's head as soon as it has come.
+pub(super) async fn forward(
+    worker: &Arc<Worker>,
+    plan: &Plan<'_>,
+    head: Head,
+    body: Body,
+    gate: Option<Arc<Gate>>,
+    outcome: &mut Outcome,
+) -> Result<Upstream, Failure> {
+    let cluster = plan.cluster;
+    let Some(place) = cluster.usage.request(&cluster.limits) else {
+        return Err(Failure::new(Reason::CircuitOpen, format!("{} has too many requests at once", cluster.name)));
+    };
+    let (mut head, mut body) = (head, body);
+    let mut tried = SmallVec::<[SocketAddr; 2]>::new();
+    let (mut left, mut interval) = (plan.retry.attempts, plan.retry.base_interval);
+    let mut retry = None;
+    loop {
+        let (target, mut load) = choose(plan, &tried)?;
+        if let Target::Endpoint(endpoint) = &target {
+            outcome.tried(endpoint.clone());
+            tried.push(endpoint.address);
+        }
+        let from_sidecar = matches!(&target, Target::Endpoint(endpoint) if endpoint.identity.is_some());
+        let try_deadline = plan.try_timeout.map(|limit| Instant::now() + limit);
+        let sending = send(worker, plan, &target, head, body, gate.as_ref(), left > 0);
+        let result = match try_deadline {
+            None => sending.await,
+            Some(at) => timeout_at(at, Box::pin(sending)).await.unwrap_or_else(|_| {
+                let failure = Failure::new(Reason::TryTimeout, format!("{target} did not answer in time"));
+                Err(TryFailure { failure, again: None })
+            }),
+        };
+        let TryFailure { failure, again } = match result {
+            Ok((head, body, lease, upload)) => {
+                if let Some(load) = &mut load {
+                    load.answered();
+                }
+                let held = Held { lease, _load: load, _place: place, _retry: retry, upload, gate };
+                return Ok(Upstream { head, body, from_sidecar, held, try_deadline });
+            }
+            Err(failure) => failure,
+        };
+        match &mut load {
+            Some(load) if is_endpoints_fault(failure.reason) => load.failed(),
+            Some(load) => load.discard(),
+            None => {}
+        }
+        (head, body) = again.ok_or_else(|| failure.clone())?;
+        if left == 0 {
+            return Err(exhausted(failure, plan.retry.attempts));
+        }
+        retry = cluster.retry_budget.take(cluster.usage.requests());
+        if retry.is_none() {
+            return Err(Failure::new(Reason::RetryBudgetSpent, format!("after {}: {}", failure.reason, failure.what)));
+        }
+        left -= 1;
+        worker.shared.metrics.retried(&cluster.name, failure.reason);
+        drop(load);
+        sleep(jittered(interval)).await;
+        interval = interval.saturating_mul(2).min(plan.retry.max_interval);
+    }
+}
+
+/// Between half and the whole of the interval: those that failed together do not come back together.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// With the safe default, what failed last says most; where more tries were configured, that they were used up.
+fn exhausted(failure: Failure, attempts: u8) -> Failure {
+    if attempts <= 1 {
+        return failure;
+    }
+    let tries = u16::from(attempts) + 1;
+    Failure::new(Reason::RetriesExhausted, format!("{tries} tries, the last: {}: {}", failure.reason, failure.what))
+}
+
+/// Whether an endpoint that failed like this should be spared for a while.
+fn is_endpoints_fault(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::ClientReset
+            | Reason::CircuitOpen
+            | Reason::IdentityMissing
+            | Reason::IdentityExpired
+            | Reason::Overloaded
+            | Reason::ResolveFailed
+    )
+}
+
+/// Another endpoint than those that were tried, if there is one.
+fn choose(plan: &Plan<'_>, tried: &[SocketAddr]) -> Result<(Target, Option<LoadGuard>), Failure> {
+    if let Some(fixed) = &plan.fixed {
+        return Ok((fixed.clone(), None));
+    }
+    let cluster = plan.cluster;
+    match &cluster.endpoints {
+        Endpoints::Dns { host, port } => Ok((Target::Name(host.clone(), *port), None)),
+        Endpoints::Set(_) => {
+            let picked = balance::pick(cluster, tried).or_else(|| balance::pick(cluster, &[]));
+            let picked = picked.ok_or_else(|| Failure::new(Reason::NoEndpoints, cluster.name.to_string()))?;
+            Ok((Target::Endpoint(picked.endpoint), Some(picked.guard)))
+        }
+        Endpoints::OriginalDst => {
+            Err(Failure::new(Reason::NoEndpoints, format!("{}: the original destination is not known", cluster.name)))
+        }
+    }
+}
+
+async fn send(
+    worker: &Arc<Worker>,
+    plan: &Plan<'_>,
+    target: &Target,
+    head: Head,
+    body: Body,
+    gate: Option<&Arc<Gate>>,
+    may_retry: bool,
+) -> Result<Answer, TryFailure> {
+    let to_sidecar = matches!(target, Target::Endpoint(endpoint) if endpoint.identity.is_some());
+    let http2 = to_sidecar
+        || match plan.cluster.http {
+            UpstreamHttp::Http1 => false,
+            UpstreamHttp::Http2 => true,
+            UpstreamHttp::AsReceived => head.original == Original::Http2,
+        };
+    if http2 {
+        let answer = over_http2(worker, plan, target, head, body, gate, may_retry, to_sidecar).await?;
+        if to_sidecar { unless_unreached(answer, may_retry, target) } else { Ok(answer.0) }
+    } else {
+        over_http1(worker, plan, target, head, body, gate, may_retry).await
+    }
+}
+
+/// Another sidecar answered in its application's place that it never reached it: as good as a connection refused here.
+fn unless_unreached(
+    (answer, again): (Answer, Option<(Head, Body)>),
+    may_retry: bool,
+    target: &Target,
+) -> Result<Answer, TryFailure> {
+    let Some(reason) = told(&answer.0.headers) else { return Ok(answer) };
+    let unreached = matches!(
+        reason,
+        Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::Draining | Reason::Overloaded
+    );
+    match again {
+        Some(again) if unreached && may_retry => Err(TryFailure {
+            failure: Failure::new(reason, format!("the sidecar at {target} could not reach its application")),
+            again: Some(again),
+        }),
+        _ => Ok(answer),
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "one call, all of them different things")]
+async fn over_http2(
+    worker: &Arc<Worker>,
+    plan: &Plan<'_>,
+    target: &Target,
+    head: Head,
+    body: Body,
+    gate: Option<&Arc<Gate>>,
+    may_retry: bool,
+    to_sidecar: bool,
+) -> Result<(Answer, Option<(Head, Body)>), TryFailure> {
+    let lease = match worker.pool.http2(worker, plan.cluster, target).await {
+        Ok(lease) => lease,
+        Err(failure) => return Err(not_connected(failure, head, body)),
+    };
+    let upgrade = head.upgrade.clone();
+    if matches!(upgrade, Some(Upgrade::To(_))) && !lease.takes_extended_connect().await {
+        let what = format!("{target} takes no upgrades over HTTP/2 (RFC 8441)");
+        return Err(TryFailure { failure: Failure::new(Reason::UpstreamProtocol, what), again: None });
+    }
+    let kept = may_retry.then(|| head.clone());
+    let ended = body.is_end_stream() && upgrade.is_none();
+    let (mut response, stream) = match lease.open(head.into_http2(to_sidecar), ended) {
+        Ok(opened) => opened,
+        Err(cause) => {
+            lease.retire();
+            let failure = reset(target, &cause);
+            return Err(TryFailure { failure, again: kept.map(|head| (head, body)) });
+        }
+    };
+    let mut switching = None;
+    let mut upload = match upgrade {
+        Some(_) => {
+            switching = Some(stream);
+            None
+        }
+        None => (!ended).then(|| Pipe::new(RequestBody::new(body, gate.cloned()), stream)),
+    };
+    let mut broken = None;
+    let answered = std::future::poll_fn(|cx| {
+        if let Some(gate) = gate {
+            while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
+                if informational.status() == http::StatusCode::CONTINUE {
+                    gate.open();
+                }
+            }
+        }
+        if let Some(pipe) = &mut upload {
+            match Pin::new(pipe).poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Err(PipeError::Body(error))) => {
+                    broken = Some(error);
+                    return Poll::Ready(None);
+                }
+                // The answer says why the upstream wants no more.
+                Poll::Ready(Err(PipeError::Stream) | Ok(())) => upload = None,
+            }
+        }
+        Pin::new(&mut response).poll(cx).map(Some)
+    })
+    .await;
+    match answered {
+        None => {
+            let what = broken.map_or_else(String::new, |error| chain(&error));
+            Err(TryFailure { failure: Failure::new(Reason::ClientReset, what), again: None })
+        }
+        Some(Err(cause)) => {
+            if cause.is_go_away() || cause.is_io() {
+                lease.retire();
+            }
+            let untouched = if ended { Some(Body::empty()) } else { upload.and_then(untouched) };
+            let again = kept.zip(untouched).filter(|_| was_not_processed(&cause));
+            Err(TryFailure { failure: reset(target, &cause), again })
+        }
+        Some(Ok(response)) => {
+            let (parts, received) = response.into_parts();
+            let switched = match (switching, &upgrade) {
+                (Some(stream), Some(upgrade)) => switched_http2(&parts, upgrade, to_sidecar).map(|to| (to, stream)),
+                _ => None,
+            };
+            let body = match switched {
+                Some((protocol, stream)) => {
+                    UpstreamBody::Switched(protocol, Box::new(TunnelIo::Http2(StreamIo::new(stream, received))))
+                }
+                None => UpstreamBody::Body(Body::http2(received)),
+            };
+            let again = if ended { kept.map(|head| (head, Body::empty())) } else { None };
+            let upload = upload.map(|pipe| AbortOnDropHandle::new(tokio::spawn(drain(pipe))));
+            Ok(((parts, body, Lease::Http2(lease), upload), again))
+        }
+    }
+}
+
+/// The rest of a body, while the response is under way already. Who reads or resets the stream knows how it ended.
+async fn drain(pipe: Pipe<RequestBody>) {
+    if let Err(PipeError::Body(error)) = pipe.await {
+        tracing::debug!(cause = %chain(&error), "a request's body ended early");
+    }
+}
+
+fn untouched(pipe: Pipe<RequestBody>) -> Option<Body> {
+    pipe.into_untouched().map(RequestBody::into_inner)
+}
+
+/// The stream was refused, or lies beyond the last one that GOAWAY names (RFC 9113 §6.8, §8.7).
+fn was_not_processed(cause: &h2::Error) -> bool {
+    cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+fn reset(target: &Target, cause: &h2::Error) -> Failure {
+    let protocol = cause.is_library() && (cause.is_reset() || cause.is_go_away());
+    let reason = if protocol { Reason::UpstreamProtocol } else { Reason::UpstreamReset };
+    Failure::new(reason, format!("{target}: {}", chain(cause)))
+}
+
+/// Whether an answer to extended `CONNECT` means that the upstream switched, and to what.
+fn switched_http2(head: &response::Parts, upgrade: &Upgrade, from_sidecar: bool) -> Option<http::HeaderValue> {
+    if !head.status.is_success() {
+        return None;
+    }
+    match upgrade {
+        // An application behind a sidecar may have answered 200 without switching.
+        Upgrade::To(_) if from_sidecar => head.headers.get(MALLA_UPGRADE).cloned(),
+        Upgrade::To(protocol) => Some(protocol.clone()),
+        Upgrade::Connect => Some(http::HeaderValue::from_static("")),
+    }
+}
+
+async fn over_http1(
+    worker: &Arc<Worker>,
+    plan: &Plan<'_>,
+    target: &Target,
+    head: Head,
+    body: Body,
+    gate: Option<&Arc<Gate>>,
+    may_retry: bool,
+) -> Result<Answer, TryFailure> {
+    let repeatable = may_retry && head.method.is_idempotent() && body.is_end_stream() && head.upgrade.is_none();
+    let fresh_enough = if repeatable { Duration::MAX } else { FRESH };
+    let mut lease = match worker.pool.http1(worker, plan.cluster, target, fresh_enough).await {
+        Ok(lease) => lease,
+        Err(failure) => return Err(not_connected(failure, head, body)),
+    };
+    let stale = lease.was_idle_for().is_some_and(|idle| idle > BUSY);
+    let kept = (repeatable && stale).then(|| head.clone());
+    let (original, upgrade) = (head.original, head.upgrade.clone());
+    let mut request = head.into_http1(plan.default_host, RequestBody::new(body, gate.cloned()));
+    if let Some(gate) = gate.cloned() {
+        hyper::ext::on_informational(&mut request, move |informational| {
+            if informational.status() == http::StatusCode::CONTINUE {
+                gate.open();
+            }
+        });
+    }
+    let sent = match lease.sender() {
+        Some(sender) => sender.try_send_request(request).await,
+        None => {
+            return Err(TryFailure {
+                failure: Failure::new(Reason::Internal, "a lease without a connection"),
+                again: None,
+            });
+        }
+    };
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(mut failed) => {
+            let unsent = failed.take_message().map(|request| unsent(request, original, upgrade));
+            let closed = kept.filter(|_| is_closed(failed.error())).map(|head| (head, Body::empty()));
+            lease.keep_out();
+            let failure = http1_failure(target, failed.error());
+            return Err(TryFailure { failure, again: unsent.or(closed) });
+        }
+    };
+    let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS
+        || (upgrade == Some(Upgrade::Connect) && response.status().is_success());
+    if switched {
+        let protocol = response.headers().get(http::header::UPGRADE).cloned();
+        let upgraded = hyper::upgrade::on(&mut response)
+            .await
+            .map_err(|cause| TryFailure { failure: http1_failure(target, &cause), again: None })?;
+        lease.keep_out();
+        let protocol = protocol.unwrap_or(http::HeaderValue::from_static(""));
+        let body = UpstreamBody::Switched(protocol, Box::new(upgraded.into()));
+        return Ok((response.into_parts().0, body, Lease::Http1(lease), None));
+    }
+    let (parts, body) = response.into_parts();
+    Ok((parts, UpstreamBody::Body(Body::http1(body)), Lease::Http1(lease), None))
+}
+
+/// The head that was not sent, as it was.
+fn unsent(request: http::Request<RequestBody>, original: Original, upgrade: Option<Upgrade>) -> (Head, Body) {
+    let (parts, body) = request.into_parts();
+    (Head::from_unsent(parts, original, upgrade), body.into_inner())
+}
+
+/// Whether the upstream closed the connection before it had sent anything.
+fn is_closed(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || is_connection_reset(error)
+}
+
+fn is_connection_reset(error: &hyper::Error) -> bool {
+    use std::error::Error as _;
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), BrokenPipe | ConnectionAborted | ConnectionReset))
+}
+
+fn http1_failure(target: &Target, error: &hyper::Error) -> Failure {
+    use std::error::Error as _;
+    let what = format!("{target}: {}", chain(error));
+    let client = error.is_user() || error.source().is_some_and(|cause| cause.is::<BodyError>());
+    let reason = if client {
+        Reason::ClientReset
+    } else if error.is_parse() {
+        Reason::UpstreamProtocol
+    } else {
+        Reason::UpstreamReset
+    };
+    Failure::new(reason, what)
+}
+
+fn not_connected(failure: ConnectFailure, head: Head, body: Body) -> TryFailure {
+    let again = failure.elsewhere.then_some((head, body));
+    TryFailure { failure: Failure::new(failure.reason, failure.what), again }
+}

@@ -1,0 +1,259 @@
+//! HTTP/1.0 and 1.1 towards clients, on hyper's connection; what hyper does not watch — heads that do not end, input that has
+//! ended, connections that nobody uses — is watched here, with one timer that only slow connections ever start.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::body::Body;
+use super::client_io::{ClientIo, ClientState, HALF_CLOSED_GRACE};
+use super::exchange::{Arrived, Served, begin, serve};
+use super::failure::Failure;
+use super::head::Head;
+use super::response::{Exchange, ResponseBody};
+use super::tunnel::Tunnel;
+use super::{Connection, HEAD_LIMIT, IDLE_LIMIT};
+use crate::outbound;
+use crate::pool::LARGEST_HEAD;
+use crate::reason::Reason;
+
+/// What a client that is too slow with its head is told.
+const HEADER_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nmalla-reason: header_timeout\r\n\
+    content-type: text/plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// A connection that has switched, after hyper has let go of it.
+enum After {
+    Tunnel(OnUpgrade, Box<Tunnel>),
+    Connect(OnUpgrade, outbound::Tunnel, Box<Exchange>),
+}
+
+type AfterSlot = Mutex<Option<After>>;
+
+/// Serves a connection to its end.
+pub(super) async fn run<IO>(connection: Arc<Connection>, io: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let state = Arc::new(ClientState::default());
+    let after = Arc::new(AfterSlot::default());
+    let service = service_fn(|request| {
+        let (connection, state, after) = (connection.clone(), state.clone(), after.clone());
+        async move { Ok::<_, Infallible>(respond(&connection, &state, &after, request).await) }
+    });
+    let io = TokioIo::new(ClientIo::new(io, state.clone()));
+    let mut http = http1::Builder::new()
+        .auto_date_header(false)
+        .header_read_timeout(None)
+        .max_header_size(LARGEST_HEAD as usize)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let ended = Watched { connection: &connection, state: &state, timer: None, requests_before: 0 };
+    match ended.drive(&mut http).await {
+        End::Finished(Ok(())) => {}
+        End::Finished(Err(cause)) => refused(&connection, &cause),
+        End::HeadTimeout => {
+            connection.count(Reason::HeaderTimeout);
+            if let Some(parts) = http.into_parts() {
+                let mut io = parts.io.into_inner().into_inner();
+                // Whoever sends heads byte by byte may not read either: the answer is tried, not waited for.
+                let _ = io.write_all(HEADER_TIMEOUT).now_or_never();
+            }
+            return;
+        }
+        End::Idle => return,
+    }
+    let after = after.lock().take();
+    match after {
+        None => {}
+        Some(After::Tunnel(client, tunnel)) => {
+            state.release_end();
+            if let Ok(client) = client.await {
+                tunnel.run(client.into()).await;
+            }
+        }
+        Some(After::Connect(client, tunnel, mut exchange)) => {
+            state.release_end();
+            if let Ok(client) = client.await {
+                tunnel.carry(Box::new(TokioIo::new(client))).await;
+            }
+            exchange.finish();
+        }
+    }
+}
+
+/// How a connection ended.
+enum End {
+    Finished(hyper::Result<()>),
+    HeadTimeout,
+    Idle,
+}
+
+/// A connection and what is watched on it.
+struct Watched<'a> {
+    connection: &'a Connection,
+    state: &'a ClientState,
+    timer: Option<(Waits, Pin<Box<Sleep>>)>,
+    requests_before: u64,
+}
+
+/// What the timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// A head has begun.
+    Head,
+    /// The client's input has ended, an answer is due.
+    HalfClosed,
+    /// For the next request.
+    Idle,
+}
+
+/// What the watch asks of the connection.
+enum Verdict {
+    Wait,
+    PollAgain,
+    End(End),
+}
+
+impl Watched<'_> {
+    async fn drive<IO, S>(mut self, http: &mut http1::UpgradeableConnection<IO, S>) -> End
+    where
+        IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        S: hyper::service::HttpService<Incoming, ResBody = ResponseBody> + Unpin,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut draining = pin!(self.connection.worker.shared.drain.draining());
+        let mut drains = false;
+        std::future::poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = Pin::new(&mut *http).poll(cx) {
+                    return Poll::Ready(End::Finished(result));
+                }
+                if !drains && draining.as_mut().poll(cx).is_ready() {
+                    drains = true;
+                    Pin::new(&mut *http).graceful_shutdown();
+                    continue;
+                }
+                match self.watch(cx) {
+                    Verdict::Wait => return Poll::Pending,
+                    Verdict::PollAgain => {}
+                    Verdict::End(end) => return Poll::Ready(end),
+                }
+            }
+        })
+        .await
+    }
+
+    fn watch(&mut self, cx: &mut Context<'_>) -> Verdict {
+        let waits = if self.state.awaits_head() {
+            Waits::Head
+        } else if self.state.end_is_held() {
+            Waits::HalfClosed
+        } else {
+            Waits::Idle
+        };
+        let timer = match &mut self.timer {
+            Some((for_what, timer)) if *for_what == waits => timer,
+            // The timer of an idle connection is left to run: it finds out itself whether there were requests.
+            other => {
+                *other = Some((waits, Box::pin(sleep(waits.limit()))));
+                match other {
+                    Some((_, timer)) => timer,
+                    None => return Verdict::Wait,
+                }
+            }
+        };
+        if timer.as_mut().poll(cx).is_pending() {
+            return Verdict::Wait;
+        }
+        match waits {
+            Waits::Head => Verdict::End(End::HeadTimeout),
+            Waits::HalfClosed => {
+                self.state.release_end();
+                Verdict::PollAgain
+            }
+            Waits::Idle => {
+                timer.as_mut().reset(Instant::now() + IDLE_LIMIT);
+                let (requests, serving) = self.state.activity();
+                if serving || requests != self.requests_before {
+                    self.requests_before = requests;
+                    return Verdict::PollAgain;
+                }
+                Verdict::End(End::Idle)
+            }
+        }
+    }
+}
+
+impl Waits {
+    fn limit(self) -> Duration {
+        match self {
+            Waits::Head => HEAD_LIMIT,
+            Waits::HalfClosed => HALF_CLOSED_GRACE,
+            Waits::Idle => IDLE_LIMIT,
+        }
+    }
+}
+
+/// Counts and logs why hyper gave a connection up.
+fn refused(connection: &Connection, cause: &hyper::Error) {
+    let reason = if cause.is_parse_too_large() {
+        Reason::HeadersTooLarge
+    } else if cause.is_parse() {
+        Reason::ProtocolError
+    } else {
+        // The client went away; a request that this cut short has its own record.
+        return;
+    };
+    connection.count(reason);
+    connection.log(reason, &crate::pool::chain(cause));
+}
+
+/// Answers a request. A panic costs this request, not the connection's other ones and not the sidecar.
+async fn respond(
+    connection: &Arc<Connection>,
+    state: &Arc<ClientState>,
+    after: &AfterSlot,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    state.request_begun();
+    let client = request.extensions_mut().remove::<OnUpgrade>();
+    let (parts, body) = request.into_parts();
+    let head = Head::from_http1(parts);
+    let body = Body::from_client(body, state);
+    let outcome = begin(connection, &head);
+    let arrived = Arrived { head, body, outcome, gate: None, client: Some(state.clone()) };
+    let Ok(served) = AssertUnwindSafe(serve(connection, arrived)).catch_unwind().await else {
+        return Failure::new(Reason::Internal, "it was a panic, and is in the log")
+            .response()
+            .map(ResponseBody::without_record);
+    };
+    let (slot, head) = match (served, client) {
+        (Served::Answer(response), _) => return response,
+        (Served::Switched(head, tunnel), Some(client)) => (After::Tunnel(client, tunnel), head),
+        (Served::Connect(tunnel, exchange), Some(client)) => {
+            (After::Connect(client, tunnel, Box::new(exchange)), Response::new(()).into_parts().0)
+        }
+        (Served::Switched(..) | Served::Connect(..), None) => {
+            // Only requests that ask for an upgrade get here, and hyper gives each of them the handle.
+            return Failure::new(Reason::Internal, "the connection cannot switch")
+                .response()
+                .map(ResponseBody::without_record);
+        }
+    };
+    *after.lock() = Some(slot);
+    Response::from_parts(head, ResponseBody::detached())
+}

@@ -1,0 +1,181 @@
+//! HTTP/2 towards clients and other sidecars.
+//!
+//! On `h2` itself: a request is a future of its connection's task, so that it ends with the connection and costs no task of its
+//! own, and what several of them send leaves in one write. hyper's server would hide informational responses.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, Stream as _};
+use h2::server::{self, SendResponse};
+use h2::{RecvStream, SendStream};
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::body::Body;
+use super::exchange::{Arrived, Served, begin, serve};
+use super::head::Head;
+use super::pipe::Pipe;
+use super::request_body::Gate;
+use super::response::ResponseBody;
+use super::tunnel::{StreamIo, TunnelIo};
+use super::{Connection, HEAD_LIMIT, IDLE_LIMIT};
+use crate::pool::{CONNECTION_WINDOW, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain};
+use crate::reason::Reason;
+
+/// Requests at once on one connection.
+const STREAMS: u32 = 100;
+
+/// Serves a connection to its end.
+pub(super) async fn run<IO>(connection: Arc<Connection>, io: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(LARGEST_HEAD)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol()
+        .handshake::<_, Bytes>(io);
+    let cause = match timeout(HEAD_LIMIT, handshake).await {
+        Err(_) => return connection.count(Reason::HeaderTimeout),
+        Ok(Err(cause)) => cause,
+        Ok(Ok(http)) => match drive(&connection, http).await {
+            Ok(()) => return,
+            Err(cause) => cause,
+        },
+    };
+    // What the library found wrong is the client's doing; a connection that merely broke is nobody's.
+    if cause.is_library() {
+        connection.count(Reason::ProtocolError);
+        connection.log(Reason::ProtocolError, &chain(&cause));
+    }
+}
+
+async fn drive<IO>(connection: &Arc<Connection>, mut http: server::Connection<IO, Bytes>) -> Result<(), h2::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut requests = FuturesUnordered::new();
+    let mut draining = pin!(connection.worker.shared.drain.draining());
+    let mut idle = pin!(sleep(IDLE_LIMIT));
+    let (mut drains, mut accepted, mut accepted_before) = (false, 0_u64, 0);
+    std::future::poll_fn(|cx| {
+        loop {
+            // Accepting also drives the connection: reads, and writes what the requests have queued.
+            while let Poll::Ready(next) = http.poll_accept(cx) {
+                match next {
+                    Some(Ok((request, respond))) => {
+                        accepted += 1;
+                        requests.push(guarded(connection.clone(), request, respond));
+                    }
+                    Some(Err(cause)) => return Poll::Ready(Err(cause)),
+                    None => return Poll::Ready(Ok(())),
+                }
+            }
+            if !drains && draining.as_mut().poll(cx).is_ready() {
+                drains = true;
+                http.graceful_shutdown();
+                continue;
+            }
+            let mut progressed = false;
+            while let Poll::Ready(Some(())) = Pin::new(&mut requests).poll_next(cx) {
+                progressed = true;
+            }
+            if progressed {
+                continue; // flush what the finished requests have queued
+            }
+            if idle.as_mut().poll(cx).is_ready() {
+                idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
+                if requests.is_empty() && accepted == accepted_before {
+                    http.graceful_shutdown();
+                }
+                accepted_before = accepted;
+                continue;
+            }
+            return Poll::Pending;
+        }
+    })
+    .await
+}
+
+/// One request to its end. A panic costs this request alone: its stream is reset when its handles are dropped.
+async fn guarded(connection: Arc<Connection>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    if AssertUnwindSafe(respond_to(&connection, request, respond)).catch_unwind().await.is_err() {
+        tracing::error!("a request panicked");
+    }
+}
+
+async fn respond_to(connection: &Arc<Connection>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (parts, received) = request.into_parts();
+    let expects = parts.headers.contains_key(http::header::EXPECT);
+    let head = Head::from_http2(parts);
+    let outcome = begin(connection, &head);
+    // The stream of an upgrade is no body: it becomes a tunnel.
+    let upgrades = matches!(&head, Ok(head) if head.upgrade.is_some());
+    let (body, tunnel) = if upgrades { (Body::empty(), Some(received)) } else { (Body::http2(received), None) };
+    let gate = expects.then(Arc::<Gate>::default);
+    let arrived = Arrived { head, body, outcome, gate: gate.clone(), client: None };
+    let Some(served) = unless_reset(serve(connection, arrived), &mut respond, gate).await else { return };
+    match served {
+        Served::Answer(response) => answer(response, respond).await,
+        Served::Switched(head, upstream) => {
+            let Some(receive) = tunnel else { return };
+            if let Ok(send) = respond.send_response(Response::from_parts(head, ()), false) {
+                upstream.run(TunnelIo::Http2(StreamIo::new(send, receive))).await;
+            }
+        }
+        Served::Connect(upstream, mut exchange) => {
+            let Some(receive) = tunnel else { return };
+            if let Ok(send) = respond.send_response(Response::new(()), false) {
+                upstream.carry(Box::new(TunnelIo::Http2(StreamIo::new(send, receive)))).await;
+            }
+            exchange.finish();
+        }
+    }
+}
+
+/// The outcome of `serving`, unless the client gives the request up before; tells it `100 Continue` in between.
+async fn unless_reset(
+    serving: impl Future<Output = Served>,
+    respond: &mut SendResponse<Bytes>,
+    mut gate: Option<Arc<Gate>>,
+) -> Option<Served> {
+    let mut serving = pin!(serving);
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        if let Poll::Ready(served) = serving.as_mut().poll(cx) {
+            return Poll::Ready(Some(served));
+        }
+        if gate.as_ref().is_some_and(|gate| gate.poll_opened(cx).is_ready()) {
+            gate = None;
+            let mut proceed = Response::new(());
+            *proceed.status_mut() = StatusCode::CONTINUE;
+            // Fails only on a stream that has been reset, which is noticed next.
+            let _ = respond.send_informational(proceed);
+        }
+        respond.poll_reset(cx).map(|_| None)
+    })
+    .await
+}
+
+async fn answer(response: Response<ResponseBody>, mut respond: SendResponse<Bytes>) {
+    let (head, body) = response.into_parts();
+    let ended = body.is_end_stream();
+    let Ok(stream): Result<SendStream<Bytes>, _> = respond.send_response(Response::from_parts(head, ()), ended) else {
+        // What cannot be said in HTTP/2 (a head that the application made wrong) ends the stream.
+        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        return;
+    };
+    if !ended {
+        // How it ended, the body's own record says.
+        let _ = Pipe::new(body, stream).await;
+    }
+}

@@ -1,0 +1,184 @@
+//! The pool: what is shared, what is bounded, what is replaced.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+
+use super::super::Version;
+use super::super::testing::{
+    Listening, Pair, cluster, counted, endpoint, eventually, exchange_raw, identity, knows, outbound, read_until,
+    route, scripted, worker,
+};
+use super::grpc;
+use crate::snapshot::{Cluster, Limits, UpstreamHttp};
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+
+/// An HTTP/1 application that answers when it is let; it counts its requests and notes its connections.
+async fn held() -> (SocketAddr, watch::Sender<bool>, Arc<AtomicUsize>, Arc<Mutex<HashSet<usize>>>, impl Sized) {
+    let (let_go, gate) = watch::channel(false);
+    let requests = Arc::new(AtomicUsize::new(0));
+    let connections = Arc::new(Mutex::new(HashSet::new()));
+    let (counter, numbers) = (requests.clone(), connections.clone());
+    let (address, running) = scripted(move |number, mut socket| {
+        let (mut gate, counter, numbers) = (gate.clone(), counter.clone(), numbers.clone());
+        async move {
+            while !read_until(&mut socket, "\r\n\r\n").await.is_empty() {
+                counter.fetch_add(1, Relaxed);
+                numbers.lock().insert(number);
+                let _ = gate.wait_for(|go| *go).await;
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        }
+    })
+    .await;
+    (address, let_go, requests, connections, running)
+}
+
+async fn sidecar(cluster: Cluster, version: Version) -> Listening {
+    outbound(worker(knows(route(&Arc::new(cluster))), "web"), version).await
+}
+
+#[tokio::test]
+async fn too_many_requests_open_the_circuit() {
+    let (application, let_go, requests, _connections, _running) = held().await;
+    let limits = Limits { requests: 1, ..Limits::default() };
+    let sidecar =
+        sidecar(Cluster { limits, ..cluster("cart.shop:80", vec![endpoint(application)]) }, Version::Http1).await;
+    let first = tokio::spawn(exchange_raw(sidecar.address, GET));
+    eventually("the first is under way", || requests.load(Relaxed) == 1).await;
+    let second = exchange_raw(sidecar.address, GET).await;
+    assert!(second.contains("malla-reason: circuit_open"), "{second}");
+    let_go.send_replace(true);
+    assert!(first.await.expect("no panic").ends_with("ok"));
+    assert!(exchange_raw(sidecar.address, GET).await.ends_with("ok"), "the circuit closes again");
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_connection_within_the_limits() {
+    let (application, let_go, requests, connections, _running) = held().await;
+    let limits = Limits { connections: 1, pending: 1, ..Limits::default() };
+    let cluster = Arc::new(Cluster { limits, ..cluster("cart.shop:80", vec![endpoint(application)]) });
+    let sidecar = outbound(worker(knows(route(&cluster)), "web"), Version::Http1).await;
+    let first = tokio::spawn(exchange_raw(sidecar.address, GET));
+    eventually("the first is under way", || requests.load(Relaxed) == 1).await;
+    let second = tokio::spawn(exchange_raw(sidecar.address, GET));
+    eventually("the second waits", || cluster.usage.pending() == 1).await;
+    let third = exchange_raw(sidecar.address, GET).await;
+    assert!(third.contains("malla-reason: circuit_open"), "{third}");
+    let_go.send_replace(true);
+    for answer in [first, second] {
+        assert!(answer.await.expect("no panic").ends_with("ok"));
+    }
+    assert_eq!(connections.lock().len(), 1, "they shared it");
+    eventually("all places are given back", || cluster.usage.requests() == 0 && cluster.usage.pending() == 0).await;
+}
+
+#[tokio::test]
+async fn waiting_is_bounded_in_time() {
+    let (application, _let_go, requests, _connections, _running) = held().await;
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let sidecar =
+        sidecar(Cluster { limits, ..cluster("cart.shop:80", vec![endpoint(application)]) }, Version::Http1).await;
+    let _first = tokio::spawn(exchange_raw(sidecar.address, GET));
+    eventually("the first is under way", || requests.load(Relaxed) == 1).await;
+    let begun = std::time::Instant::now();
+    let second = exchange_raw(sidecar.address, GET).await;
+    assert!(second.contains("malla-reason: circuit_open"), "{second}");
+    assert!(begun.elapsed().as_millis() >= 1000);
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let (application, let_go, _requests, connections, _running) = held().await;
+    let_go.send_replace(true);
+    let sidecar = sidecar(cluster("cart.shop:80", vec![endpoint(application)]), Version::Http1).await;
+    for _ in 0..5 {
+        assert!(exchange_raw(sidecar.address, GET).await.ends_with("ok"));
+    }
+    assert_eq!(connections.lock().len(), 1);
+    let labels = ["cluster=\"cart.shop:80\""];
+    assert_eq!(counted(&sidecar.worker, "malla_upstream_connections_opened_total", &labels), 1);
+}
+
+#[tokio::test]
+async fn many_requests_share_few_connections_within_the_peers_limit() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (counter, (let_go, gate)) = (connections.clone(), watch::channel(false));
+    let (application, _running) = scripted(move |_, socket| {
+        counter.fetch_add(1, Relaxed);
+        let gate = gate.clone();
+        async move {
+            let mut builder = h2::server::Builder::new();
+            let Ok(mut connection) = builder.max_concurrent_streams(4).handshake::<_, Bytes>(socket).await else {
+                return;
+            };
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut gate = gate.clone();
+                tokio::spawn(async move {
+                    let _ = gate.wait_for(|go| *go).await;
+                    let _ = respond.send_response(Response::new(()), true);
+                });
+            }
+        }
+    })
+    .await;
+    let upstream = Cluster { http: UpstreamHttp::Http2, ..cluster("cart.shop:80", vec![endpoint(application)]) };
+    let usage = upstream.usage.clone();
+    let sidecar = sidecar(upstream, Version::Http2).await;
+    let (client, _driving) = grpc::client(sidecar.address).await;
+    let mut responses = Vec::new();
+    for number in 1..=10 {
+        let request = Request::get("http://cart/").body(()).expect("a request");
+        let (response, _) = client.clone().ready().await.expect("ready").send_request(request, true).expect("sent");
+        responses.push(response);
+        // One after the other: the peer's limit is known from the second request on.
+        eventually("it is under way", || usage.requests() == number && usage.pending() == 0).await;
+    }
+    let_go.send_replace(true);
+    for response in responses {
+        assert_eq!(response.await.expect("an answer").status(), 200);
+    }
+    let connections = connections.load(Relaxed);
+    assert!((3..=4).contains(&connections), "10 streams, 4 at most on each: {connections} connections");
+}
+
+#[tokio::test]
+async fn a_new_certificate_means_new_connections_and_old_ones_finish() {
+    let (application, let_go, requests, _connections, _running) = held().await;
+    let pair = Pair::new(application, Version::Http1, UpstreamHttp::Http1).await;
+    let old = tokio::spawn(exchange_raw(pair.outbound.address, GET));
+    eventually("the old one is under way", || requests.load(Relaxed) == 1).await;
+    let opened = || counted(&pair.outbound.worker, "malla_upstream_connections_opened_total", &[]);
+    let closed = || counted(&pair.outbound.worker, "malla_upstream_connections_closed_total", &[]);
+    assert_eq!(opened(), 1);
+    pair.outbound.worker.shared.identity.install(identity("web"));
+    tokio::task::yield_now().await;
+    let new = tokio::spawn(exchange_raw(pair.outbound.address, GET));
+    eventually("there is a second connection", || opened() == 2).await;
+    assert_eq!(closed(), 0, "the old one still carries a request");
+    let_go.send_replace(true);
+    assert!(old.await.expect("no panic").ends_with("ok"));
+    assert!(new.await.expect("no panic").ends_with("ok"));
+    eventually("the old one ends with its last request", || closed() == 1).await;
+}
+
+#[tokio::test]
+async fn concurrent_requests_share_one_attempt() {
+    let (application, let_go, requests, _connections, _running) = held().await;
+    let pair = Pair::new(application, Version::Http1, UpstreamHttp::Http1).await;
+    let clients: Vec<_> = (0..20).map(|_| tokio::spawn(exchange_raw(pair.outbound.address, GET))).collect();
+    eventually("all are under way", || requests.load(Relaxed) == 20).await;
+    assert_eq!(counted(&pair.outbound.worker, "malla_upstream_connections_opened_total", &[]), 1);
+    let_go.send_replace(true);
+    for client in clients {
+        assert!(client.await.expect("no panic").ends_with("ok"));
+    }
+}

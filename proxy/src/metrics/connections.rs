@@ -1,0 +1,218 @@
+//! What is counted for each connection: families of prometheus-client, whose locks a connection can afford.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::table::help;
+use super::{Detected, Direction, EdgeRow};
+use crate::names::Name;
+use crate::reason::Reason;
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceLabel {
+    service: Name,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterLabel {
+    cluster: Name,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterReason {
+    cluster: Name,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpLabels {
+    direction: &'static str,
+    service: Name,
+    identity: Name,
+    destination: Name,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpReason {
+    direction: &'static str,
+    service: Name,
+    identity: Name,
+    destination: Name,
+    reason: &'static str,
+}
+
+/// The families, and the TCP edges for the live table.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    accepted: Family<Labels<1>, Counter>,
+    refused: Family<Labels<2>, Counter>,
+    detected: Family<Labels<2>, Counter>,
+    tls_failed: Family<Labels<2>, Counter>,
+    plaintext: Family<ServiceLabel, Counter>,
+    opened: Family<ClusterLabel, Counter>,
+    closed: Family<ClusterLabel, Counter>,
+    not_made: Family<ClusterReason, Counter>,
+    retries: Family<ClusterReason, Counter>,
+    tcp: Family<TcpLabels, Counter>,
+    tcp_failed: Family<TcpReason, Counter>,
+    tcp_sent: Family<TcpLabels, Counter>,
+    tcp_received: Family<TcpLabels, Counter>,
+    tcp_edges: Mutex<HashMap<TcpLabels, Arc<TcpEdge>>>,
+}
+
+/// The counters of connections with the same labels.
+#[derive(Debug)]
+struct TcpEdge {
+    labels: TcpLabels,
+    direction: Direction,
+    begun: Counter,
+    failures: Counter,
+    sent: Counter,
+    received: Counter,
+    failed: Family<TcpReason, Counter>,
+}
+
+/// A TCP connection that is being carried.
+#[derive(Debug)]
+pub struct TcpConnection {
+    edge: Arc<TcpEdge>,
+    failed: bool,
+}
+
+impl Connections {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        macro_rules! register {
+            ($($name:literal: $field:ident),+ $(,)?) => {
+                $(registry.register($name, help($name), self.$field.clone());)+
+            };
+        }
+        register! {
+            "connections_accepted": accepted,
+            "connections_refused": refused,
+            "protocol_detected": detected,
+            "tls_handshakes_failed": tls_failed,
+            "plaintext_accepted": plaintext,
+            "upstream_connections_opened": opened,
+            "upstream_connections_closed": closed,
+            "upstream_connections_failed": not_made,
+            "retries": retries,
+            "tcp_connections": tcp,
+            "tcp_connections_failed": tcp_failed,
+            "tcp_sent_bytes": tcp_sent,
+            "tcp_received_bytes": tcp_received,
+        }
+    }
+
+    pub(super) fn accepted(&self, direction: Direction) {
+        self.accepted.get_or_create(&[("direction", direction.word())]).inc();
+    }
+
+    pub(super) fn refused(&self, direction: Direction, reason: Reason) {
+        self.refused.get_or_create(&[("direction", direction.word()), ("reason", reason.word())]).inc();
+    }
+
+    pub(super) fn detected(&self, direction: Direction, result: Detected) {
+        self.detected.get_or_create(&[("direction", direction.word()), ("protocol", result.word())]).inc();
+    }
+
+    pub(super) fn tls_failed(&self, direction: Direction, reason: Reason) {
+        self.tls_failed.get_or_create(&[("direction", direction.word()), ("reason", reason.word())]).inc();
+    }
+
+    pub(super) fn plaintext_accepted(&self, service: &Name) {
+        self.plaintext.get_or_create(&ServiceLabel { service: service.clone() }).inc();
+    }
+
+    /// Connections opened and closed.
+    pub(super) fn upstream(&self, cluster: &Name) -> (Counter, Counter) {
+        let labels = ClusterLabel { cluster: cluster.clone() };
+        (self.opened.get_or_create_owned(&labels), self.closed.get_or_create_owned(&labels))
+    }
+
+    pub(super) fn upstream_failed(&self, cluster: &Name, reason: Reason) {
+        self.not_made.get_or_create(&ClusterReason { cluster: cluster.clone(), reason: reason.word() }).inc();
+    }
+
+    pub(super) fn retried(&self, cluster: &Name, reason: Reason) {
+        self.retries.get_or_create(&ClusterReason { cluster: cluster.clone(), reason: reason.word() }).inc();
+    }
+
+    pub(super) fn tcp(&self, direction: Direction, service: &Name, peer: &str, workload: &str) -> TcpConnection {
+        let labels = TcpLabels {
+            direction: direction.word(),
+            service: service.clone(),
+            identity: peer.into(),
+            destination: workload.into(),
+        };
+        let mut edges = self.tcp_edges.lock();
+        let edge = edges.entry(labels).or_insert_with_key(|labels| {
+            Arc::new(TcpEdge {
+                labels: labels.clone(),
+                direction,
+                begun: self.tcp.get_or_create_owned(labels),
+                failures: Counter::default(),
+                sent: self.tcp_sent.get_or_create_owned(labels),
+                received: self.tcp_received.get_or_create_owned(labels),
+                failed: self.tcp_failed.clone(),
+            })
+        });
+        edge.begun.inc();
+        TcpConnection { edge: edge.clone(), failed: false }
+    }
+
+    pub(super) fn edges(&self, workload: &Name) -> Vec<EdgeRow> {
+        let edges: Vec<Arc<TcpEdge>> = self.tcp_edges.lock().values().cloned().collect();
+        let mut rows: HashMap<(Direction, Name, Name), EdgeRow> = HashMap::new();
+        for edge in edges {
+            let TcpLabels { service, identity, .. } = &edge.labels;
+            let source = if edge.direction == Direction::Outbound { workload } else { identity };
+            let key = (edge.direction, service.clone(), identity.clone());
+            let row = rows.entry(key).or_insert_with(|| EdgeRow {
+                direction: edge.direction,
+                source: source.clone(),
+                destination: service.clone(),
+                protocol: "tcp",
+                identity: identity.clone(),
+                requests: 0,
+                failures: 0,
+                latency: Vec::new(),
+                bytes: (0, 0),
+            });
+            row.requests += edge.begun.get();
+            row.failures += edge.failures.get();
+            row.bytes.0 += edge.sent.get();
+            row.bytes.1 += edge.received.get();
+        }
+        rows.into_values().collect()
+    }
+}
+
+impl TcpConnection {
+    /// Bytes carried towards the destination.
+    pub fn sent(&self, bytes: u64) {
+        self.edge.sent.inc_by(bytes);
+    }
+
+    /// Bytes carried back.
+    pub fn received(&self, bytes: u64) {
+        self.edge.received.inc_by(bytes);
+    }
+
+    /// The connection ended for this reason; without it, in order. Only the first counts.
+    pub fn failed(&mut self, reason: Reason) {
+        if !std::mem::replace(&mut self.failed, true) {
+            let TcpLabels { direction, service, identity, destination } = self.edge.labels.clone();
+            let labels = TcpReason { direction, service, identity, destination, reason: reason.word() };
+            self.edge.failed.get_or_create(&labels).inc();
+            self.edge.failures.inc();
+        }
+    }
+}

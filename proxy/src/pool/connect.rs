@@ -1,0 +1,260 @@
+//! Making a connection to an upstream, and the task that drives it to its end.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::host::Host;
+use super::http1::IdleConnection;
+use super::http2::MultiplexedConnection;
+use super::{Target, Version};
+use crate::balance::UsageGuard;
+use crate::metrics::Direction;
+use crate::reason::Reason;
+use crate::shared::{Shared, Worker};
+use crate::snapshot::Cluster;
+use crate::stream::Stream;
+use crate::tls::{self, Alpn, ConnectError};
+
+/// Streams that a peer is assumed to permit until its settings have come. Not 100, which many announce: so it can be told
+/// whether they have come.
+pub(super) const ASSUMED_STREAMS: usize = 99;
+/// After this long without a request, a connection is closed.
+const IDLE: Duration = Duration::from_secs(3600);
+/// HTTP/2 windows: of a stream, and of the connection, which must be larger or one unread stream stops all others.
+pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What one stream may have buffered for sending.
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+/// Heads larger than this are refused.
+pub(crate) const LARGEST_HEAD: u32 = 64 * 1024;
+
+/// Why there is no connection; nothing was sent. Shared by all requests that waited for the attempt.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectFailure {
+    /// The word.
+    pub(crate) reason: Reason,
+    /// Who and why.
+    pub(crate) what: Cow<'static, str>,
+    /// Whether another endpoint may fare better.
+    pub(crate) elsewhere: bool,
+}
+
+impl From<ConnectError> for ConnectFailure {
+    fn from(error: ConnectError) -> Self {
+        ConnectFailure { reason: error.reason(), what: chain(&error).into(), elsewhere: error.elsewhere() }
+    }
+}
+
+/// An error with its causes, as one sentence.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        // Writing to a string does not fail.
+        let _ = write!(text, ": {next}");
+        cause = next.source();
+    }
+    text
+}
+
+/// One attempt, for a host: connects, hands the connection over, drives it to its end.
+pub(super) async fn attempt(
+    host: Arc<Host>,
+    worker: Arc<Worker>,
+    cluster: Arc<Cluster>,
+    place: UsageGuard,
+    generation: u64,
+) {
+    let metrics = worker.shared.metrics.clone();
+    let result = match host.version() {
+        Version::Http1 => http1(&host, &worker, &cluster, generation).await,
+        Version::Http2 => http2(&host, &worker, &cluster, generation).await,
+    };
+    match result {
+        Ok(connection) => {
+            metrics.upstream_connected(&cluster.name);
+            match connection {
+                Driven::Http1(connection) => connection.drive().await,
+                Driven::Http2(connection) => connection.drive().await,
+            }
+            drop(place);
+            metrics.upstream_closed(&cluster.name);
+            host.ended(&worker, &cluster);
+        }
+        Err(failure) => {
+            drop(place);
+            metrics.upstream_connect_failed(&cluster.name, failure.reason);
+            if matches!(failure.reason, Reason::TlsFailed | Reason::TlsUntrusted | Reason::TlsWrongIdentity) {
+                metrics.tls_failed(Direction::Outbound, failure.reason);
+            }
+            host.not_connected(&failure);
+        }
+    }
+}
+
+enum Driven {
+    Http1(Http1Connection),
+    Http2(Box<Http2Connection>),
+}
+
+async fn stream(worker: &Worker, cluster: &Cluster, target: &Target, alpn: Alpn) -> Result<Stream, ConnectError> {
+    match target {
+        Target::Endpoint(endpoint) => Ok(tls::connect(&worker.shared, cluster, endpoint, alpn).await?.stream),
+        Target::Address(address) => Ok(worker.shared.dialer.dial(*address, cluster.connect_timeout).await?.into()),
+        Target::Name(name, port) => {
+            let Shared { resolver, dialer, .. } = &*worker.shared;
+            Ok(resolver.connect(dialer, name, *port, cluster.connect_timeout).await?.into())
+        }
+    }
+}
+
+async fn http1(
+    host: &Arc<Host>,
+    worker: &Worker,
+    cluster: &Cluster,
+    generation: u64,
+) -> Result<Driven, ConnectFailure> {
+    let io = stream(worker, cluster, host.target(), Alpn::H2).await?;
+    let handshake = hyper::client::conn::http1::Builder::new()
+        .max_header_size(LARGEST_HEAD as usize)
+        .handshake(TokioIo::new(io))
+        .await;
+    let (sender, connection) = handshake.map_err(|cause| failed(host, &cause))?;
+    host.connected_http1(IdleConnection::new(sender, generation));
+    Ok(Driven::Http1(Http1Connection { connection, host: host.clone() }))
+}
+
+async fn http2(
+    host: &Arc<Host>,
+    worker: &Worker,
+    cluster: &Cluster,
+    generation: u64,
+) -> Result<Driven, ConnectFailure> {
+    let io = stream(worker, cluster, host.target(), Alpn::H2).await?;
+    let handshake = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(LARGEST_HEAD)
+        .max_send_buffer_size(SEND_BUFFER)
+        .initial_max_send_streams(ASSUMED_STREAMS)
+        .handshake::<_, Bytes>(io);
+    let late = |_| ConnectFailure {
+        reason: Reason::ConnectTimeout,
+        what: format!("{} took our connection, but not our HTTP/2 preface", host.target()).into(),
+        elsewhere: true,
+    };
+    let handshake = timeout(cluster.connect_timeout, handshake).await.map_err(late)?;
+    let (sender, connection) = handshake.map_err(|cause| failed(host, &cause))?;
+    let (wakes_task, last_lease_gone) = oneshot::channel();
+    let (settled, has_settled) = watch::channel(false);
+    let shared = Arc::new(MultiplexedConnection::new(sender, wakes_task, has_settled));
+    let weak = Arc::downgrade(&shared);
+    host.connected_http2(shared, generation);
+    Ok(Driven::Http2(Box::new(Http2Connection {
+        connection,
+        host: host.clone(),
+        shared: weak,
+        last_lease_gone,
+        settled,
+    })))
+}
+
+fn failed(host: &Host, cause: &dyn Error) -> ConnectFailure {
+    let what = format!("{} did not take our HTTP connection: {}", host.target(), chain(cause));
+    ConnectFailure { reason: Reason::ConnectFailed, what: what.into(), elsewhere: true }
+}
+
+struct Http1Connection {
+    connection: hyper::client::conn::http1::Connection<TokioIo<Stream>, crate::http::RequestBody>,
+    host: Arc<Host>,
+}
+
+impl Http1Connection {
+    /// To its end. What goes wrong, the request that it concerns is told.
+    async fn drive(self) {
+        let Http1Connection { connection, host } = self;
+        let grow_old = async {
+            loop {
+                sleep(IDLE).await;
+                host.close_idle(IDLE);
+            }
+        };
+        let result = tokio::select! {
+            result = connection.with_upgrades() => result,
+            () = grow_old => Ok(()),
+        };
+        if let Err(cause) = result {
+            tracing::debug!(cause = %chain(&cause), "an HTTP/1 connection to an upstream ended");
+        }
+    }
+}
+
+struct Http2Connection {
+    connection: h2::client::Connection<Stream, Bytes>,
+    host: Arc<Host>,
+    /// Weak: the connection ends when neither the host nor a lease has it.
+    shared: Weak<MultiplexedConnection>,
+    last_lease_gone: oneshot::Receiver<()>,
+    settled: watch::Sender<bool>,
+}
+
+impl Http2Connection {
+    /// To its end: the peer closes it, or nobody needs it any more.
+    async fn drive(mut self) {
+        let mut idle = pin!(sleep(IDLE));
+        let mut gone = false;
+        let mut opened = 0;
+        let result: Result<(), h2::Error> = std::future::poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+                    return Poll::Ready(result);
+                }
+                if !*self.settled.borrow() && self.shared.upgrade().is_some_and(|shared| shared.has_settled()) {
+                    self.settled.send_replace(true);
+                }
+                // Once the last lease is gone, the connection must be polled again to find that out.
+                if !gone && Pin::new(&mut self.last_lease_gone).poll(cx).is_ready() {
+                    gone = true;
+                    continue;
+                }
+                if idle.as_mut().poll(cx).is_ready() {
+                    self.retire_if_idle(&mut opened);
+                    reset(idle.as_mut());
+                    continue;
+                }
+                return Poll::Pending;
+            }
+        })
+        .await;
+        if let Some(shared) = self.shared.upgrade() {
+            shared.close();
+        }
+        if let Err(cause) = result {
+            tracing::debug!(cause = %chain(&cause), upstream = %self.host.target(), "an HTTP/2 connection ended");
+        }
+    }
+
+    fn retire_if_idle(&self, opened_before: &mut u64) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let opened = shared.opened();
+        if shared.streams() == 0 && opened == *opened_before {
+            self.host.retire(&shared);
+        }
+        *opened_before = opened;
+    }
+}
+
+fn reset(idle: Pin<&mut Sleep>) {
+    idle.reset(tokio::time::Instant::now() + IDLE);
+}
