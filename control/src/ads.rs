@@ -62,6 +62,9 @@ pub(crate) struct ControlPlane {
     permits: Arc<Semaphore>,
 }
 
+/// The responses of a stream.
+type Responses<R> = ReceiverStream<Result<R, Status>>;
+
 impl ControlPlane {
     pub(crate) fn new(
         published: Published,
@@ -84,7 +87,7 @@ impl ControlPlane {
         self: &Arc<Self>,
         machine: F,
         request: Request<Streaming<F::Request>>,
-    ) -> Result<Response<ReceiverStream<Result<F::Response, Status>>>, Status> {
+    ) -> Result<Response<Responses<F::Response>>, Status> {
         let peer = peer(&request)?;
         let Some(identity) = peer.identity.clone() else {
             return Err(Status::unauthenticated(
@@ -145,8 +148,8 @@ impl ControlPlane {
 }
 
 impl grpc::Control for ControlPlane {
-    type DeltaStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-    type SotwStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaStream = Responses<DeltaDiscoveryResponse>;
+    type SotwStream = Responses<DiscoveryResponse>;
 
     async fn delta(
         self: Arc<Self>,

@@ -18,3 +18,6 @@ mod metrics;
 mod serve;
 mod tls;
 mod world;
+
+#[cfg(test)]
+mod server_tests;

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use malla_xds::ResourceType;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -37,6 +38,29 @@ pub(crate) struct Outcome {
     /// The word.
     pub(crate) outcome: &'static str,
 }
+
+const CONNECTION_REASONS: &[&str] =
+    &["accept_failed", "handshake_timeout", "no_identity", "tls_handshake", "too_many_connections"];
+const STREAM_REASONS: &[&str] = &[
+    "connection_closing",
+    "invalid_name",
+    "never_answers",
+    "slow_reader",
+    "stopping",
+    "too_many_subscriptions",
+    "wrong_node",
+];
+const CERTIFICATE_REASONS: &[&str] = &[
+    "expired",
+    "forged",
+    "internal",
+    "invalid_identity",
+    "invalid_request",
+    "malformed",
+    "no_credentials",
+    "trust_domain",
+    "wrong_audience",
+];
 
 /// All metrics.
 #[derive(Debug)]
@@ -110,7 +134,30 @@ impl Metrics {
             "When the configuration was last loaded or refused",
             metrics.reload_time.clone(),
         );
+        metrics.start_at_zero();
         metrics
+    }
+
+    /// A counter that appears with its first event hides that event from rates: all begin at zero.
+    fn start_at_zero(&self) {
+        for kind in ResourceType::ALL {
+            for family in [&self.responses, &self.rejections, &self.denials] {
+                drop(family.get_or_create(&Type { r#type: kind.word() }));
+            }
+        }
+        for flavour in ["delta", "sotw"] {
+            drop(self.streams.get_or_create(&Flavour { flavour }));
+        }
+        for outcome in ["applied", "refused"] {
+            drop(self.reloads.get_or_create(&Outcome { outcome }));
+        }
+        for (family, reasons) in [
+            (&self.connections_refused, CONNECTION_REASONS),
+            (&self.streams_ended, STREAM_REASONS),
+            (&self.certificates_refused, CERTIFICATE_REASONS),
+        ] {
+            reasons.iter().for_each(|reason| drop(family.get_or_create(&Reason { reason })));
+        }
     }
 
     /// Counts an attempt to load the configuration.

@@ -108,7 +108,7 @@ pub struct Control {
     plane: Arc<ControlPlane>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    _source: Source,
+    _source: Option<Source>,
 }
 
 impl Control {
@@ -118,6 +118,18 @@ impl Control {
     /// State, root, configuration path or ports cannot be used. An invalid configuration is no error: the server starts,
     /// certifies, tells the errors, and serves once they are mended.
     pub fn start(settings: ControlSettings) -> Result<Control, StartError> {
+        let config = settings.config.clone();
+        Control::start_with(settings, |trust_bundle| {
+            let source = source::start(&config, trust_bundle)?;
+            Ok((source.published.clone(), Some(source)))
+        })
+    }
+
+    /// Starts a server on what a function makes of the trust bundle.
+    pub(crate) fn start_with(
+        settings: ControlSettings,
+        source: impl FnOnce(Arc<str>) -> Result<(Published, Option<Source>), StartError>,
+    ) -> Result<Control, StartError> {
         raise_file_limit();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let state = StateDirectory::open(&settings.state)?;
@@ -133,14 +145,14 @@ impl Control {
         let (certificate, not_after) = OwnCertificate::new(authority.clone(), names)?;
         let certificate = Arc::new(certificate);
         let tls = Arc::new(tls::server_config(&authority, certificate.clone(), provider)?);
-        let source = source::start(&settings.config, authority.trust_bundle().clone())?;
+        let (published, source) = source(authority.trust_bundle().clone())?;
 
         let metrics = Arc::new(Metrics::new());
         metrics.authority_expiry.set(unix_seconds(authority.expires()));
-        let plane = Arc::new(ControlPlane::new(source.published.clone(), authority, tokens, metrics.clone()));
+        let plane = Arc::new(ControlPlane::new(published.clone(), authority, tokens, metrics.clone()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(certificate.keep_fresh(not_after, stop.clone()));
-        tasks.spawn(count_reloads(source.published.clone(), metrics, stop.clone()));
+        tasks.spawn(count_reloads(published, metrics, stop.clone()));
         tasks.spawn(serve::serve(listener, tls, plane.clone(), tasks.clone(), stop.clone()));
         tasks.spawn(admin::serve(admin_listener, plane.clone(), tasks.clone(), stop.clone()));
         tracing::info!(xds = %xds_address, admin = %admin_address, "control server started");
