@@ -15,10 +15,14 @@ use crate::suggest::{self, shown};
 
 /// Services with a selector: it must select something that has the ports.
 pub(crate) fn selectors(index: &Index<'_>, diagnostics: &mut Diagnostics) {
+    let mut by_namespace: BTreeMap<&str, Vec<&Declared<'_, Workload>>> = BTreeMap::new();
+    for workload in index.workloads.values() {
+        by_namespace.entry(&workload.object.namespace).or_default().push(workload);
+    }
     for Declared { object, ready } in index.services.values() {
         let Some(service) = ready else { continue };
         let EndpointSource::Selector(labels) = &service.endpoints else { continue };
-        let neighbours = || index.workloads.values().filter(|workload| workload.object.namespace == object.namespace);
+        let neighbours = || by_namespace.get(&*object.namespace).into_iter().flatten().copied();
         // A workload that could not be read may be the one.
         if !index.complete || !index.unreadable.is_empty() || neighbours().any(|workload| workload.ready.is_none()) {
             continue;

@@ -144,7 +144,7 @@ impl Diagnostic {
             line,
             column,
             resource: None,
-            message: message.into(),
+            message: harmless(message.into()),
             help: None,
             related: Vec::new(),
             place,
@@ -152,12 +152,12 @@ impl Diagnostic {
     }
 
     pub(crate) fn of(mut self, resource: impl fmt::Display) -> Self {
-        self.resource = Some(resource.to_string());
+        self.resource = Some(harmless(resource.to_string()));
         self
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(harmless(help.into()));
         self
     }
 
@@ -166,6 +166,11 @@ impl Diagnostic {
         self.related.push(Related { file: place.source.path.clone(), line, column, message: message.into(), place });
         self
     }
+}
+
+/// Text without the control characters that a quoted string of YAML may bring in.
+fn harmless(text: String) -> String {
+    if text.contains(char::is_control) { text.replace(char::is_control, "?") } else { text }
 }
 
 /// Collects diagnostics while loading.
@@ -177,11 +182,16 @@ pub(crate) struct Diagnostics {
 
 impl Diagnostics {
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
-        if self.found.len() < MAX_DIAGNOSTICS {
-            self.found.push(diagnostic);
-        } else {
+        if self.is_full() {
             self.omitted += 1;
+        } else {
+            self.found.push(diagnostic);
         }
+    }
+
+    /// Whether further errors are only counted: what would be said about them is not worth finding out.
+    pub(crate) fn is_full(&self) -> bool {
+        self.found.len() >= MAX_DIAGNOSTICS
     }
 
     /// How many errors there are so far.

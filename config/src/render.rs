@@ -42,9 +42,10 @@ impl Report {
             .with_show_related_as_nested(true);
         let mut out = String::new();
         for diagnostic in self.diagnostics() {
-            // A `String` takes everything, and the snippets were cut from the sources themselves.
-            if handler.render_report(&mut out, &Drawn::new(diagnostic)).is_err() {
-                out.push_str(&format!("{diagnostic}\n"));
+            let drawn = has_short_lines(diagnostic) && handler.render_report(&mut out, &Drawn::new(diagnostic)).is_ok();
+            if !drawn {
+                let help = diagnostic.help.as_deref().unwrap_or_default();
+                out.push_str(&format!("  {diagnostic}\n  help: {help}\n"));
             }
             out.push('\n');
         }
@@ -63,6 +64,15 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(Style::Plain))
     }
+}
+
+/// Whether its snippets are for people. A line of a megabyte is not shown.
+fn has_short_lines(diagnostic: &Diagnostic) -> bool {
+    const LONGEST: usize = 1_000;
+    std::iter::once(&diagnostic.place).chain(diagnostic.related.iter().map(|related| &related.place)).all(|place| {
+        let (lines, _) = place.source.lines_around(place.span.start, place.span.start, 1, 1);
+        lines.len() <= 3 * LONGEST
+    })
 }
 
 /// A diagnostic in the form that miette draws.
@@ -179,7 +189,7 @@ impl SourceCode for Lines {
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
         let end = (span.offset() + span.len()).saturating_sub(usize::from(!span.is_empty()));
         let (range, first) = self.0.lines_around(span.offset(), end, before, after);
-        let text = self.0.text.get(range.clone()).ok_or(MietteError::OutOfBounds)?;
+        let text = self.0.shown().get(range.clone()).ok_or(MietteError::OutOfBounds)?;
         // Without context miette asks for the position that it prints above the snippet.
         let column = if before == 0 { self.0.position(span.offset()).1 - 1 } else { 0 };
         let contents = MietteSpanContents::new_named(

@@ -86,6 +86,9 @@ fn document_schema(kind: Kind) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnostic::Diagnostics;
+    use crate::source::{Source, SourceFile};
+    use crate::yaml;
 
     #[test]
     fn describes_each_kind() {
@@ -99,6 +102,18 @@ mod tests {
             assert!(fields[0].as_ref().is_some_and(|fields| !fields.is_empty()), "{}", schema.kind);
             assert_eq!(fields[0], fields[1], "{}", schema.kind);
             assert!(schema.crd_yaml().starts_with("apiVersion: apiextensions.k8s.io/v1\n"), "{}", schema.crd_yaml());
+        }
+    }
+
+    #[test]
+    fn prints_crds_that_can_be_read_back() {
+        for schema in schema() {
+            let source = Source::new(&SourceFile::new("crd.yaml", schema.crd_yaml()));
+            let mut diagnostics = Diagnostics::default();
+            let (documents, whole) = yaml::parse(&source, &mut diagnostics);
+            assert!(whole && diagnostics.count() == 0, "{diagnostics:?}");
+            let kind = documents[0].get("spec").and_then(|spec| spec.get("names")?.get("kind")?.as_str());
+            assert_eq!(kind, Some(schema.kind));
         }
     }
 

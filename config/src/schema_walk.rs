@@ -153,13 +153,18 @@ impl<'a> Walk<'a> {
         let mut written = Map::new();
         let mut whole = true;
         let mut suggested = BTreeSet::new();
+        let mut absent = None;
         for entry in node.entries() {
             if beside.contains(&&*entry.key) {
                 continue;
             }
             let Some(schema) = properties.get(&*entry.key) else {
-                let absent = properties.keys().map(String::as_str).filter(|name| node.entry(name).is_none());
-                suggested.extend(self.unknown(&entry.key, entry.key_span, absent, Some((properties, root))));
+                let absent = absent.get_or_insert_with(|| {
+                    let written: HashSet<&str> = node.entries().iter().map(|entry| &*entry.key).collect();
+                    properties.keys().map(String::as_str).filter(|name| !written.contains(name)).collect::<Vec<_>>()
+                });
+                let near = self.unknown(&entry.key, entry.key_span, absent.iter().copied(), Some((properties, root)));
+                suggested.extend(near);
                 self.reported.insert(node.span);
                 continue;
             };
@@ -318,8 +323,10 @@ impl<'a> Walk<'a> {
         candidates: impl Iterator<Item = &'s str> + Clone,
         schema: Option<(&'s Map<String, Json>, &'s Json)>,
     ) -> Option<String> {
-        let near = suggest::nearest(field, candidates.clone());
+        let worth = !self.diagnostics.is_full();
+        let near = worth.then(|| suggest::nearest(field, candidates.clone())).flatten();
         let help = match near {
+            None if !worth => String::new(),
             Some(near) => format!("did you mean `{near}`?"),
             None => {
                 let elsewhere = schema.and_then(|(fields, root)| home_of(field, fields, root));

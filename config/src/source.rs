@@ -29,6 +29,8 @@ impl SourceFile {
 pub(crate) struct Source {
     pub(crate) path: String,
     pub(crate) text: String,
+    /// The text without control characters, if it has some: a snippet must not command a terminal.
+    harmless: Option<String>,
     /// Byte offset of the start of each line.
     line_starts: Vec<usize>,
 }
@@ -43,7 +45,25 @@ impl Source {
     pub(crate) fn new(file: &SourceFile) -> Arc<Source> {
         let newlines = file.text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(offset, _)| offset + 1);
         let line_starts = std::iter::once(0).chain(newlines).collect();
-        Arc::new(Source { path: file.path.clone(), text: file.text.clone(), line_starts })
+        let harmful = |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
+        // As many bytes as before, so that positions stay.
+        let harmless = file.text.contains(harmful).then(|| {
+            let mut harmless = String::with_capacity(file.text.len());
+            for character in file.text.chars() {
+                if harmful(character) {
+                    harmless.extend(std::iter::repeat_n('?', character.len_utf8()));
+                } else {
+                    harmless.push(character);
+                }
+            }
+            harmless
+        });
+        Arc::new(Source { path: file.path.clone(), text: file.text.clone(), harmless, line_starts })
+    }
+
+    /// The text for snippets.
+    pub(crate) fn shown(&self) -> &str {
+        self.harmless.as_deref().unwrap_or(&self.text)
     }
 
     /// Line and column of a byte offset, both from 1; columns count characters.

@@ -366,7 +366,7 @@ impl Reader<'_> {
         let mut diagnostic = problem(self.source, Span::at(offset), format!("not valid YAML: {}", error.info()));
         if indentation.contains('\t') {
             diagnostic = diagnostic.help("YAML is indented with spaces; this line has a tab");
-        } else if line.trim_start().starts_with(['{', '%', '@', '`']) || line.contains("{{") {
+        } else if line.trim_start().starts_with(['{', '%', '@', '`']) || line.contains("{{") || line.contains(": :") {
             diagnostic =
                 diagnostic.help("put quotes around values that start with a sign; templates must be rendered first");
         } else {

@@ -153,3 +153,15 @@ fn machine_readable() {
         })
     );
 }
+
+#[test]
+fn what_does_not_belong_on_a_terminal() {
+    let text = format!("kind: Service # \u{1b}[31m \u{9b}31m\n# {}\n", "x".repeat(100_000));
+    let report = load(&[SourceFile::new("a.yaml", &*text)]).unwrap_err();
+    let plain = report.to_string();
+    assert!(!plain.contains('\u{1b}') && !plain.contains('\u{9b}') && plain.len() < 1_000, "{plain}");
+    let report = load(&[SourceFile::new("a.yaml", "kind: Service # \u{1b}[31m \u{9b}31m\n")]).unwrap_err();
+    assert!(report.to_string().contains("kind: Service # ?[31m ??31m"), "{report}");
+    let report = load(&[SourceFile::new("a.yaml", "kind: \"\\e[31m\"\n\"\\e[0m\": 1\n")]).unwrap_err();
+    assert!(report.diagnostics().iter().all(|error| !error.to_string().contains('\u{1b}')), "{report:?}");
+}
