@@ -471,3 +471,48 @@ async fn a_port_that_is_taken_is_told_with_what_to_do() {
     let error = Control::start(no_state).expect_err("no state directory").to_string();
     assert!(error.ends_with("is not a directory: name a directory with --state"), "{error}");
 }
+
+#[tokio::test]
+async fn a_client_that_never_reads_loses_its_stream_and_costs_little() {
+    /// Large enough that few of them fill what HTTP/2 lets a server send unread.
+    const SIZE: usize = 512 << 10;
+    let large = |content: u32| {
+        let alt_stat_name = format!("{content}{}", "x".repeat(SIZE));
+        let message = cluster::Cluster { name: "cart.shop:80".into(), alt_stat_name, ..Default::default() };
+        let resource = Resource::new(Cluster, "cart.shop:80", [], &message);
+        Resources::new("cluster.local", Default::default(), [resource], HashMap::new())
+    };
+    let server = Server::start(large(0));
+    let client = server.delta(&cart()).await;
+    client.subscribe(Cluster, &["cart.shop:80"]);
+    let sent = || {
+        server
+            .control
+            .status()
+            .streams
+            .first()
+            .map_or(0, |stream| stream.types.get("clusters").map_or(0, |of_type| of_type.unanswered))
+    };
+    let mut versions = 0;
+    loop {
+        let before = sent();
+        versions += 1;
+        assert!(versions < 200, "the server holds everything for a client that does not read");
+        server.publish(large(versions));
+        let went_out = async {
+            while sent() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        if timeout(Duration::from_secs(1), went_out).await.is_err() {
+            break;
+        }
+    }
+    let ended = timeout(PATIENCE, async {
+        while !server.control.status().streams.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(ended.await.is_ok(), "the stream is still there");
+    assert!(server.http("/metrics").await.contains("streams_ended_total{reason=\"slow_reader\"} 1"));
+}

@@ -18,11 +18,13 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::compile::compile;
 use crate::resources::{LastReload, Published, Publisher, ReloadOutcome, Resources, publish};
 use crate::world::{World, WorldError};
-use files::{Content, ReadError, scan};
+use files::{Content, ReadError, Scan, scan};
 use watcher::{Wake, Watcher};
 
 /// How many errors of a refused configuration are logged; all are in [`Published::last_reload`].
 const LOGGED_ERRORS: usize = 20;
+/// Files that change without a pause are read this often before they are taken as they are.
+const MAX_DISAGREEMENTS: u32 = 5;
 
 /// A running source; stops when dropped.
 #[derive(Debug)]
@@ -104,27 +106,43 @@ impl Seen {
 async fn watch(config: PathBuf, trust_bundle: Arc<str>, mut watcher: Watcher, mut seen: Seen, publisher: Publisher) {
     // The first look was taken before anything was watched.
     let mut wake = Wake::Changed;
+    let mut disagreements = 0;
     loop {
-        let path = config.clone();
-        let Ok(found) = tokio::task::spawn_blocking(move || scan(&path)).await else { return };
+        let Some(found) = look(&config).await else {
+            wake = watcher.wake().await;
+            continue;
+        };
         if watcher.follow(found.places) {
             continue;
         }
         let found_now = Seen::of(&found.content);
         if found_now != seen {
-            if wake == Wake::Rescan {
-                // Nobody told of this change, so nobody told that it is finished.
+            // Two looks that agree saw no change in its middle. Nobody tells of changes on some file systems, and then
+            // nobody tells that one is finished.
+            let agrees =
+                wake == Wake::Changed && look(&config).await.is_some_and(|again| Seen::of(&again.content) == found_now);
+            if !agrees && disagreements < MAX_DISAGREEMENTS {
                 wake = Wake::Changed;
+                disagreements += 1;
                 watcher.settled().await;
                 continue;
             }
             seen = found_now;
             let bundle = trust_bundle.clone();
-            let Ok(loaded) = tokio::task::spawn_blocking(move || load(found.content, &bundle)).await else { return };
-            apply(loaded, &publisher);
+            match tokio::task::spawn_blocking(move || load(found.content, &bundle)).await {
+                Ok(loaded) => apply(loaded, &publisher),
+                Err(error) => tracing::error!(%error, "the configuration could not be loaded"),
+            }
         }
+        disagreements = 0;
         wake = watcher.wake().await;
     }
+}
+
+async fn look(config: &Path) -> Option<Scan> {
+    let path = config.to_owned();
+    let found = tokio::task::spawn_blocking(move || scan(&path)).await;
+    found.inspect_err(|error| tracing::error!(%error, "the configuration could not be read")).ok()
 }
 
 fn apply(loaded: Result<Resources, Refusal>, publisher: &Publisher) {

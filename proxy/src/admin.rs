@@ -23,6 +23,9 @@ use crate::reason::Reason;
 use crate::shared::Shared;
 use crate::subscribe::status::Connection;
 
+pub use self::gauges::SIDECAR_TABLE;
+pub(crate) use self::gauges::SidecarMetrics;
+
 /// Which pages a port has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -87,9 +90,7 @@ fn answer(shared: &Shared, scope: Scope, request: &Request<Incoming>) -> Respons
             None => page(StatusCode::OK, TEXT, "ready\n".to_owned()),
             Some(why) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
-        ("/metrics", Scope::Everything) => {
-            page(StatusCode::OK, OPEN_METRICS, gauges::with_sidecar(shared, shared.metrics.exposition()))
-        }
+        ("/metrics", Scope::Everything) => page(StatusCode::OK, OPEN_METRICS, shared.metrics.exposition()),
         ("/config", Scope::Everything) => {
             let config = config::Config::of(shared);
             if wants_json(request.headers(), request.uri().query()) {

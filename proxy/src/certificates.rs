@@ -13,6 +13,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::control::Connector;
+use crate::dial::Dialer;
+use crate::dns::Resolver;
 use crate::identity::{Identity, IdentityStore, Renewal};
 use crate::settings::{JoinArgs, SettingsError};
 use crate::subscribe::{Directory, Subject};
@@ -66,7 +68,8 @@ pub async fn run(args: CertificatesArgs) -> Result<(), CertificatesError> {
     let settings = args.join.ready()?;
     // Before anything is asked for: the directory is what is most often wrong.
     prepare(&args.out).map_err(|cause| CertificatesError::Write { path: args.out.clone(), cause })?;
-    let connector = Connector::new(&settings, tls::provider());
+    let (resolver, dialer) = (Resolver::new(&settings).into(), Dialer::new(&settings).into());
+    let connector = Connector::new(&settings, tls::provider(), resolver, dialer);
     let identity = IdentityStore::new();
     let renewal = Renewal::new(identity.clone(), connector.clone(), &settings);
     if args.once {

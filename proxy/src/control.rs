@@ -4,7 +4,6 @@
 //! an identity. With an identity the sidecar presents it; the server decides what it entitles to.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,11 +19,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 
+use crate::dial::Dialer;
+use crate::dns::Resolver;
 use crate::identity::Identity;
 use crate::settings::{HostPort, Settings};
 
@@ -39,6 +39,8 @@ pub struct Connector {
     control: HostPort,
     trust: PathBuf,
     provider: Arc<CryptoProvider>,
+    resolver: Arc<Resolver>,
+    dialer: Arc<Dialer>,
 }
 
 /// A connection; ends when the last clone is dropped.
@@ -67,12 +69,9 @@ pub enum ConnectError {
     /// The TLS library refuses the configuration.
     #[error("preparing TLS")]
     Tls(#[from] rustls::Error),
-    /// The name does not resolve.
-    #[error("resolving {0}")]
-    Resolve(HostPort, #[source] io::Error),
-    /// No connection.
+    /// The name does not resolve, or no connection.
     #[error("connecting to {0}")]
-    Tcp(HostPort, #[source] io::Error),
+    Tcp(HostPort, #[source] crate::tls::ConnectError),
     /// The TLS handshake.
     #[error("TLS handshake with {0}")]
     Handshake(HostPort, #[source] io::Error),
@@ -86,8 +85,13 @@ pub enum ConnectError {
 
 impl Connector {
     /// To the control server of the settings.
-    pub fn new(settings: &Settings, provider: Arc<CryptoProvider>) -> Self {
-        Connector { control: settings.control.clone(), trust: settings.trust.clone(), provider }
+    pub fn new(
+        settings: &Settings,
+        provider: Arc<CryptoProvider>,
+        resolver: Arc<Resolver>,
+        dialer: Arc<Dialer>,
+    ) -> Self {
+        Connector { control: settings.control.clone(), trust: settings.trust.clone(), provider, resolver, dialer }
     }
 
     /// Where it connects to.
@@ -138,7 +142,9 @@ impl Connector {
     }
 
     async fn channel(&self, config: ClientConfig, name: ServerName<'static>) -> Result<Channel, ConnectError> {
-        let tcp = self.tcp().await?;
+        let HostPort { host, port } = &self.control;
+        let tcp = self.resolver.connect(&self.dialer, host, *port, CONNECT_LIMIT).await;
+        let tcp = tcp.map_err(|cause| ConnectError::Tcp(self.control.clone(), cause))?;
         let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
         let tls = tls.map_err(|cause| ConnectError::Handshake(self.control.clone(), cause))?;
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
@@ -157,25 +163,6 @@ impl Connector {
             }
         });
         Ok(Channel { send, _driver: Arc::new(AbortOnDropHandle::new(driver)) })
-    }
-
-    /// Tries each address of the server in turn.
-    async fn tcp(&self) -> Result<TcpStream, ConnectError> {
-        let target = (&*self.control.host, self.control.port);
-        let resolved = tokio::net::lookup_host(target).await;
-        let addresses: Vec<SocketAddr> =
-            resolved.map_err(|cause| ConnectError::Resolve(self.control.clone(), cause))?.collect();
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(cause) => last = cause,
-            }
-        }
-        Err(ConnectError::Tcp(self.control.clone(), last))
     }
 }
 

@@ -7,6 +7,7 @@ mod client_io;
 mod exchange;
 mod failure;
 mod forward;
+mod framing;
 mod head;
 mod pipe;
 mod request_body;

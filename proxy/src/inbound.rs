@@ -52,13 +52,17 @@ pub async fn serve(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
             let sni = sni.as_deref().unwrap_or_default();
             match (mesh_port(&inbound, port, sni), port) {
                 (Some(port), _) => Box::pin(mesh(worker, port, stream, original, peer)).await,
-                (None, Some(port)) if !sni.ends_with(MESH) => application_tls(&shared, port, stream, original).await,
+                (None, Some(port)) if !sni.ends_with(MESH) => {
+                    Box::pin(application_tls(&shared, port, stream, original)).await;
+                }
                 _ => refuse(&shared, stream.into(), Reason::NoInboundPort, &sni),
             }
         }
-        Ok(Peeked::Decided(_) | Peeked::Closed) => plaintext::serve(worker, port, stream, original, peer).await,
+        Ok(Peeked::Decided(_) | Peeked::Closed) => {
+            Box::pin(plaintext::serve(worker, port, stream, original, peer)).await;
+        }
         Ok(Peeked::Silent) if port.is_some_and(|port| port.plaintext == Plaintext::Accepted) => {
-            plaintext::serve(worker, port, stream, original, peer).await;
+            Box::pin(plaintext::serve(worker, port, stream, original, peer)).await;
         }
         Ok(Peeked::Silent | Peeked::Undecided) => refuse(&shared, stream.into(), Reason::HeaderTimeout, &peer),
         Err(_) => shared.metrics.connection_refused(Direction::Inbound, Reason::ClientReset),
@@ -93,7 +97,9 @@ fn mesh_port<'a>(inbound: &'a Inbound, port: Option<&'a InboundPort>, sni: &str)
 /// Handshake → who is it → HTTP or TCP.
 async fn mesh(worker: Arc<Worker>, port: &InboundPort, stream: Replay, original: OriginalDst, peer: SocketAddr) {
     let shared = worker.shared.clone();
-    let accepted = match tls::accept(shared.identity.credentials().as_deref(), stream).await {
+    let credentials = shared.identity.credentials();
+    // Boxed, as is whatever is large and short: what remains of a connection is what it needs while it is idle.
+    let accepted = match Box::pin(tls::accept(credentials.as_deref(), stream)).await {
         Ok(accepted) => accepted,
         Err(error) => {
             shared.metrics.tls_failed(Direction::Inbound, error.reason());

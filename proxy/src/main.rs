@@ -79,7 +79,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 async fn sidecar(args: Args) -> anyhow::Result<()> {
     let settings = args.ready()?;
     let (workload, control, drain) = (settings.node_id(), settings.control.clone(), settings.drain);
-    let proxy = Proxy::start(settings)?;
+    let mut proxy = Proxy::start(settings)?;
     let addresses = proxy.addresses();
     tracing::info!(
         workload,
@@ -90,7 +90,10 @@ async fn sidecar(args: Args) -> anyhow::Result<()> {
         health = %addresses.health,
         "started"
     );
-    stop_signal().await?;
+    tokio::select! {
+        stopped = stop_signal() => stopped?,
+        _ = proxy.ended() => anyhow::bail!("the sidecar has ended by a defect of its own; the log tells more"),
+    }
     tracing::info!(limit = ?drain, "draining");
     let drained = tokio::select! {
         drained = proxy.drain_and_stop() => drained,

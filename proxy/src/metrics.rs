@@ -65,6 +65,8 @@ pub struct EdgeRow {
     pub source: Name,
     /// Destination service (`cart.shop:80`).
     pub destination: Name,
+    /// Workload that answered (`cart-1.shop`); empty if none did. Inbound: empty, or this one.
+    pub workload: Name,
     /// `http/1.1`, `http/2`, `grpc`, `tcp`.
     pub protocol: &'static str,
     /// Identity of the peer, empty where the connection is in plaintext.

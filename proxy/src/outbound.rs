@@ -38,13 +38,13 @@ pub async fn transparent(worker: Arc<Worker>, socket: TcpStream, peer: SocketAdd
         tracing::error!(%peer, %destination, "the redirection does not exempt this sidecar: see `malla-proxy init --help`");
         return refuse(&shared, stream, Reason::Loop, &destination);
     }
-    to(worker, stream, destination, found).await;
+    Box::pin(to(worker, stream, destination, found)).await;
 }
 
 /// A connection to a local port that leads to one destination.
 pub async fn local(worker: Arc<Worker>, socket: TcpStream, destination: Name) {
     let found = worker.shared.directory.lookup(&destination).await;
-    to(worker, socket.into(), destination, found).await;
+    Box::pin(to(worker, socket.into(), destination, found)).await;
 }
 
 /// A connection to the HTTP listener of explicit mode: each request says where it goes.

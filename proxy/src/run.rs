@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::admin::{self, Scope};
+use crate::admin::{self, Scope, SidecarMetrics};
 use crate::control::Connector;
 use crate::dial::Dialer;
 use crate::dns::Resolver;
@@ -101,12 +101,13 @@ impl Proxy {
         let shared = Arc::new(Shared {
             directory,
             identity: IdentityStore::new(),
-            dialer: Dialer::new(&settings),
-            resolver: Resolver::new(&settings),
+            dialer: Dialer::new(&settings).into(),
+            resolver: Resolver::new(&settings).into(),
             metrics: Metrics::new(&settings.node_id()),
             drain: Drain::new(),
             settings,
         });
+        shared.metrics.register(Box::new(SidecarMetrics::new(&shared)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let (stop, stopping) = oneshot::channel();
         let (stopped_sender, stopped) = oneshot::channel();
@@ -142,6 +143,11 @@ impl Proxy {
     /// What its connections share: configuration, identity, metrics.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Waits until the sidecar has ended, which it does by itself only after a defect of its own (told in the log).
+    pub async fn ended(&mut self) -> Drained {
+        (&mut self.stopped).await.unwrap_or(Drained { cut: 0 })
     }
 
     /// Stops accepting, lets what is in flight finish, cuts at the deadline of the settings, and ends all threads.
@@ -193,7 +199,8 @@ async fn supervise(
     workers: Arc<Workers>,
     stop: oneshot::Receiver<Duration>,
 ) -> Drained {
-    let connector = Connector::new(&shared.settings, tls::provider());
+    let (resolver, dialer) = (shared.resolver.clone(), shared.dialer.clone());
+    let connector = Connector::new(&shared.settings, tls::provider(), resolver, dialer);
     let (settings, identity) = (&shared.settings, &shared.identity);
     let mut tasks = JoinSet::new();
     tasks.spawn(shared.directory.clone().follow(asks, settings, Subject::Sidecar, connector.clone(), identity.clone()));
@@ -201,13 +208,19 @@ async fn supervise(
     tasks.spawn(admin::serve(sockets.admin, Scope::Everything, shared.clone()));
     tasks.spawn(admin::serve(sockets.health, Scope::Health, shared.clone()));
     tasks.spawn(sockets.listeners.accept(shared.clone(), workers));
-    let watched = async {
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(cause) = ended {
-                tracing::error!(%cause, "a part of the sidecar has ended by a defect of its own");
+    // None of these ends by itself. A sidecar without one of them would look alive and not be: it drains and ends, and whoever
+    // watches over it starts another.
+    let defect = async {
+        loop {
+            match tasks.join_next().await {
+                Some(Err(cause)) => {
+                    tracing::error!(%cause, "a part of the sidecar has ended by a defect of its own, the sidecar ends too");
+                    return shared.drain.run(shared.settings.drain).await;
+                }
+                Some(Ok(())) => {}
+                None => std::future::pending().await,
             }
         }
-        std::future::pending().await
     };
     // Everything above goes on while the drain lasts: connections in flight may still look up destinations.
     let stopped = async {
@@ -217,7 +230,7 @@ async fn supervise(
         }
     };
     tokio::select! {
-        drained = watched => drained,
+        drained = defect => drained,
         drained = stopped => drained,
     }
 }

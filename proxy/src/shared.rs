@@ -21,9 +21,9 @@ pub struct Shared {
     /// This workload's certificate.
     pub identity: IdentityStore,
     /// How connections are opened.
-    pub dialer: Dialer,
+    pub dialer: Arc<Dialer>,
     /// Names outside the mesh.
-    pub resolver: Resolver,
+    pub resolver: Arc<Resolver>,
     /// Counters of this sidecar.
     pub metrics: Arc<Metrics>,
     /// Shutdown.

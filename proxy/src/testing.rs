@@ -92,8 +92,8 @@ pub(crate) fn shared(settings: Settings, snapshot: Snapshot, identity: Option<Id
     Arc::new(Shared {
         directory: Directory::fixed(snapshot),
         identity: store,
-        dialer: Dialer::new(&settings),
-        resolver: Resolver::new(&settings),
+        dialer: Dialer::new(&settings).into(),
+        resolver: Resolver::new(&settings).into(),
         metrics: Metrics::new("test.shop"),
         drain: Drain::new(),
         settings,
@@ -110,7 +110,6 @@ pub(crate) fn worker(shared: Arc<Shared>) -> Arc<Worker> {
 /// A sidecar with listeners and worker threads, but without a control server.
 pub(crate) struct Sidecar {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) outbound: SocketAddr,
     pub(crate) inbound: SocketAddr,
     pub(crate) local: Vec<SocketAddr>,
     accepting: tokio::task::JoinHandle<()>,
@@ -121,12 +120,12 @@ impl Sidecar {
         let settings = Settings { workers: NonZeroUsize::MIN, ..settings };
         let listeners = Listeners::bind(&settings).expect("free ports");
         let address = |socket: &std::net::TcpListener| socket.local_addr().expect("bound");
-        let (outbound, inbound) = (address(&listeners.outbound), address(&listeners.inbound));
+        let inbound = address(&listeners.inbound);
         let local = listeners.local.iter().map(|(socket, _)| address(socket)).collect();
         let shared = shared(settings, snapshot, identity);
         let workers = Arc::new(Workers::start(&shared).expect("threads"));
         let accepting = tokio::spawn(listeners.accept(shared.clone(), workers));
-        Sidecar { shared, outbound, inbound, local, accepting }
+        Sidecar { shared, inbound, local, accepting }
     }
 }
 

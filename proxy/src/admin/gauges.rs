@@ -1,64 +1,111 @@
-//! Metrics of the sidecar itself: control server, certificate, configuration. Made when they are asked for.
+//! Metrics of the sidecar itself: control server, certificate, configuration, shutdown. Read when they are asked for.
 
-use std::fmt::Write;
+use std::fmt;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::drain::Drain;
+use crate::identity::IdentityStore;
+use crate::metrics::Documented;
 use crate::shared::Shared;
-use crate::subscribe::status::Connection;
+use crate::subscribe::status::{Connection, Status};
 
-/// Ends an exposition (OpenMetrics 1.0).
-const EOF: &str = "# EOF\n";
+/// Where the numbers are.
+#[derive(Debug)]
+pub(crate) struct SidecarMetrics {
+    status: Arc<Status>,
+    identity: IdentityStore,
+    drain: Drain,
+}
 
-/// Adds the metrics of the sidecar to those of its traffic.
-pub(super) fn with_sidecar(shared: &Shared, traffic: String) -> String {
-    let mut text = traffic.strip_suffix(EOF).map_or(traffic.clone(), str::to_owned);
-    let state = shared.directory.status().state();
-    let connected = u64::from(matches!(state.connection, Connection::Connected(_)));
-    let expiry = shared.identity.last().and_then(|identity| identity.not_after.duration_since(UNIX_EPOCH).ok());
-    let left = shared.identity.last().and_then(|identity| identity.not_after.duration_since(SystemTime::now()).ok());
+const fn row(
+    name: &'static str,
+    kind: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Documented {
+    Documented { name, kind, labels, help }
+}
 
-    gauge(&mut text, "malla_control_connected", "Whether a stream to the control server is open", connected);
-    counter(&mut text, "malla_control_streams", "Streams to the control server that were opened", state.streams);
-    counter(&mut text, "malla_control_responses", "Responses of the control server", state.responses);
-    counter(
-        &mut text,
-        "malla_control_rejections",
-        "Responses of the control server that were rejected",
-        state.rejections,
-    );
-    let problems = u64::try_from(state.problems.len()).unwrap_or(u64::MAX);
-    gauge(&mut text, "malla_config_problems", "Resources of which the newest cannot be used", problems);
-    header(&mut text, "malla_config_subscriptions", "gauge", "Resources subscribed to, by type");
-    for (kind, number) in &state.subscriptions {
-        let _ = writeln!(text, "malla_config_subscriptions{{type=\"{kind}\"}} {number}");
+/// Their documentation, in the order of the exposition.
+pub const SIDECAR_TABLE: &[Documented] = &[
+    row("malla_control_connected", "gauge", &[], "Whether a stream to the control server is open"),
+    row("malla_control_streams", "counter", &[], "Streams to the control server that were opened"),
+    row("malla_control_responses", "counter", &[], "Responses of the control server"),
+    row("malla_control_rejections", "counter", &[], "Responses of the control server that were rejected"),
+    row("malla_config_problems", "gauge", &[], "Resources of which the newest cannot be used"),
+    row("malla_config_subscriptions", "gauge", &["type"], "Resources subscribed to"),
+    row("malla_identity_expiry_timestamp_seconds", "gauge", &[], "End of the certificate, 0 if there is none"),
+    row("malla_identity_valid", "gauge", &[], "Whether there is a certificate that has not expired"),
+    row("malla_identity_renewal_failing", "gauge", &[], "Whether the last attempt to obtain a certificate failed"),
+    row("malla_connections_in_flight", "gauge", &[], "Connections that are being served"),
+    row("malla_draining", "gauge", &[], "Whether the sidecar is shutting down"),
+];
+
+impl SidecarMetrics {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        SidecarMetrics {
+            status: shared.directory.status().clone(),
+            identity: shared.identity.clone(),
+            drain: shared.drain.clone(),
+        }
     }
-    let seconds = expiry.map_or(0, |expiry| expiry.as_secs());
-    gauge(&mut text, "malla_identity_expiry_timestamp_seconds", "End of the certificate, 0 if there is none", seconds);
-    gauge(&mut text, "malla_identity_valid", "Whether the certificate is valid now", u64::from(left.is_some()));
-    let failing = u64::from(shared.identity.failure().is_some());
-    gauge(
-        &mut text,
-        "malla_identity_renewal_failing",
-        "Whether the last attempt to obtain a certificate failed",
-        failing,
-    );
-    let in_flight = u64::try_from(shared.drain.in_flight()).unwrap_or(u64::MAX);
-    gauge(&mut text, "malla_connections_in_flight", "Connections that are being served", in_flight);
-    let draining = u64::from(shared.drain.is_draining());
-    gauge(&mut text, "malla_draining", "Whether the sidecar is shutting down", draining);
-    text + EOF
+
+    /// The value of a row without labels.
+    fn value(&self, name: &str) -> u64 {
+        let state = self.status.state();
+        match name {
+            "malla_control_connected" => u64::from(matches!(state.connection, Connection::Connected(_))),
+            "malla_control_streams" => state.streams,
+            "malla_control_responses" => state.responses,
+            "malla_control_rejections" => state.rejections,
+            "malla_config_problems" => count(state.problems.len()),
+            "malla_identity_expiry_timestamp_seconds" => {
+                self.expiry().map_or(0, |expiry| expiry.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+            }
+            "malla_identity_valid" => u64::from(self.expiry().is_some_and(|expiry| expiry > SystemTime::now())),
+            "malla_identity_renewal_failing" => u64::from(self.identity.failure().is_some()),
+            "malla_connections_in_flight" => count(self.drain.in_flight()),
+            "malla_draining" => u64::from(self.drain.is_draining()),
+            _ => 0,
+        }
+    }
+
+    fn expiry(&self) -> Option<SystemTime> {
+        self.identity.last().map(|identity| identity.not_after)
+    }
 }
 
-fn header(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
-fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
-    header(text, name, "gauge", help);
-    let _ = writeln!(text, "{name} {value}");
-}
-
-fn counter(text: &mut String, name: &str, help: &str, value: u64) {
-    header(text, name, "counter", help);
-    let _ = writeln!(text, "{name}_total {value}");
+impl Collector for SidecarMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for row in SIDECAR_TABLE {
+            let name = row.name.trim_start_matches("malla_");
+            let kind = if row.kind == "counter" { MetricType::Counter } else { MetricType::Gauge };
+            let mut metric = encoder.encode_descriptor(name, row.help, None, kind)?;
+            if row.labels.is_empty() {
+                let value = self.value(row.name);
+                match kind {
+                    MetricType::Counter => ConstCounter::new(value).encode(metric)?,
+                    _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?,
+                }
+                continue;
+            }
+            for (kind, number) in &self.status.state().subscriptions {
+                let labels = [("type", kind.word())];
+                let family = metric.encode_family(&labels)?;
+                ConstGauge::new(i64::try_from(*number).unwrap_or(i64::MAX)).encode(family)?;
+            }
+        }
+        Ok(())
+    }
 }

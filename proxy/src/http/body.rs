@@ -109,7 +109,8 @@ impl http_body::Body for Body {
             Source::Http1(body) => poll_http1(body, cx),
             Source::Client(body, state) => {
                 let polled = ready!(poll_http1(body, cx));
-                if polled.is_none() || http_body::Body::is_end_stream(body) {
+                let last = polled.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+                if last || http_body::Body::is_end_stream(body) {
                     state.body_ended();
                 }
                 Poll::Ready(polled)

@@ -1,4 +1,7 @@
-//! The IO of an HTTP/1 client's connection, watched: which bytes belong to a head, and what the end of the input means.
+//! The IO of an HTTP/1 client's connection, watched: how its bytes are framed, and what the end of the input means.
+//!
+//! Of what was read, hyper gets at most up to the end of the next head; what follows is kept until it is known to be a body
+//! or another head.
 //!
 //! A client may close its sending side after a request and wait for the answer, or it may have gone; TCP shows the same for
 //! both. While an answer is due, the end of the input is therefore held back for [`HALF_CLOSED_GRACE`]: long enough for ordinary
@@ -6,19 +9,22 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::{Follows, Framing, Violation};
 
 /// How long an answer is awaited for a client whose input has ended.
 pub(super) const HALF_CLOSED_GRACE: Duration = Duration::from_secs(5);
 
 /// What the parts of one connection know of each other. Touched by one thread; atomics because tasks must be `Send`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ClientState {
     /// A request is being served: from its complete head to the end of its response.
     serving: AtomicBool,
@@ -32,13 +38,48 @@ pub(crate) struct ClientState {
     end_released: AtomicBool,
     /// Requests so far.
     requests: AtomicU64,
-    /// Reads again once the end is held back no longer.
+    /// What follows the head that hyper has read, or one of the codes below.
+    follows: AtomicU64,
+    /// Why the client's bytes are refused.
+    violation: OnceLock<Violation>,
+    /// Reads again once the end, or what follows a head, is held back no longer.
     reader: AtomicWaker,
+}
+
+/// Nothing new is known of what follows.
+const UNCHANGED: u64 = u64::MAX;
+const CHUNKED: u64 = u64::MAX - 1;
+const OPAQUE: u64 = u64::MAX - 2;
+/// What could have been another protocol is HTTP still.
+const RESUMED: u64 = u64::MAX - 3;
+
+impl Default for ClientState {
+    fn default() -> Self {
+        ClientState {
+            serving: AtomicBool::default(),
+            body_ended: AtomicBool::default(),
+            head_begun: AtomicBool::default(),
+            end_held: AtomicBool::default(),
+            end_released: AtomicBool::default(),
+            requests: AtomicU64::default(),
+            follows: AtomicU64::new(UNCHANGED),
+            violation: OnceLock::new(),
+            reader: AtomicWaker::new(),
+        }
+    }
 }
 
 impl ClientState {
     /// A head is complete.
-    pub(crate) fn request_begun(&self) {
+    pub(super) fn request_begun(&self, follows: Follows) {
+        let code = match follows {
+            Follows::Length(length) => length.min(RESUMED - 1),
+            Follows::Chunked => CHUNKED,
+            Follows::Opaque => OPAQUE,
+        };
+        if self.follows.swap(code, Relaxed) != UNCHANGED {
+            self.reader.wake();
+        }
         self.serving.store(true, Relaxed);
         self.body_ended.store(false, Relaxed);
         self.head_begun.store(false, Relaxed);
@@ -56,6 +97,16 @@ impl ClientState {
         if self.end_held.load(Relaxed) {
             self.reader.wake();
         }
+    }
+
+    /// The upstream did not switch to another protocol.
+    pub(super) fn resumed(&self) {
+        self.follows.store(RESUMED, Relaxed);
+    }
+
+    /// Why the client's bytes are refused, once the requests before them are answered.
+    pub(super) fn violation(&self) -> Option<Violation> {
+        self.violation.get().copied().filter(|_| !self.serving.load(Relaxed))
     }
 
     /// A head has begun and is not complete.
@@ -92,37 +143,83 @@ impl ClientState {
 #[derive(Debug)]
 pub(super) struct ClientIo<IO> {
     io: IO,
+    framing: Framing,
+    /// Read, and not handed on yet.
+    held: Bytes,
     state: Arc<ClientState>,
 }
 
 impl<IO> ClientIo<IO> {
     pub(super) fn new(io: IO, state: Arc<ClientState>) -> Self {
-        ClientIo { io, state }
+        ClientIo { io, framing: Framing::default(), held: Bytes::new(), state }
     }
 
     pub(super) fn into_inner(self) -> IO {
         self.io
     }
-}
 
-impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.state.end_held.load(Relaxed) {
-            return self.state.poll_end(cx);
-        }
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if let Poll::Ready(Ok(())) = polled {
-            if buffer.filled().len() > before {
+    /// How many of these bytes may be handed on; `None` if hyper must wait, for good if they are refused.
+    fn admit(&mut self, bytes: &[u8]) -> Option<usize> {
+        match self.framing.admit(bytes) {
+            Ok(0) => None,
+            Ok(admitted) => {
                 if !self.state.serving.load(Relaxed) {
                     self.state.head_begun.store(true, Relaxed);
                 }
-            } else if buffer.remaining() > 0 {
-                self.state.end_held.store(true, Relaxed);
-                return self.state.poll_end(cx);
+                Some(admitted)
+            }
+            Err(violation) => {
+                // Only the first is told.
+                let _ = self.state.violation.set(violation);
+                None
             }
         }
-        polled
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.state.follows.load(Relaxed) {
+            UNCHANGED => {}
+            code => {
+                this.state.follows.store(UNCHANGED, Relaxed);
+                match code {
+                    RESUMED => this.framing.resume(),
+                    CHUNKED => this.framing.begin(Follows::Chunked),
+                    OPAQUE => this.framing.begin(Follows::Opaque),
+                    length => this.framing.begin(Follows::Length(length)),
+                }
+            }
+        }
+        this.state.reader.register(cx.waker());
+        if this.state.violation.get().is_some() {
+            return Poll::Pending;
+        }
+        if !this.held.is_empty() {
+            let fits = this.held.slice(..this.held.len().min(buffer.remaining()));
+            let Some(admitted) = this.admit(&fits) else { return Poll::Pending };
+            buffer.put_slice(fits.get(..admitted).unwrap_or_default());
+            this.held.advance(admitted);
+            return Poll::Ready(Ok(()));
+        }
+        if this.state.end_held.load(Relaxed) {
+            return this.state.poll_end(cx);
+        }
+        let before = buffer.filled().len();
+        std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if read.is_empty() {
+            this.state.end_held.store(buffer.remaining() > 0, Relaxed);
+            return this.state.poll_end(cx);
+        }
+        let length = read.len();
+        let admitted = this.admit(read).unwrap_or(0);
+        if admitted < length {
+            this.held = Bytes::copy_from_slice(buffer.filled().get(before + admitted..).unwrap_or_default());
+            buffer.set_filled(before + admitted);
+        }
+        if admitted == 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 

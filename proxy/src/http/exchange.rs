@@ -120,6 +120,8 @@ async fn from_application(
         snapshot::Outbound::Unknown(UnknownDestination::PassThrough) => {
             let fixed = Some(outside(&name)?);
             let route = worker.pool.pass_through();
+            exchange.outcome.service(worker.pool.outside().name.clone());
+            exchange.outcome.route(route.name.clone());
             return run(connection, worker.pool.outside(), fixed, route, &name, head, body, gate, exchange).await;
         }
     };

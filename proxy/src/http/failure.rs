@@ -39,6 +39,19 @@ impl Failure {
         response
     }
 
+    /// The answer where there is no request to answer, as bytes of HTTP/1.1.
+    pub(crate) fn last_words(&self) -> Vec<u8> {
+        let (reason, what) = (self.reason, &self.what);
+        let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        let text = format!("{reason}: {} ({what})\n", reason.sentence());
+        format!(
+            "HTTP/1.1 {status}\r\nmalla-reason: {reason}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{text}",
+            text.len()
+        )
+        .into_bytes()
+    }
+
     /// The answer to a gRPC call: trailers only (gRPC over HTTP2, "Responses").
     pub(crate) fn grpc_response(&self) -> Response<Body> {
         let mut response = Response::new(Body::empty());

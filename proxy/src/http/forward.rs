@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::response;
 use http_body::Body as _;
 use smallvec::SmallVec;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{Body, BodyError};
@@ -250,9 +250,12 @@ async fn over_http2(
         Err(failure) => return Err(not_connected(failure, head, body)),
     };
     let upgrade = head.upgrade.clone();
-    if matches!(upgrade, Some(Upgrade::To(_))) && !lease.takes_extended_connect().await {
-        let what = format!("{target} takes no upgrades over HTTP/2 (RFC 8441)");
-        return Err(TryFailure { failure: Failure::new(Reason::UpstreamProtocol, what), again: None });
+    if matches!(upgrade, Some(Upgrade::To(_))) {
+        let limit = plan.cluster.connect_timeout;
+        if timeout(limit, lease.takes_extended_connect()).await != Ok(true) {
+            let what = format!("{target} takes no upgrades over HTTP/2 (RFC 8441)");
+            return Err(TryFailure { failure: Failure::new(Reason::UpstreamProtocol, what), again: None });
+        }
     }
     let kept = may_retry.then(|| head.clone());
     let ended = body.is_end_stream() && upgrade.is_none();

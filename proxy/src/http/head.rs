@@ -112,6 +112,8 @@ impl Head {
             if matches!(upgrade, Some(Upgrade::To(_))) {
                 method = Method::GET;
             }
+            // What follows is no body, and must not be taken for one where this is written in HTTP/1.
+            headers.remove(CONTENT_LENGTH);
         }
         let path = uri.path_and_query.unwrap_or(PathAndQuery::from_static("/"));
         let path = canonical_path(path, &method)?;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -23,6 +24,7 @@ use super::body::Body;
 use super::client_io::{ClientIo, ClientState, HALF_CLOSED_GRACE};
 use super::exchange::{Arrived, Served, begin, serve};
 use super::failure::Failure;
+use super::framing::Follows;
 use super::head::Head;
 use super::response::{Exchange, ResponseBody};
 use super::tunnel::Tunnel;
@@ -30,10 +32,6 @@ use super::{Connection, HEAD_LIMIT, IDLE_LIMIT};
 use crate::outbound;
 use crate::pool::LARGEST_HEAD;
 use crate::reason::Reason;
-
-/// What a client that is too slow with its head is told.
-const HEADER_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nmalla-reason: header_timeout\r\n\
-    content-type: text/plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// A connection that has switched, after hyper has let go of it.
 enum After {
@@ -50,8 +48,9 @@ where
 {
     let state = Arc::new(ClientState::default());
     let after = Arc::new(AfterSlot::default());
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (connection, state, after) = (connection.clone(), state.clone(), after.clone());
+        state.request_begun(follows(&request));
         async move { Ok::<_, Infallible>(respond(&connection, &state, &after, request).await) }
     });
     let io = TokioIo::new(ClientIo::new(io, state.clone()));
@@ -65,12 +64,14 @@ where
     match ended.drive(&mut http).await {
         End::Finished(Ok(())) => {}
         End::Finished(Err(cause)) => refused(&connection, &cause),
-        End::HeadTimeout => {
-            connection.count(Reason::HeaderTimeout);
+        End::Refused(failure) => {
+            connection.count(failure.reason);
+            connection.log(failure.reason, &failure.what);
             if let Some(parts) = http.into_parts() {
                 let mut io = parts.io.into_inner().into_inner();
-                // Whoever sends heads byte by byte may not read either: the answer is tried, not waited for.
-                let _ = io.write_all(HEADER_TIMEOUT).now_or_never();
+                // Whoever sends heads like this may not read either: the answer is tried, not waited for.
+                let _ = io.write_all(&failure.last_words()).now_or_never();
+                let _ = io.shutdown().now_or_never();
             }
             return;
         }
@@ -98,7 +99,8 @@ where
 /// How a connection ended.
 enum End {
     Finished(hyper::Result<()>),
-    HeadTimeout,
+    /// Before hyper could take a request.
+    Refused(Failure),
     Idle,
 }
 
@@ -158,6 +160,9 @@ impl Watched<'_> {
     }
 
     fn watch(&mut self, cx: &mut Context<'_>) -> Verdict {
+        if let Some(what) = self.state.violation() {
+            return Verdict::End(End::Refused(Failure::new(Reason::ProtocolError, what)));
+        }
         let waits = if self.state.awaits_head() {
             Waits::Head
         } else if self.state.end_is_held() {
@@ -180,7 +185,10 @@ impl Watched<'_> {
             return Verdict::Wait;
         }
         match waits {
-            Waits::Head => Verdict::End(End::HeadTimeout),
+            Waits::Head => {
+                let what = "after 10 s, the head was not complete";
+                Verdict::End(End::Refused(Failure::new(Reason::HeaderTimeout, what)))
+            }
             Waits::HalfClosed => {
                 self.state.release_end();
                 Verdict::PollAgain
@@ -222,6 +230,17 @@ fn refused(connection: &Connection, cause: &hyper::Error) {
     connection.log(reason, &crate::pool::chain(cause));
 }
 
+/// What hyper will take to follow a head.
+fn follows(request: &Request<Incoming>) -> Follows {
+    let headers = request.headers();
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Follows::Chunked;
+    }
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let may_switch = request.method() == http::Method::CONNECT || headers.contains_key(UPGRADE);
+    if may_switch && length == 0 { Follows::Opaque } else { Follows::Length(length) }
+}
+
 /// Answers a request. A panic costs this request, not the connection's other ones and not the sidecar.
 async fn respond(
     connection: &Arc<Connection>,
@@ -229,7 +248,6 @@ async fn respond(
     after: &AfterSlot,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    state.request_begun();
     let client = request.extensions_mut().remove::<OnUpgrade>();
     let (parts, body) = request.into_parts();
     let head = Head::from_http1(parts);
@@ -242,7 +260,12 @@ async fn respond(
             .map(ResponseBody::without_record);
     };
     let (slot, head) = match (served, client) {
-        (Served::Answer(response), _) => return response,
+        (Served::Answer(response), asked) => {
+            if asked.is_some() {
+                state.resumed();
+            }
+            return response;
+        }
         (Served::Switched(head, tunnel), Some(client)) => (After::Tunnel(client, tunnel), head),
         (Served::Connect(tunnel, exchange), Some(client)) => {
             (After::Connect(client, tunnel, Box::new(exchange)), Response::new(()).into_parts().0)

@@ -89,8 +89,8 @@ pub(crate) fn worker(snapshot: Snapshot, account: &str) -> Arc<Worker> {
     let shared = Shared {
         directory: Directory::fixed(snapshot),
         identity: identity_store,
-        dialer: crate::dial::Dialer::new(&settings),
-        resolver: crate::dns::Resolver::new(&settings),
+        dialer: crate::dial::Dialer::new(&settings).into(),
+        resolver: crate::dns::Resolver::new(&settings).into(),
         metrics: metrics.clone(),
         drain: crate::drain::Drain::new(),
         settings,

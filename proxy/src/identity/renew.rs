@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use malla_xds::grpc::CertificateResponse;
 use tonic::Code;
 
 use super::issue::Application;
@@ -68,41 +69,36 @@ impl Renewal {
     /// What went wrong, for people.
     pub async fn obtain(&self) -> Result<Identity, String> {
         let application = Application::new().map_err(|error| chain(&error))?;
-        let present = self.store.current().ok();
-        let answer = match &present {
-            Some(present) => match self.ask(&application, Some(present)).await {
-                // The certificate authority may have been replaced: the token may still convince it.
-                Err(Refusal { code: Some(Code::Unauthenticated | Code::PermissionDenied), .. })
-                | Err(Refusal { code: None, .. }) => self.ask(&application, None).await,
-                other => other,
+        let response = match self.store.current().ok() {
+            None => self.ask(&application, None).await?,
+            Some(present) => match self.ask(&application, Some(&present)).await {
+                Ok(response) => response,
+                // The certificate authority may be another one by now: the token may still convince it.
+                Err(problem) => self.ask(&application, None).await.map_err(|_| problem)?,
             },
-            None => self.ask(&application, None).await,
         };
-        let response = answer.map_err(|refusal| refusal.problem)?;
         application.identity(&response, &self.namespace, self.connector.provider()).map_err(|error| chain(&error))
     }
 
-    async fn ask(
-        &self,
-        application: &Application,
-        present: Option<&Identity>,
-    ) -> Result<malla_xds::grpc::CertificateResponse, Refusal> {
-        let plain = |problem: String| Refusal { code: None, problem };
-        let request = application.request().map_err(|error| plain(chain(&error)))?;
+    async fn ask(&self, application: &Application, present: Option<&Identity>) -> Result<CertificateResponse, String> {
+        let request = application.request().map_err(|error| chain(&error))?;
         let token = match present {
             Some(_) => None,
             // Read anew each time: orchestrators replace it.
-            None => Some(fs::read_to_string(&self.token).map_err(|cause| {
-                plain(format!("cannot read the token in {} (--token): {cause}", self.token.display()))
-            })?),
+            None => Some(
+                fs::read_to_string(&self.token)
+                    .map_err(|cause| format!("cannot read the token in {} (--token): {cause}", self.token.display()))?,
+            ),
         };
-        let mut client = self.connector.connect(present).await.map_err(|error| plain(chain(&error)))?;
+        let mut client = self.connector.connect(present).await.map_err(|error| chain(&error))?;
         let answer = client.create_certificate(request, token.as_deref());
         let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await;
-        let answer = answer.map_err(|_| plain("the control server did not answer".to_owned()))?;
-        answer.map_err(|status| Refusal {
-            code: Some(status.code()),
-            problem: format!("the control server refuses a certificate: {} ({:?})", status.message(), status.code()),
+        let answer = answer.map_err(|_| "the control server did not answer".to_owned())?;
+        answer.map_err(|status| match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => {
+                format!("the control server refuses a certificate: {}", status.message())
+            }
+            code => format!("the control server gave no certificate: {} ({code:?})", status.message()),
         })
     }
 
@@ -120,12 +116,6 @@ impl Renewal {
             }
         }
     }
-}
-
-struct Refusal {
-    /// The server's, if it answered.
-    code: Option<Code>,
-    problem: String,
 }
 
 /// Half-way from now to the end, times `jitter` (0.9 to 1.1).

@@ -170,15 +170,16 @@ impl Connections {
 
     pub(super) fn edges(&self, workload: &Name) -> Vec<EdgeRow> {
         let edges: Vec<Arc<TcpEdge>> = self.tcp_edges.lock().values().cloned().collect();
-        let mut rows: HashMap<(Direction, Name, Name), EdgeRow> = HashMap::new();
+        let mut rows: HashMap<(Direction, Name, Name, Name), EdgeRow> = HashMap::new();
         for edge in edges {
-            let TcpLabels { service, identity, .. } = &edge.labels;
+            let TcpLabels { service, identity, destination, .. } = &edge.labels;
             let source = if edge.direction == Direction::Outbound { workload } else { identity };
-            let key = (edge.direction, service.clone(), identity.clone());
+            let key = (edge.direction, service.clone(), destination.clone(), identity.clone());
             let row = rows.entry(key).or_insert_with(|| EdgeRow {
                 direction: edge.direction,
                 source: source.clone(),
                 destination: service.clone(),
+                workload: destination.clone(),
                 protocol: "tcp",
                 identity: identity.clone(),
                 requests: 0,

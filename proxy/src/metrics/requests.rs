@@ -82,6 +82,8 @@ struct EdgeKey {
     route: Name,
     protocol: Protocol,
     identity: Option<SpiffeId>,
+    /// Last, so that edges which differ in it alone are neighbours in order: the histogram sums them up.
+    workload: Name,
 }
 
 #[derive(Debug)]
@@ -94,7 +96,6 @@ struct Edge {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Answer {
-    workload: Name,
     status: u16,
     grpc_status: Option<u8>,
     reason: Option<Reason>,
@@ -144,6 +145,7 @@ impl Request<'_> {
         self.route.hash(&mut hasher);
         hasher.write_u16((self.direction as u16) << 8 | self.protocol as u16);
         self.identity.map_or("", SpiffeId::as_str).hash(&mut hasher);
+        self.workload.hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -151,6 +153,14 @@ impl Request<'_> {
 /// Whether the server, or the way to it, failed. gRPC: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's fault.
 fn failed(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) -> bool {
     status >= 500 || reason.is_some() || matches!(grpc_status, Some(2 | 4 | 13 | 14 | 15))
+}
+
+impl EdgeKey {
+    fn differs_in_workload_only(&self, other: &EdgeKey) -> bool {
+        let EdgeKey { direction, service, route, protocol, identity, workload: _ } = self;
+        (direction, service, route, protocol, identity)
+            == (&other.direction, &other.service, &other.route, &other.protocol, &other.identity)
+    }
 }
 
 impl Edge {
@@ -161,6 +171,7 @@ impl Edge {
             route: request.route.into(),
             protocol: request.protocol,
             identity: request.identity.cloned(),
+            workload: request.workload.into(),
         };
         Edge {
             key,
@@ -182,19 +193,11 @@ impl Edge {
             answer.status == request.status
                 && answer.grpc_status == request.grpc_status
                 && answer.reason == request.reason
-                && *answer.workload == *request.workload
         };
         match answers.iter_mut().find(same) {
             Some((_, count)) => *count += 1,
-            None => answers.push((
-                Answer {
-                    workload: request.workload.into(),
-                    status: request.status,
-                    grpc_status: request.grpc_status,
-                    reason: request.reason,
-                },
-                1,
-            )),
+            None => answers
+                .push((Answer { status: request.status, grpc_status: request.grpc_status, reason: request.reason }, 1)),
         }
     }
 }
@@ -219,27 +222,26 @@ impl Requests {
     }
 
     pub(super) fn edges(&self) -> Vec<EdgeRow> {
-        let mut rows: HashMap<(Direction, Name, Protocol, Option<SpiffeId>), EdgeRow> = HashMap::new();
+        let mut rows: HashMap<(Direction, Name, Name, Protocol, Option<SpiffeId>), EdgeRow> = HashMap::new();
         for (key, sum) in self.sums() {
             let identity: Name = key.identity.as_ref().map_or("", SpiffeId::as_str).into();
             let source = match key.direction {
                 Direction::Outbound => self.workload.clone(),
                 Direction::Inbound => identity.clone(),
             };
-            let row =
-                rows.entry((key.direction, key.service.clone(), key.protocol, key.identity)).or_insert_with(|| {
-                    EdgeRow {
-                        direction: key.direction,
-                        source,
-                        destination: key.service,
-                        protocol: key.protocol.word(),
-                        identity,
-                        requests: 0,
-                        failures: 0,
-                        latency: bounds().map(|bound| (bound, 0)).collect(),
-                        bytes: (0, 0),
-                    }
-                });
+            let same = (key.direction, key.service.clone(), key.workload.clone(), key.protocol, key.identity);
+            let row = rows.entry(same).or_insert_with(|| EdgeRow {
+                direction: key.direction,
+                source,
+                destination: key.service,
+                workload: key.workload,
+                protocol: key.protocol.word(),
+                identity,
+                requests: 0,
+                failures: 0,
+                latency: bounds().map(|bound| (bound, 0)).collect(),
+                bytes: (0, 0),
+            });
             row.requests += sum.answers.values().sum::<u64>();
             row.failures += sum
                 .answers
@@ -297,7 +299,7 @@ impl Collector for Requests {
                 let status = answer.status.to_string();
                 let grpc_status = answer.grpc_status.map(|status| status.to_string()).unwrap_or_default();
                 let labels = [
-                    ("destination", &*answer.workload),
+                    ("destination", &*key.workload),
                     ("status", &status),
                     ("grpc_status", &grpc_status),
                     ("reason", answer.reason.map_or("", Reason::word)),
@@ -307,14 +309,17 @@ impl Collector for Requests {
         }
         let name = "request_duration_seconds";
         let mut family = encoder.encode_descriptor(name, help(name), None, MetricType::Histogram)?;
-        for (key, sum) in &sums {
-            let labels = self.labels(key);
-            let count = sum.buckets.iter().sum();
-            let seconds = sum.microseconds as f64 / 1e6;
-            family.encode_family(&labels)?.encode_histogram::<[(&str, &str); 0]>(
+        for of_service in sums.chunk_by(|(one, _), (next, _)| one.differs_in_workload_only(next)) {
+            let Some((key, _)) = of_service.first() else { continue };
+            let mut buckets = vec![0; BUCKETS];
+            for (_, sum) in of_service {
+                buckets.iter_mut().zip(&sum.buckets).for_each(|(total, count)| *total += count);
+            }
+            let seconds = of_service.iter().map(|(_, sum)| sum.microseconds).sum::<u64>() as f64 / 1e6;
+            family.encode_family(&self.labels(key))?.encode_histogram::<[(&str, &str); 0]>(
                 seconds,
-                count,
-                &exposed_buckets(sum),
+                buckets.iter().sum(),
+                &exposed_buckets(&buckets),
                 None,
             )?;
         }
@@ -323,10 +328,10 @@ impl Collector for Requests {
 }
 
 /// The fine buckets, gathered into those that are exposed.
-fn exposed_buckets(sum: &Sum) -> Vec<(f64, u64)> {
+fn exposed_buckets(fine: &[u64]) -> Vec<(f64, u64)> {
     let mut buckets = Vec::new();
     let mut gathered = 0;
-    for (index, count) in sum.buckets.iter().enumerate() {
+    for (index, count) in fine.iter().enumerate() {
         gathered += count;
         match BOUNDS.get(index) {
             Some(bound) if exposed(*bound) => {
@@ -389,6 +394,36 @@ mod tests {
     }
 
     #[test]
+    fn instances_have_rows_of_their_own_and_share_a_histogram() {
+        let mut registry = prometheus_client::registry::Registry::default();
+        let requests = Arc::new(Requests::new("a-1.x".into()));
+        for workload in ["b-1.x", "b-2.x", "b-2.x"] {
+            requests.shard().record(&Request {
+                direction: Direction::Outbound,
+                service: "b.x:80",
+                route: "default",
+                protocol: Protocol::Http1,
+                identity: None,
+                workload,
+                status: 200,
+                grpc_status: None,
+                reason: None,
+                duration: Duration::from_millis(2),
+            });
+        }
+        let mut rows = requests.edges();
+        rows.sort_by(|one, other| one.workload.cmp(&other.workload));
+        let counts: Vec<(&str, u64)> = rows.iter().map(|row| (&*row.workload, row.requests)).collect();
+        assert_eq!(counts, [("b-1.x", 1), ("b-2.x", 2)]);
+        registry.register_collector(Box::new(requests.clone()));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        let counts: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("request_duration_seconds_count")).collect();
+        assert!(matches!(counts[..], [one] if one.ends_with(" 3")), "{counts:?}");
+    }
+
+    #[test]
     fn shards_add_up_and_buckets_are_cumulative() {
         let requests = Arc::new(Requests::new("a-1.x".into()));
         let service: Name = "b.x:80".into();
@@ -410,7 +445,7 @@ mod tests {
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].requests, rows[0].failures), (2, 2), "UNAVAILABLE is a failure");
         let sums = requests.sums();
-        let buckets = exposed_buckets(&sums[0].1);
+        let buckets = exposed_buckets(&sums[0].1.buckets);
         assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 2);
         assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
     }

@@ -377,3 +377,35 @@ fn same_source(a: &Source, b: &Source) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_needs_the_control_servers_word_where_the_cluster_has_tls() {
+        let id = |account: &str| SpiffeId::new("td", "shop", account).expect("valid");
+        let (cart, other) = (id("cart"), id("other"));
+        let of = |sidecar: Sidecar, identities: Option<&[SpiffeId]>| {
+            let spec = EndpointSpec {
+                address: SocketAddr::from(([10, 0, 0, 1], 80)),
+                sidecar,
+                workload: "".into(),
+                weight: 1,
+                locality: ("".into(), "".into()),
+                priority: 0,
+            };
+            identity(&spec, identities)
+        };
+        let (one, two) = ([cart.clone()], [cart.clone(), other]);
+        let plaintext = Some(None);
+        assert_eq!(of(Sidecar::Identity(cart.clone()), Some(&two)), Some(Some(cart.clone())));
+        assert_eq!(of(Sidecar::Identity(cart.clone()), None), None);
+        assert_eq!(of(Sidecar::Absent, Some(&two)), plaintext);
+        assert_eq!(of(Sidecar::Absent, None), plaintext);
+        assert_eq!(of(Sidecar::Unsaid, None), plaintext);
+        assert_eq!(of(Sidecar::Unsaid, Some(&one)), Some(Some(cart)));
+        assert_eq!(of(Sidecar::Unsaid, Some(&two)), None);
+        assert_eq!(of(Sidecar::Unsaid, Some(&[])), None);
+    }
+}

@@ -38,6 +38,7 @@ where
 /// An HTTP/2 client.
 pub(super) async fn client(address: SocketAddr) -> (SendRequest<Bytes>, AbortOnDropHandle<()>) {
     let socket = TcpStream::connect(address).await.expect("connected");
+    socket.set_nodelay(true).expect("an option");
     let (client, connection) = h2::client::Builder::new()
         .initial_window_size(64 * 1024)
         .initial_connection_window_size(256 * 1024)

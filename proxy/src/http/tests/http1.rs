@@ -275,6 +275,7 @@ async fn an_application_may_ignore_the_upgrade() {
 async fn invalid_requests_are_refused_and_counted() {
     let (application, seen, _running) = answers(HELLO).await;
     let pair = pair(application).await;
+    let both = "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     let big = format!("GET / HTTP/1.1\r\nhost: cart\r\nx: {}\r\n\r\n", "a".repeat(70_000));
     let many = format!("GET / HTTP/1.1\r\nhost: cart\r\n{}\r\n", "x: 1\r\n".repeat(101));
     for (request, expected) in [
@@ -284,6 +285,8 @@ async fn invalid_requests_are_refused_and_counted() {
         ("GET / HTTP/1.1\r\nhost: a\r\n folded\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\r\nhost: cart\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "HTTP/1.1 400"),
         ("\x16\x03\x01\x02garbage\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\nhost: cart\n\n", "HTTP/1.1 400 Bad Request\r\nmalla-reason: protocol_error"),
+        (both, "HTTP/1.1 400 Bad Request\r\nmalla-reason: protocol_error"),
         (&*big, "HTTP/1.1 431"),
         (&*many, "HTTP/1.1 431"),
     ] {
@@ -298,7 +301,7 @@ async fn invalid_requests_are_refused_and_counted() {
         "{told}"
     );
     let refused = |reason| counted(&pair.outbound.worker, "malla_connections_refused_total", &[reason]);
-    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (4, 2));
+    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (6, 2));
 }
 
 #[tokio::test]

@@ -182,3 +182,24 @@ async fn concurrent_requests_share_one_attempt() {
         assert!(client.await.expect("no panic").ends_with("ok"));
     }
 }
+
+/// What hyper and the HTTP/2 server allocate for a connection grows with these.
+#[test]
+fn a_connection_and_a_request_need_little_memory() {
+    use super::super::exchange::{Arrived, begin, serve};
+    use super::super::{Connection, Outbound, Side, body::Body, failure::Failure};
+    let worker = worker(crate::snapshot::Snapshot::default(), "web");
+    let side = Side::Outbound(Outbound::ByAuthority);
+    let connection = Arc::new(Connection {
+        worker: worker.clone(),
+        side: side.clone(),
+        http2: false,
+        last_authority: Mutex::default(),
+    });
+    let head = Err(Failure::new(crate::reason::Reason::Internal, ""));
+    let outcome = begin(&connection, &head);
+    let arrived = Arrived { head, body: Body::empty(), outcome, gate: None, client: None };
+    let request = std::mem::size_of_val(&serve(&connection, arrived));
+    let served = std::mem::size_of_val(&super::super::serve(worker, tokio::io::duplex(1).0, Version::Http1, side));
+    assert!(request < 4096 && served < 4096, "{request} bytes for a request, {served} for a connection");
+}

@@ -78,7 +78,7 @@ impl Control for Foreign {
     type SotwStream = Responses<DiscoveryResponse>;
 
     async fn delta(
-        &self,
+        self: Arc<Self>,
         request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaStream>, Status> {
         let (send, responses) = mpsc::unbounded_channel();
@@ -87,14 +87,14 @@ impl Control for Foreign {
     }
 
     async fn sotw(
-        &self,
+        self: Arc<Self>,
         _: Request<Streaming<discovery::DiscoveryRequest>>,
     ) -> Result<Response<Self::SotwStream>, Status> {
         Err(Status::unimplemented("delta only"))
     }
 
     async fn create_certificate(
-        &self,
+        self: Arc<Self>,
         request: Request<CertificateRequest>,
     ) -> Result<Response<CertificateResponse>, Status> {
         let sign = || -> Result<String> {

@@ -1,0 +1,266 @@
+//! How an HTTP/1 client's bytes are framed, read alongside hyper and more strictly: what two readers could take for two
+//! different things is refused (RFC 9112 §2.2, §5.2, §6.3, §11.2).
+//!
+//! Refused are lines that end in a bare LF, folded lines, and heads with both `Content-Length` and `Transfer-Encoding`; hyper
+//! refuses the rest (`Transfer-Encoding` in HTTP/1.0, several lengths, unknown codings). Bytes are handed to hyper head by head, so that a
+//! pipelined head is seen here before it is taken for one there.
+
+use memchr::memchr;
+
+/// What follows a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Follows {
+    /// A body of this length, or none.
+    Length(u64),
+    /// A chunked body.
+    Chunked,
+    /// Not HTTP, if the upstream switches.
+    Opaque,
+}
+
+/// Why the client's bytes are refused.
+pub(super) type Violation = &'static str;
+
+/// Where in the client's bytes we are.
+#[derive(Debug)]
+pub(super) struct Framing {
+    state: State,
+    line: Line,
+}
+
+#[derive(Debug)]
+enum State {
+    Head(Head),
+    /// The head is complete; hyper says what follows.
+    Between,
+    Data(u64),
+    Chunk(Chunk),
+    Opaque,
+}
+
+#[derive(Debug, Default)]
+struct Head {
+    lines: u32,
+    length: bool,
+    coding: bool,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Size,
+    Data(u64),
+    /// The line end after a chunk's data.
+    End,
+    Trailers,
+}
+
+/// A line whose end has not come yet: its beginning, its length, its last byte.
+#[derive(Debug, Default)]
+struct Line {
+    start: [u8; KEPT],
+    length: usize,
+    last: u8,
+}
+
+/// Bytes of a line that matter: the longest name that is looked for, or a chunk's size.
+const KEPT: usize = 18;
+
+impl Default for Framing {
+    fn default() -> Self {
+        Framing { state: State::Head(Head::default()), line: Line::default() }
+    }
+}
+
+impl Framing {
+    /// Whether the next thing needed is [`Framing::begin`].
+    #[cfg(test)]
+    fn awaits_request(&self) -> bool {
+        matches!(self.state, State::Between)
+    }
+
+    /// Hyper has read the head.
+    pub(super) fn begin(&mut self, follows: Follows) {
+        self.state = match follows {
+            Follows::Length(0) => State::Head(Head::default()),
+            Follows::Length(length) => State::Data(length),
+            Follows::Chunked => State::Chunk(Chunk::Size),
+            Follows::Opaque => State::Opaque,
+        };
+    }
+
+    /// The upstream did not switch: HTTP goes on.
+    pub(super) fn resume(&mut self) {
+        if matches!(self.state, State::Opaque) {
+            *self = Framing::default();
+        }
+    }
+
+    /// How many of these bytes may be handed on now; the rest after what they begin is understood.
+    ///
+    /// # Errors
+    /// The bytes are refused.
+    pub(super) fn admit(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+        let mut admitted = 0;
+        while let Some(rest) = bytes.get(admitted..).filter(|rest| !rest.is_empty()) {
+            let taken = match &mut self.state {
+                State::Between => return Ok(admitted),
+                State::Opaque => rest.len(),
+                State::Data(left) | State::Chunk(Chunk::Data(left)) => {
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                    *left -= taken as u64;
+                    taken
+                }
+                State::Head(_) | State::Chunk(_) => match memchr(b'\n', rest) {
+                    None => {
+                        self.line.extend(rest);
+                        rest.len()
+                    }
+                    Some(end) => {
+                        self.line.extend(rest.get(..end).unwrap_or_default());
+                        self.line_ended()?;
+                        end + 1
+                    }
+                },
+            };
+            admitted += taken;
+            match self.state {
+                State::Data(0) => self.state = State::Head(Head::default()),
+                State::Chunk(Chunk::Data(0)) => self.state = State::Chunk(Chunk::End),
+                _ => {}
+            }
+        }
+        Ok(admitted)
+    }
+
+    fn line_ended(&mut self) -> Result<(), Violation> {
+        let line = std::mem::take(&mut self.line);
+        let Some(length) = line.length.checked_sub(1).filter(|_| line.last == b'\r') else {
+            return Err("a line ends in LF without CR");
+        };
+        match &mut self.state {
+            // Empty lines before a request are left over from clients that end bodies with one.
+            State::Head(head) if length == 0 && head.lines == 0 => {}
+            State::Head(_) if length == 0 => self.state = State::Between,
+            State::Head(head) => head.line(&line)?,
+            State::Chunk(Chunk::Size) => {
+                self.state = match line.chunk_size().ok_or("a chunk has no valid size")? {
+                    0 => State::Chunk(Chunk::Trailers),
+                    size => State::Chunk(Chunk::Data(size)),
+                };
+            }
+            State::Chunk(Chunk::End) if length == 0 => self.state = State::Chunk(Chunk::Size),
+            State::Chunk(Chunk::End) => return Err("a chunk is longer than its size"),
+            State::Chunk(Chunk::Trailers) if length == 0 => self.state = State::Head(Head::default()),
+            State::Chunk(_) | State::Between | State::Data(_) | State::Opaque => {}
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    fn line(&mut self, line: &Line) -> Result<(), Violation> {
+        self.lines += 1;
+        if self.lines > 1 && matches!(line.start, [b' ' | b'\t', ..]) {
+            return Err("a header line is folded");
+        }
+        self.length |= line.names(b"content-length");
+        self.coding |= line.names(b"transfer-encoding");
+        if self.length && self.coding { Err("the request has both a length and a transfer coding") } else { Ok(()) }
+    }
+}
+
+impl Line {
+    fn extend(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.start.get_mut(self.length..) {
+            let kept = room.len().min(bytes.len());
+            if let (Some(room), Some(bytes)) = (room.get_mut(..kept), bytes.get(..kept)) {
+                room.copy_from_slice(bytes);
+            }
+        }
+        self.length += bytes.len();
+        self.last = bytes.last().copied().unwrap_or(self.last);
+    }
+
+    /// Whether the line is a header of this name, which is given in lower case.
+    fn names(&self, name: &[u8]) -> bool {
+        self.start.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+            && matches!(self.start.get(name.len()), Some(b':' | b' ' | b'\t'))
+    }
+
+    /// The size before extensions, of at most 16 digits.
+    fn chunk_size(&self) -> Option<u64> {
+        let kept = self.start.get(..self.length.min(KEPT))?;
+        let digits = kept.iter().position(|byte| !byte.is_ascii_hexdigit())?;
+        let end = kept.get(digits)?;
+        let text = std::str::from_utf8(kept.get(..digits)?).ok()?;
+        if matches!(end, b'\r' | b';' | b' ' | b'\t') { u64::from_str_radix(text, 16).ok() } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    /// Admits a text in pieces of this size; the pieces that were handed on, or why it was refused.
+    fn read(text: &str, piece: usize, follows: &[Follows]) -> Result<Vec<String>, Violation> {
+        let mut framing = Framing::default();
+        let (mut handed, mut current, mut next) = (Vec::new(), String::new(), follows.iter());
+        for bytes in text.as_bytes().chunks(piece) {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let admitted = framing.admit(rest)?;
+                current.push_str(std::str::from_utf8(&rest[..admitted]).expect("ASCII"));
+                rest = &rest[admitted..];
+                if framing.awaits_request() {
+                    handed.push(std::mem::take(&mut current));
+                    framing.begin(*next.next().unwrap_or(&Follows::Length(0)));
+                }
+            }
+        }
+        handed.push(current);
+        Ok(handed)
+    }
+
+    #[test]
+    fn heads_are_handed_on_one_by_one_however_they_come() {
+        let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let body = "5;x=1\r\nhello\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nx-t: 1\r\n\r\n";
+        let sized = "POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n";
+        let text = format!("{GET}{chunked}{body}{sized}a\nb\n\r\n{GET}");
+        let follows = [Follows::Length(0), Follows::Chunked, Follows::Length(4)];
+        let expected =
+            [GET.to_owned(), chunked.to_owned(), format!("{body}{sized}"), format!("a\nb\n\r\n{GET}"), String::new()];
+        for piece in [1, 2, 3, 7, 64, 1000] {
+            assert_eq!(read(&text, piece, &follows).as_deref(), Ok(&expected[..]), "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let chunked = &[Follows::Chunked][..];
+        for (text, follows) in [
+            ("GET / HTTP/1.1\nhost: a\r\n\r\n", &[][..]),
+            ("GET / HTTP/1.1\r\nhost: a\r\n\n", &[]),
+            ("GET / HTTP/1.1\r\nhost: a\r\n b\r\n\r\n", &[]),
+            ("POST / HTTP/1.1\r\ncontent-length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", &[]),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nContent-Length : 1\r\n\r\n", &[]),
+            ("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\nhost: a\r\n\r\n", &[]),
+            ("P / HTTP/1.1\r\nt: c\r\n\r\nxyz\r\n", chunked),
+            ("P / HTTP/1.1\r\nt: c\r\n\r\n5\nhello\r\n", chunked),
+            ("P / HTTP/1.1\r\nt: c\r\n\r\n5\r\nhelloworld\r\n", chunked),
+            ("P / HTTP/1.1\r\nt: c\r\n\r\n11111111111111111\r\n", chunked),
+        ] {
+            for piece in [1, 5, 1000] {
+                assert!(read(text, piece, follows).is_err(), "{text:?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_an_upgrade_is_not_looked_at() {
+        let text = format!("{GET}\n\n\nanything");
+        assert_eq!(read(&text, 3, &[Follows::Opaque]).map(|pieces| pieces.len()), Ok(2));
+    }
+}

@@ -1,0 +1,3 @@
+//! Control server and sidecars in one process: what the one renders, the other takes.
+
+mod rendering;
