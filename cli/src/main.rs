@@ -1,2 +1,71 @@
-//! stub
-fn main() {}
+//! The command `malla`: joins the crates to a program. It owns arguments, output and exit codes; everything else is a
+//! library's.
+
+mod arguments;
+mod commands;
+mod demo;
+mod duration;
+mod http;
+mod output;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+use crate::output::Paint;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let refused = arguments.no_color();
+    match run(arguments, Paint::on(&std::io::stdout(), refused)) {
+        Ok(code) => code,
+        Err(error) => {
+            output::print_error(Paint::on(&std::io::stderr(), refused), &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
+    start_logging(&arguments)?;
+    match arguments.command {
+        Command::Check(check) => commands::check::run(&check, paint),
+        Command::Schema(schema) => commands::schema::run(&schema),
+        Command::Token(token) => commands::token::run(token),
+        Command::Control(control) => block_on(commands::control::run(control)),
+        Command::Status(status) => block_on(commands::status::run(status, paint)),
+        Command::Demo(demo) => block_on(demo::run(demo, paint)),
+    }
+}
+
+fn block_on(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| anyhow::Error::new(cause).context("cannot start the runtime"))?;
+    runtime.block_on(future)
+}
+
+/// Logs go to standard error, so that standard output stays what the command prints.
+fn start_logging(arguments: &Arguments) -> anyhow::Result<()> {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+
+    let default = if matches!(arguments.command, Command::Control(_)) { "info" } else { "off" };
+    let directives = arguments.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(directives).map_err(|cause| {
+        anyhow::Error::new(cause)
+            .context(format!("--log {directives:?} is not a filter like `info,malla_control=debug`"))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && !arguments.no_color())
+        .init();
+    Ok(())
+}

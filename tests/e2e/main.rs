@@ -8,6 +8,7 @@ mod harness;
 mod http1;
 mod http2;
 mod proxyless;
+mod readme;
 mod redirection;
 mod security;
 mod servers;

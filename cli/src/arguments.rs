@@ -1,0 +1,238 @@
+//! What can be typed. Only here is the environment read; only parsed values leave.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::duration::parse_duration;
+
+/// Malla: a service mesh without a cluster, without root, without rewriting your programs.
+#[derive(Debug, Parser)]
+#[command(name = "malla", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(after_help = "Example: a whole mesh on this machine, with live traffic:\n  malla demo")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// What to log, to standard error: `error`, `warn`, `info`, `debug`, or per module `info,malla_proxy=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "RUST_LOG")]
+    pub(crate) log: Option<String>,
+
+    /// Never colour the output (colours appear only on a terminal in any case)
+    #[arg(long = "no-color", global = true)]
+    no_color: bool,
+
+    /// <https://no-color.org>
+    #[arg(long = "no-color-environment", hide = true, env = "NO_COLOR", hide_env = true)]
+    no_color_environment: Option<String>,
+}
+
+impl Arguments {
+    /// Whether colours are unwanted even on a terminal.
+    pub(crate) fn no_color(&self) -> bool {
+        self.no_color || self.no_color_environment.as_ref().is_some_and(|value| !value.is_empty())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the control server: it distributes routes and certificates to the sidecars
+    Control(ControlArguments),
+    /// Create tokens with which sidecars join
+    Token(TokenArguments),
+    /// Check configuration files and print everything that is wrong with them
+    Check(CheckArguments),
+    /// Print the schemas of Malla's own kinds
+    Schema(SchemaArguments),
+    /// Show who is connected to the control server, and what each has applied or rejected
+    Status(StatusArguments),
+    /// Run a whole mesh on this machine: control server, a travel agency with sidecars, traffic, a live table
+    Demo(DemoArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  malla control --config mesh/ --listen 0.0.0.0:15012 --advertise mesh.example.com")]
+pub(crate) struct ControlArguments {
+    /// Directory (or file) of YAML documents; watched, a good change is applied at once
+    #[arg(long, value_name = "DIR", env = "MALLA_CONFIG")]
+    pub(crate) config: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) state: StateArgument,
+
+    /// Where sidecars connect (xDS and certificates, over TLS)
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15012", env = "MALLA_LISTEN")]
+    pub(crate) listen: SocketAddr,
+
+    /// Where status, health and metrics are served (plain HTTP, so on loopback unless you say otherwise)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
+    pub(crate) admin: SocketAddr,
+
+    /// A name or address by which sidecars reach this server, besides localhost and this host's name (repeatable)
+    #[arg(long, value_name = "NAME", env = "MALLA_ADVERTISE", value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
+
+    /// How long an issued certificate lives; sidecars renew at half of it
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration, env = "MALLA_CERTIFICATE_LIFETIME")]
+    pub(crate) certificate_lifetime: Duration,
+
+    /// Root certificate (PEM) to sign with, instead of the one made at the first start
+    #[arg(long, value_name = "FILE", requires = "root_key", env = "MALLA_ROOT_CERT")]
+    pub(crate) root_cert: Option<PathBuf>,
+
+    /// Private key (PEM) of the root certificate
+    #[arg(long, value_name = "FILE", requires = "root_cert", env = "MALLA_ROOT_KEY")]
+    pub(crate) root_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StateArgument {
+    /// Where the control server keeps its root certificate and keys (mode 0600)
+    #[arg(long = "state", value_name = "DIR", default_value = "malla-state", env = "MALLA_STATE")]
+    pub(crate) directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct TokenArguments {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print a join token: whoever holds it obtains a certificate of this identity until it expires
+    #[command(
+        after_help = "Example:\n  malla token create --namespace shop --service-account cart --ttl 1h > cart.token"
+    )]
+    Create(TokenCreateArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArguments {
+    /// Namespace of the identity
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) namespace: String,
+
+    /// Service account of the identity
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service_account: String,
+
+    /// How long the token may be used; certificates obtained with it are renewed without it
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    pub(crate) ttl: Duration,
+
+    /// Trust domain of the mesh, as in its `Mesh` document
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", env = "MALLA_TRUST_DOMAIN")]
+    pub(crate) trust_domain: String,
+
+    #[command(flatten)]
+    pub(crate) state: StateArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  malla check mesh/")]
+pub(crate) struct CheckArguments {
+    /// A YAML file, or a directory of them
+    #[arg(value_name = "DIR|FILE")]
+    pub(crate) path: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  malla schema --format json Workload\n  malla schema --format crd | kubectl apply -f -"
+)]
+pub(crate) struct SchemaArguments {
+    /// JSON Schema (for editors) or CustomResourceDefinitions (for Kubernetes)
+    #[arg(long, value_enum, default_value_t = SchemaFormat::Json)]
+    pub(crate) format: SchemaFormat,
+
+    /// One kind; all without it
+    #[arg(value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaFormat {
+    /// Kubernetes CustomResourceDefinitions, as YAML documents
+    Crd,
+    /// JSON Schema
+    Json,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  malla status --admin 127.0.0.1:15014")]
+pub(crate) struct StatusArguments {
+    /// Admin address of the control server
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
+    pub(crate) admin: SocketAddr,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  malla demo\n  malla demo --config ./mesh      (routes you can edit while it runs)\n  malla demo --for 20s            (a check: exit code 0 only if everything succeeded)"
+)]
+pub(crate) struct DemoArguments {
+    /// Stop after this time, print a summary, and exit with 0 only if everything succeeded
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// Keep the mesh's files in this directory (written there if it has none) instead of a temporary one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Requests per second that visitors make, over all portals; each becomes about thirteen inside the mesh
+    #[arg(long, value_name = "NUMBER", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgument {
+    /// Table for people or JSON for programs
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    pub(crate) format: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_does_something_shows_an_example() {
+        fn check(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().filter(|child| child.get_name() != "help").for_each(check);
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "`{}` shows no example", command.get_name());
+            }
+        }
+        check(&Arguments::command());
+    }
+}

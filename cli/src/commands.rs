@@ -1,0 +1,7 @@
+//! The commands but `demo`: each a page that calls a library and prints what it says.
+
+pub(crate) mod check;
+pub(crate) mod control;
+pub(crate) mod schema;
+pub(crate) mod status;
+pub(crate) mod token;

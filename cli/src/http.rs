@@ -1,0 +1,57 @@
+//! A plain HTTP/1.1 client: one connection, one request. For admin pages; it knows nothing of meshes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// How long an admin page may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How large an admin page may be.
+const LARGEST: usize = 64 << 20;
+
+/// The body of `http://address/path`.
+///
+/// # Errors
+/// Nothing listens there, it does not answer in five seconds, or it does not answer 200.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    match tokio::time::timeout(PATIENCE, request(address, path)).await {
+        Ok(result) => result,
+        Err(_) => bail!("http://{address}{path} did not answer within {} seconds", PATIENCE.as_secs()),
+    }
+}
+
+async fn request(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+    let failed = || format!("asking http://{address}{path}");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(failed)?;
+    let request = http::Request::get(path)
+        .header(http::header::HOST, address.to_string())
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST)
+            .collect()
+            .await
+            .map_err(|cause| anyhow::anyhow!("reading the answer: {cause}"))?;
+        anyhow::Ok((status, body.to_bytes()))
+    };
+    // The connection does the input and output; what goes wrong on it, the exchange reports.
+    let mut exchange = std::pin::pin!(exchange);
+    let (status, body) = tokio::select! {
+        result = &mut exchange => result,
+        _ = connection => exchange.await,
+    }
+    .with_context(failed)?;
+    if status != http::StatusCode::OK {
+        bail!("http://{address}{path} answered {status}: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}
