@@ -1,7 +1,7 @@
 //! The control server: reads configuration, compiles it to xDS resources, issues certificates.
 //!
 //! Data flows one way: `source` (files) → `world` → `compile` → [`resources`] → `ads`. Status flows back to people
-//! ([`status`], [`admin`]) and never upstream.
+//! ([`status`], `admin`) and never upstream.
 
 pub mod ca;
 pub mod resources;

@@ -19,8 +19,8 @@ pub const TOKEN_KEY: &str = "token.key";
 
 /// Issuer and audience of join tokens.
 const MALLA: &str = "malla";
-/// How far clocks may differ.
-const LEEWAY: Duration = Duration::from_secs(30);
+/// How far clocks may differ between the replicas that make and check tokens.
+const LEEWAY: Duration = Duration::from_secs(5);
 /// Longest token that is looked at, in bytes.
 const TOKEN_LIMIT: usize = 8192;
 

@@ -30,6 +30,7 @@ use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
 use crate::shared::Worker;
+use crate::snapshot::Cluster;
 
 pub(crate) use self::request_body::RequestBody;
 
@@ -79,6 +80,9 @@ pub struct Inbound {
     pub peer: Option<SpiffeId>,
     /// Address that the client connected to before redirection; used for upstreams of the original destination.
     pub original_destination: Option<SocketAddr>,
+    /// Where the application was when the connection came in. It serves the connection on when the configuration forgets the
+    /// workload: clients may not have been told yet.
+    pub upstream: Option<Arc<Cluster>>,
 }
 
 /// Serves one connection until it ends, is drained or is cut by the drop of the future.

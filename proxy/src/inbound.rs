@@ -147,6 +147,7 @@ async fn carry(
                 port: port.port,
                 peer: client,
                 original_destination: Some(destination),
+                upstream: Some(port.upstream.clone()),
             });
             Box::pin(http::serve(worker, stream, version, side)).await;
         }

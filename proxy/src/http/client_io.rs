@@ -40,6 +40,8 @@ pub(crate) struct ClientState {
     requests: AtomicU64,
     /// What follows the head that hyper has read, or one of the codes below.
     follows: AtomicU64,
+    /// Hyper was told to wait until it is known what follows.
+    blocked: AtomicBool,
     /// Why the client's bytes are refused.
     violation: OnceLock<Violation>,
     /// Reads again once the end, or what follows a head, is held back no longer.
@@ -63,6 +65,7 @@ impl Default for ClientState {
             end_released: AtomicBool::default(),
             requests: AtomicU64::default(),
             follows: AtomicU64::new(UNCHANGED),
+            blocked: AtomicBool::default(),
             violation: OnceLock::new(),
             reader: AtomicWaker::new(),
         }
@@ -77,7 +80,8 @@ impl ClientState {
             Follows::Chunked => CHUNKED,
             Follows::Opaque => OPAQUE,
         };
-        if self.follows.swap(code, Relaxed) != UNCHANGED {
+        self.follows.store(code, Relaxed);
+        if self.blocked.swap(false, Relaxed) {
             self.reader.wake();
         }
         self.serving.store(true, Relaxed);
@@ -102,6 +106,9 @@ impl ClientState {
     /// The upstream did not switch to another protocol.
     pub(super) fn resumed(&self) {
         self.follows.store(RESUMED, Relaxed);
+        if self.blocked.swap(false, Relaxed) {
+            self.reader.wake();
+        }
     }
 
     /// Why the client's bytes are refused, once the requests before them are answered.
@@ -129,9 +136,14 @@ impl ClientState {
         (self.requests.load(Relaxed), self.serving.load(Relaxed))
     }
 
-    /// The end of the input, unless an answer is due.
-    fn poll_end(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        if self.serving.load(Relaxed) && self.body_ended.load(Relaxed) && !self.end_released.load(Relaxed) {
+    /// The end of the input, unless an answer is due to a request that has come in whole.
+    fn poll_end(&self, cx: &Context<'_>, complete: Option<bool>) -> Poll<io::Result<()>> {
+        let Some(complete) = complete else {
+            self.blocked.store(true, Relaxed);
+            return Poll::Pending;
+        };
+        let complete = complete || self.body_ended.load(Relaxed);
+        if self.serving.load(Relaxed) && complete && !self.end_released.load(Relaxed) {
             self.reader.register(cx.waker());
             return Poll::Pending;
         }
@@ -161,7 +173,10 @@ impl<IO> ClientIo<IO> {
     /// How many of these bytes may be handed on; `None` if hyper must wait, for good if they are refused.
     fn admit(&mut self, bytes: &[u8]) -> Option<usize> {
         match self.framing.admit(bytes) {
-            Ok(0) => None,
+            Ok(0) => {
+                self.state.blocked.store(true, Relaxed);
+                None
+            }
             Ok(admitted) => {
                 if !self.state.serving.load(Relaxed) {
                     self.state.head_begun.store(true, Relaxed);
@@ -204,14 +219,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
             return Poll::Ready(Ok(()));
         }
         if this.state.end_held.load(Relaxed) {
-            return this.state.poll_end(cx);
+            return this.state.poll_end(cx, this.framing.complete());
         }
         let before = buffer.filled().len();
         std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
         let read = buffer.filled().get(before..).unwrap_or_default();
         if read.is_empty() {
             this.state.end_held.store(buffer.remaining() > 0, Relaxed);
-            return this.state.poll_end(cx);
+            return this.state.poll_end(cx, this.framing.complete());
         }
         let length = read.len();
         let admitted = this.admit(read).unwrap_or(0);

@@ -147,7 +147,7 @@ fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<(&'a Route, &'a Arc
         RouteAction::Forward(clusters) => route::weigh(clusters, |bound| fastrand::u32(..bound))
             .map(|cluster| (route, cluster))
             .ok_or_else(|| Failure::new(Reason::NoEndpoints, route.name.to_string())),
-        RouteAction::NoBackend => Err(Failure::new(Reason::NoEndpoints, format!("{} leads nowhere", route.name))),
+        RouteAction::NoBackend => Err(Failure::no_backend(&route.name)),
     }
 }
 
@@ -157,10 +157,10 @@ fn by_authority(connection: &Connection, head: &Head) -> Result<Name, Failure> {
         Failure::new(Reason::ProtocolError, "the request names no host, and this listener routes by host")
     })?;
     let mut last = connection.last_authority.lock();
-    if let Some((asked, name)) = &*last {
-        if asked == authority {
-            return Ok(name.clone());
-        }
+    if let Some((asked, name)) = &*last
+        && asked == authority
+    {
+        return Ok(name.clone());
     }
     let default_port = if head.upgrade == Some(Upgrade::Connect) { 443 } else { 80 };
     let name: Name = names::destination(authority.as_str(), default_port, &connection.worker.shared.settings.namespace)
@@ -198,14 +198,15 @@ async fn to_application(
     let gone = || Failure::new(Reason::NoInboundPort, format!("{} on port {}", side.service, side.port));
     let ports = snapshot.inbound.as_deref().map_or(&[][..], |inbound| &inbound.ports);
     let served = |port: &&InboundPort| port.service == side.service && port.port == side.port;
-    let port = ports.iter().find(served).ok_or_else(gone)?;
-    let fixed = match port.upstream.endpoints {
+    let port = ports.iter().find(served).map(|port| &port.upstream);
+    let upstream = port.or(side.upstream.as_ref()).ok_or_else(gone)?;
+    let fixed = match upstream.endpoints {
         snapshot::Endpoints::OriginalDst => side.original_destination.map(Target::Address),
         _ => None,
     };
     let route = connection.worker.pool.pass_through();
     exchange.outcome.route(route.name.clone());
-    run(connection, &port.upstream, fixed, route, &side.service, head, body, gate, exchange).await
+    run(connection, upstream, fixed, route, &side.service, head, body, gate, exchange).await
 }
 
 #[allow(clippy::too_many_arguments, reason = "the end of both ways, which differ in all of them")]

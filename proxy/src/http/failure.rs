@@ -20,19 +20,26 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(crate) struct Failure {
     pub(crate) reason: Reason,
     pub(crate) what: Cow<'static, str>,
+    /// The status of the answer to a plain HTTP request.
+    status: u16,
 }
 
 impl Failure {
     pub(crate) fn new(reason: Reason, what: impl Into<Cow<'static, str>>) -> Self {
-        Failure { reason, what: what.into() }
+        Failure { reason, what: what.into(), status: reason.status() }
+    }
+
+    /// A route without a backend that may receive anything: 500 (Gateway API, `HTTPRouteRule.backendRefs`), because trying
+    /// again will not help.
+    pub(crate) fn no_backend(route: &str) -> Self {
+        Failure { status: 500, ..Failure::new(Reason::NoEndpoints, format!("{route} leads nowhere")) }
     }
 
     /// The answer to a plain HTTP request.
     pub(crate) fn response(&self) -> Response<Body> {
         let text = format!("{}: {} ({})\n", self.reason.word(), self.reason.sentence(), self.what);
         let mut response = Response::new(Body::text(Bytes::from(text)));
-        *response.status_mut() =
-            StatusCode::from_u16(self.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(MALLA_REASON, HeaderValue::from_static(self.reason.word()));

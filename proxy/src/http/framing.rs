@@ -95,6 +95,15 @@ impl Framing {
         }
     }
 
+    /// Whether what the last head began has come in whole; `None` until it is known what that is.
+    pub(super) fn complete(&self) -> Option<bool> {
+        match &self.state {
+            State::Between => None,
+            State::Head(head) => Some(head.lines == 0 && self.line.length == 0),
+            State::Data(_) | State::Chunk(_) | State::Opaque => Some(false),
+        }
+    }
+
     /// How many of these bytes may be handed on now; the rest after what they begin is understood.
     ///
     /// # Errors

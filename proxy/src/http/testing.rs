@@ -182,7 +182,13 @@ pub(crate) async fn inbound(application: SocketAddr, http: UpstreamHttp) -> List
     };
     let own = snapshot::Inbound { name: "inbound/cart-1.shop".into(), ports: vec![port] };
     let worker = worker(Snapshot { inbound: Some(Arc::new(own)), ..Snapshot::default() }, "cart");
-    let side = Inbound { service: SERVICE.into(), port: application.port(), peer: None, original_destination: None };
+    let side = Inbound {
+        service: SERVICE.into(),
+        port: application.port(),
+        peer: None,
+        original_destination: None,
+        upstream: None,
+    };
     listen(worker, move |worker, socket| {
         let side = side.clone();
         async move {

@@ -30,9 +30,10 @@ use crate::tls::{self, Alpn, ConnectError};
 pub(super) const ASSUMED_STREAMS: usize = 99;
 /// After this long without a request, a connection is closed.
 const IDLE: Duration = Duration::from_secs(3600);
-/// HTTP/2 windows: of a stream, and of the connection, which must be larger or one unread stream stops all others.
+/// HTTP/2 windows: of a stream, and of the connection: enough for every stream of a connection to be left unread and more, so
+/// that clients that never read stop nobody else.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
-pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW + 1024 * 1024;
 /// What one stream may have buffered for sending.
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
 /// Heads larger than this are refused.
@@ -102,6 +103,7 @@ pub(super) async fn attempt(
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "it lives in the task of its connection alone")]
 enum Driven {
     Http1(Http1Connection),
     Http2(Box<Http2Connection>),

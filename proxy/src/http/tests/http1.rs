@@ -56,7 +56,7 @@ async fn carries_a_request_through_two_sidecars() {
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
     assert!(!answer.contains("date:"), "nothing is added: {answer}");
-    let seen = seen.lock();
+    let seen = seen.lock().clone();
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0], "GET /a?b HTTP/1.1\r\nhost: cart\r\n\r\n", "nothing else reaches the application");
     let labels =
@@ -368,7 +368,8 @@ async fn a_client_that_has_gone_cancels_the_applications_work() {
 #[tokio::test(start_paused = true)]
 async fn heads_that_do_not_end_are_given_up() {
     let worker = worker(Snapshot::default(), "cart");
-    let side = Inbound { service: "cart.shop:80".into(), port: 80, peer: None, original_destination: None };
+    let side =
+        Inbound { service: "cart.shop:80".into(), port: 80, peer: None, original_destination: None, upstream: None };
     let (mut client, server) = tokio::io::duplex(1024);
     let serving = tokio::spawn(serve(worker.clone(), server, Version::Http1, Side::Inbound(side)));
     client.write_all(b"GET / HTTP/1.1\r\nhost: ca").await.expect("sent");
@@ -384,7 +385,8 @@ async fn heads_that_do_not_end_are_given_up() {
 #[tokio::test(start_paused = true)]
 async fn idle_connections_are_kept_for_an_hour() {
     let worker = worker(Snapshot::default(), "cart");
-    let side = Inbound { service: "cart.shop:80".into(), port: 80, peer: None, original_destination: None };
+    let side =
+        Inbound { service: "cart.shop:80".into(), port: 80, peer: None, original_destination: None, upstream: None };
     let (mut client, server) = tokio::io::duplex(1024);
     tokio::spawn(serve(worker, server, Version::Http1, Side::Inbound(side)));
     client.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.expect("sent");

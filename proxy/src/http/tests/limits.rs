@@ -201,5 +201,5 @@ fn a_connection_and_a_request_need_little_memory() {
     let arrived = Arrived { head, body: Body::empty(), outcome, gate: None, client: None };
     let request = std::mem::size_of_val(&serve(&connection, arrived));
     let served = std::mem::size_of_val(&super::super::serve(worker, tokio::io::duplex(1).0, Version::Http1, side));
-    assert!(request < 4096 && served < 4096, "{request} bytes for a request, {served} for a connection");
+    assert!(request < 8192 && served < 8192, "{request} bytes for a request, {served} for a connection");
 }
