@@ -207,7 +207,7 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(500);
 
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.longest);
         wait.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -244,11 +244,11 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut upper = 0.5;
         for _ in 0..10 {
-            let wait = backoff.next().as_secs_f64();
+            let wait = backoff.next_wait().as_secs_f64();
             assert!((upper / 2.0..=upper).contains(&wait), "{wait} of {upper}");
             upper = f64::min(upper * 2.0, 30.0);
         }
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(500));
+        assert!(backoff.next_wait() <= Duration::from_millis(500));
     }
 }

@@ -1,7 +1,7 @@
 //! The sidecar: takes the traffic of an unmodified program and carries it over mTLS to the sidecars of other programs.
 //!
 //! The way of a request, module by module: [`listen`] → [`tls`] → [`detect`] → [`http`] or [`tcp`] → [`route`] →
-//! [`balance`] → [`pool`] → [`http::forward`] → [`outcome`]. [`inbound`] and [`outbound`] are its tables of contents.
+//! [`balance`] → [`pool`] → [`http`] → [`outcome`]. [`inbound`] and [`outbound`] are its tables of contents.
 //! What is applied lives in a [`snapshot`], which [`subscribe`] and [`decode`] make from xDS.
 
 pub mod admin;

@@ -203,7 +203,7 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// Bounds the lines of a worker: [`LINES`] at once, then one per [`INTERVAL`]; what was left out is counted in the next line.
+/// Bounds the lines of a worker: `LINES` at once, then one per `INTERVAL`; what was left out is counted in the next line.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     state: Mutex<Limited>,

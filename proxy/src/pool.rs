@@ -1,6 +1,6 @@
 //! Connections to upstreams, kept by one worker and shared by its requests.
 //!
-//! A [`Host`](host::Host) is one endpoint of one cluster in one HTTP version. A request takes a lease: a stream of a multiplexed
+//! A `Host` is one endpoint of one cluster in one HTTP version. A request takes a lease: a stream of a multiplexed
 //! HTTP/2 connection, or a whole HTTP/1 connection, and gives it back by dropping it. Where none is free, the request waits in
 //! the host's queue, which is bounded in number and in time, while a connection is made for whoever is first in it; an attempt
 //! belongs to the host, not to the request that caused it, and survives its cancellation.

@@ -1,7 +1,7 @@
 //! Input that no honest peer sends: memory stays bounded, others do not notice, and a counter says why.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use malla_tests::pod::{SIDECAR_USER, inside};
 use malla_tests::{Load, Member, Mesh, Pod, Process, Sandbox, wait};
@@ -159,13 +159,24 @@ fn expired_and_forged_tokens_are_refused_by_name() {
     let pod = mesh.stranger("client");
     mesh.start();
     let expired = mesh.token("client", "1s");
+    let created = Instant::now();
     // The same claims, signed by another control server.
     let forged = mesh.sandbox().directory().join("forged.token");
-    let other = mesh.sandbox().directory().join("other-state");
+    let (other, nothing) =
+        (mesh.sandbox().writable_directory("other-state"), mesh.sandbox().writable_directory("nothing"));
+    let (state, configuration) = (other.to_string_lossy(), nothing.to_string_lossy());
+    let _other = pod.spawn(&[&inside("malla"), "control", "--config", &configuration, "--state", &state]);
+    wait::until("the other control server's key", Duration::from_secs(30), || {
+        other.join("token.key").exists().then_some(())
+    });
     let claims = ["--namespace", "shop", "--service-account", "forged", "--ttl", "1h"];
     let output = mesh.malla(&[&["token", "create", "--state", &other.to_string_lossy()], &claims[..]].concat());
     fs::write(&forged, output.success().stdout).expect("the sandbox's directory is writable");
 
+    // The second that it is good for, and the seconds by which replicas' clocks may differ.
+    wait::until("the token to be older than any clock allows", Duration::from_secs(30), || {
+        (created.elapsed() > Duration::from_secs(7)).then_some(())
+    });
     for (token, identity, why) in [
         (&expired, "spiffe://cluster.local/ns/shop/sa/client", "expired"),
         (&forged, "spiffe://cluster.local/ns/shop/sa/forged", "signature"),

@@ -45,7 +45,7 @@ fn http1_survives_the_mesh_byte_by_byte() {
     let seen = client.exec(&["curl", "-sS", "http://web.shop/version"]).success().text();
     assert_eq!(seen, "HTTP/1.1 web.shop malla-http=\n", "the server sees what the client sent");
     let seen = client.exec(&["curl", "-sS", "--http1.0", "http://web.shop/version"]).success().text();
-    assert_eq!(seen, "HTTP/1.0 web.shop malla-http=\n", "the server sees what the client sent");
+    assert_eq!(seen, "HTTP/1.1 web.shop malla-http=\n", "each hop speaks its own minor version (RFC 9110, 6.2)");
     let forged = client.exec(&["curl", "-sS", "-H", "malla-http: 2", "http://web.shop/version"]).success().text();
     assert_eq!(forged, "HTTP/1.1 web.shop malla-http=\n", "clients cannot speak for sidecars");
     let twice = client.exec(&["curl", "-sSv", "http://web.shop/", "http://web.shop/"]).success().both();

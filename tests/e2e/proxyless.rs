@@ -78,6 +78,9 @@ fn a_stock_grpc_client_balances_and_follows_weights() {
     let status = mesh.status();
     assert!(status.to_string().contains("proxyless"), "the client is shown: {status:#}");
     assert_eq!(servers::rejections(&status), Vec::<String>::new(), "{status:#}");
+    let metrics = mesh.admin("/metrics");
+    assert!(malla_tests::metrics::sum(&metrics, "malla_control_responses_total", &[]) > 0.0, "{metrics}");
+    assert_eq!(malla_tests::metrics::sum(&metrics, "malla_control_rejections_total", &[]), 0.0, "{metrics}");
     // A name that does not exist fails at once, not after gRPC's 15 seconds.
     let unknown = client.spawn_as(
         0,

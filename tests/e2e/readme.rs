@@ -26,6 +26,8 @@ fn the_steps_for_two_machines_work_as_the_readme_says() {
             "sh run=a" => printed = shell(&a, &b, &block.text),
             "sh run=b" => printed = shell(&b, &a, &block.text),
             "output" => {
+                // Headers end in CR LF.
+                let printed = printed.replace('\r', "");
                 assert!(printed.contains(&block.text), "expected\n{}after\n{printed}", block.text);
                 continue;
             }

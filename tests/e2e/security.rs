@@ -86,9 +86,9 @@ fn who_has_no_mesh_certificate_is_refused() {
     let (mesh, _client, web, _nginx) = web_mesh("");
     let stranger = mesh.stranger("stranger");
 
-    let plain = stranger.exec(&["curl", "-sS", "--max-time", "10", &format!("http://{}:8080/", web.ipv4())]);
+    let plain = stranger.exec(&["curl", "-sSf", "--max-time", "10", &format!("http://{}:8080/", web.ipv4())]);
     assert!(!plain.failure().text().contains("web"), "plaintext is refused");
-    let plain = stranger.exec(&["curl", "-sS", "--max-time", "10", &format!("http://{}:15006/", web.ipv4())]);
+    let plain = stranger.exec(&["curl", "-sSf", "--max-time", "10", &format!("http://{}:15006/", web.ipv4())]);
     assert!(!plain.failure().text().contains("web"), "plaintext to the sidecar's own port is refused");
     mesh_curl(&stranger, &web, "").failure();
 
@@ -146,14 +146,14 @@ fn permissive_workloads_take_plaintext_and_count_it() {
         (servers::plaintext(&web) > before).then_some(())
     });
     // Sidecars speak mTLS with each other all the same.
-    let capture = Capture::start(mesh.sandbox(), &format!("tcp and host {}", client.ipv4()));
+    let capture = Capture::start(mesh.sandbox(), &format!("tcp and host {} and not port 15012", client.ipv4()));
     assert_eq!(client.exec(&["curl", "-sS", "http://web.shop/"]).success().text(), "web.shop\n");
     capture::assert_only_tls13(&capture.stop());
 
     // Back to strict, while it runs.
     mesh.write("workloads/web-1.yaml", &web.workload(""));
     wait::until("plaintext to be refused", Duration::from_secs(20), || {
-        (!stranger.exec(&["curl", "-sS", "--max-time", "5", &url]).status.success()).then_some(())
+        (!stranger.exec(&["curl", "-sSf", "--max-time", "5", &url]).status.success()).then_some(())
     });
     assert_eq!(client.exec(&["curl", "-sS", "http://web.shop/"]).success().text(), "web.shop\n");
 }

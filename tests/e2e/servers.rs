@@ -145,15 +145,18 @@ pub(crate) fn plaintext(member: &Member) -> f64 {
     member.metric("malla_plaintext_accepted_total", &[])
 }
 
-/// The sidecars in `malla status -o json`.
-pub(crate) fn sidecars(status: &serde_json::Value) -> Vec<serde_json::Value> {
-    status["sidecars"].as_array().cloned().unwrap_or_default()
+/// The xDS streams in `malla status -o json`.
+#[track_caller]
+pub(crate) fn streams(status: &serde_json::Value) -> &Vec<serde_json::Value> {
+    status["streams"].as_array().expect("the status lists streams")
 }
 
-/// Everything in `malla status -o json` that a sidecar has rejected.
+/// Every rejection in `malla status -o json`, of any stream and type.
+#[track_caller]
 pub(crate) fn rejections(status: &serde_json::Value) -> Vec<String> {
-    let rejected = |sidecar: serde_json::Value| sidecar["rejected"].as_array().cloned().unwrap_or_default();
-    sidecars(status).into_iter().flat_map(rejected).map(|rejection| rejection.to_string()).collect()
+    let types = streams(status).iter().flat_map(|stream| stream["types"].as_object().expect("by type").values());
+    let rejected = types.flat_map(|of_type| of_type["rejections"].as_array().expect("a list"));
+    rejected.map(ToString::to_string).collect()
 }
 
 /// A DNS server for all pods, which knows these names (`outside.example,10.77.0.9,fd77::9`) and no other.

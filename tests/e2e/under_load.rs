@@ -167,14 +167,14 @@ fn the_control_server_dies_for_a_minute_and_comes_back() {
     loads.each(|load| load.wait_backend("web-2", 5));
     mesh.start();
     loads.each(|load| load.wait_only(&["web-1"]));
-    mesh.wait_status("both sidecars to be back", |status| connected(status) >= 3);
+    mesh.wait_status("all three sidecars to be back", |status| connected(status) >= 3);
     loads.stop_without_failure();
     drop(servers);
 }
 
-/// How many sidecars the control server has.
+/// How many xDS streams the control server has.
 fn connected(status: &serde_json::Value) -> usize {
-    servers::sidecars(status).len()
+    servers::streams(status).len()
 }
 
 #[test]

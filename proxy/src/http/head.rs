@@ -367,10 +367,10 @@ fn strip_connection(headers: &mut HeaderMap) -> ConnectionOptions {
             let option = option.trim_ascii();
             if option.eq_ignore_ascii_case(b"upgrade") {
                 options.upgrade = true;
-            } else if !is_protected(option) {
-                if let Ok(name) = HeaderName::from_bytes(option) {
-                    headers.remove(name);
-                }
+            } else if !is_protected(option)
+                && let Ok(name) = HeaderName::from_bytes(option)
+            {
+                headers.remove(name);
             }
         }
     }

@@ -107,12 +107,12 @@ impl http_body::Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(Exchange { deadline: Some((sleep, reason)), .. }) = &mut this.exchange {
-            if sleep.as_mut().poll(cx).is_ready() {
-                let reason = *reason;
-                let failure = Failure::new(reason, "the response had begun");
-                return Poll::Ready(this.fail(&failure, BodyError::Ended(reason)));
-            }
+        if let Some(Exchange { deadline: Some((sleep, reason)), .. }) = &mut this.exchange
+            && sleep.as_mut().poll(cx).is_ready()
+        {
+            let reason = *reason;
+            let failure = Failure::new(reason, "the response had begun");
+            return Poll::Ready(this.fail(&failure, BodyError::Ended(reason)));
         }
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Pending => Poll::Pending,
@@ -151,10 +151,10 @@ impl Exchange {
     /// The client has got everything.
     pub(crate) fn finish(&mut self) {
         self.outcome.answered();
-        if let Some(Held { lease: Lease::Http2(lease), upload, .. }) = &mut self.held {
-            if upload.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
-                lease.complete();
-            }
+        if let Some(Held { lease: Lease::Http2(lease), upload, .. }) = &mut self.held
+            && upload.as_ref().is_none_or(AbortOnDropHandle::is_finished)
+        {
+            lease.complete();
         }
         self.held = None;
     }

@@ -34,6 +34,7 @@ use crate::pool::LARGEST_HEAD;
 use crate::reason::Reason;
 
 /// A connection that has switched, after hyper has let go of it.
+#[allow(clippy::large_enum_variant, reason = "one per connection that is upgraded")]
 enum After {
     Tunnel(OnUpgrade, Box<Tunnel>),
     Connect(OnUpgrade, outbound::Tunnel, Box<Exchange>),

@@ -54,7 +54,7 @@ impl Renewal {
                     sleep_until(due).await;
                 }
                 Err(problem) => {
-                    let pause = backoff.next();
+                    let pause = backoff.next_wait();
                     self.alarm(&problem, pause);
                     self.store.failed(problem);
                     tokio::time::sleep(pause).await;

@@ -121,7 +121,7 @@ const BOUNDS: [u64; BUCKETS - 1] = {
 /// Of them, those that are exposed: 1, 2.5 and 5 per decade.
 fn exposed(bound: u64) -> bool {
     let mut digits = bound;
-    while digits >= 100 && digits % 10 == 0 {
+    while digits >= 100 && digits.is_multiple_of(10) {
         digits /= 10;
     }
     matches!(digits, 10 | 25 | 50)

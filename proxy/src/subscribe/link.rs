@@ -29,9 +29,12 @@ pub(super) struct Linker {
     inbound: Option<LinkedInbound>,
 }
 
+/// The endpoints of a cluster, as one response told them.
+type EndpointSpecs = Arc<Vec<EndpointSpec>>;
+
 #[derive(Debug)]
 struct LinkedCluster {
-    from: Option<(Arc<ClusterSpec>, Option<Arc<Vec<EndpointSpec>>>)>,
+    from: Option<(Arc<ClusterSpec>, Option<EndpointSpecs>)>,
     cluster: Arc<Cluster>,
 }
 

@@ -81,7 +81,7 @@ impl Runner {
             if self.world.disconnected() {
                 backoff.reset();
             }
-            pause = backoff.next();
+            pause = backoff.next_wait();
             tracing::warn!(
                 server = %self.connector.address(),
                 problem,

@@ -30,7 +30,7 @@ const TOLD: usize = 8;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where to send requests, for example http://web.shop/
+    /// Where to send requests, for example `http://web.shop/`
     url: Uri,
     /// Requests per second, all connections together
     #[arg(long, default_value_t = 100)]
