@@ -286,6 +286,11 @@ pub struct Limits {
     pub requests: u32,
 }
 
+impl Limits {
+    /// For the application beside the sidecar, whose connections are bounded where they come in.
+    pub const NONE: Limits = Limits { connections: u32::MAX, pending: u32::MAX, requests: u32::MAX };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits { connections: 1024, pending: 1024, requests: 10_000 }

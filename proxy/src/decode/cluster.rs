@@ -80,7 +80,11 @@ pub(super) fn decode(name: &str, written: &Cluster) -> Result<ClusterSpec, Fault
         http: http(written)?,
         tls,
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(CONNECT_TIMEOUT),
-        limits: written.circuit_breakers.as_ref().map_or_else(Limits::default, limits),
+        limits: match &written.circuit_breakers {
+            Some(written) => limits(written),
+            None if name.starts_with("inbound/") => Limits::NONE,
+            None => Limits::default(),
+        },
     })
 }
 
@@ -236,6 +240,7 @@ mod tests {
         let cluster = decode("cart.shop:80", &eds()).expect("valid");
         assert!(matches!(&cluster.discovery, Discovery::Named(name) if &**name == "cart.shop:80"));
         assert_eq!(cluster.limits, Limits::default());
+        assert_eq!(decode("inbound/cart-1.shop/80", &eds()).expect("valid").limits, Limits::NONE);
         assert_eq!(cluster.connect_timeout, Duration::from_secs(1));
         assert!(cluster.tls.is_none());
     }
