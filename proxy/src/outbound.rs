@@ -50,13 +50,12 @@ pub async fn local(worker: Arc<Worker>, socket: TcpStream, destination: Name) {
 /// A connection to the HTTP listener of explicit mode: each request says where it goes.
 pub async fn explicit(worker: Arc<Worker>, socket: TcpStream) {
     let mut stream = Stream::from(socket);
-    match stream.peek(detect::CLIENT_FIRST, detect::http_version).await {
-        Ok(Peeked::Decided(version)) => {
+    match version(&worker.shared, &mut stream).await {
+        Ok(version) => {
             Box::pin(http::serve(worker, stream, version, Side::Outbound(http::Outbound::ByAuthority))).await;
         }
-        Ok(Peeked::Closed) | Err(_) => {}
-        Ok(Peeked::Silent) => refuse(&worker.shared, stream, Reason::IdleTimeout, &"the HTTP listener"),
-        Ok(Peeked::Undecided) => refuse(&worker.shared, stream, Reason::HeaderTimeout, &"the HTTP listener"),
+        Err(Reason::ClientReset | Reason::Draining) => {}
+        Err(reason) => refuse(&worker.shared, stream, reason, &"the HTTP listener"),
     }
 }
 
@@ -82,7 +81,7 @@ async fn to(worker: Arc<Worker>, mut stream: Stream, destination: Name, found: R
             return Box::pin(http::serve(worker, stream, version, side)).await;
         }
         Ok(Spoken::Stream(route)) => route,
-        Err(Reason::ClientReset) => return,
+        Err(Reason::ClientReset | Reason::Draining) => return,
         Err(reason) => return refuse(&shared, stream, reason, &service.name),
     };
     match Box::pin(tcp::open_route(&shared, route)).await {
@@ -104,12 +103,7 @@ async fn protocol<'a>(
 ) -> Result<Spoken<'a>, Reason> {
     let raw = || service.tcp.as_ref().map(Spoken::Stream).ok_or(Reason::ProtocolError);
     match service.protocol {
-        Protocol::Http => match stream.peek(detect::CLIENT_FIRST, detect::http_version).await {
-            Ok(Peeked::Decided(version)) => Ok(Spoken::Http(version)),
-            Ok(Peeked::Silent) => Err(Reason::IdleTimeout),
-            Ok(Peeked::Undecided) => Err(Reason::HeaderTimeout),
-            Ok(Peeked::Closed) | Err(_) => Err(Reason::ClientReset),
-        },
+        Protocol::Http => version(shared, stream).await.map(Spoken::Http),
         Protocol::Tls if !service.sni.is_empty() => {
             let detected = stream.peek(detect::UNDECLARED, detect::tls).await;
             match detected.map_err(|_| Reason::ClientReset)? {
@@ -131,6 +125,21 @@ async fn protocol<'a>(
                 _ => raw(),
             }
         }
+    }
+}
+
+/// Of HTTP, where nothing else is spoken. A connection that has sent nothing yet is idle, and ends when the drain begins.
+async fn version(shared: &Shared, stream: &mut Stream) -> Result<Version, Reason> {
+    let peeked = tokio::select! {
+        biased;
+        peeked = stream.peek(detect::CLIENT_FIRST, detect::http_version) => peeked,
+        () = shared.drain.draining() => return Err(Reason::Draining),
+    };
+    match peeked {
+        Ok(Peeked::Decided(version)) => Ok(version),
+        Ok(Peeked::Silent) => Err(Reason::IdleTimeout),
+        Ok(Peeked::Undecided) => Err(Reason::HeaderTimeout),
+        Ok(Peeked::Closed) | Err(_) => Err(Reason::ClientReset),
     }
 }
 

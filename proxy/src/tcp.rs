@@ -15,6 +15,7 @@ use crate::balance::{self, LoadGuard, RetryGuard, UsageGuard};
 use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
+use crate::route;
 use crate::shared::Shared;
 use crate::snapshot::{Cluster, Endpoints, TcpRoute, WeightedClusters};
 use crate::stream::Stream;
@@ -114,7 +115,18 @@ pub async fn open(
     if let Err(error) = &opened {
         tracing::debug!(cluster = %cluster.name, reason = %error.reason(), %error, "no upstream");
     }
+    if let Err(OpenError::Connect(error)) = &opened {
+        count_failure(shared, cluster, error);
+    }
     opened
+}
+
+fn count_failure(shared: &Shared, cluster: &Cluster, error: &ConnectError) {
+    let reason = error.reason();
+    shared.metrics.upstream_connect_failed(&cluster.name, reason);
+    if matches!(reason, Reason::TlsFailed | Reason::TlsUntrusted | Reason::TlsWrongIdentity) {
+        shared.metrics.tls_failed(Direction::Outbound, reason);
+    }
 }
 
 /// A name or address outside of the mesh, untouched. `label` is a fixed word: names from outside label no metric.
@@ -187,6 +199,7 @@ async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuar
         if !error.elsewhere() || tried.len() >= TRIES || !others || permission.is_none() {
             return Err(error.into());
         }
+        count_failure(shared, cluster, &error);
         tracing::debug!(cluster = %cluster.name, %error, "trying another endpoint");
     }
 }
@@ -223,12 +236,5 @@ pub async fn carry(
 
 /// A cluster by weight.
 fn draw(clusters: &WeightedClusters) -> Option<&Arc<Cluster>> {
-    let mut left = fastrand::u32(..clusters.total.max(1));
-    clusters.clusters.iter().find_map(|(cluster, weight)| match left.checked_sub(*weight) {
-        Some(rest) => {
-            left = rest;
-            None
-        }
-        None => Some(cluster),
-    })
+    route::weigh(clusters, |bound| fastrand::u32(..bound))
 }
