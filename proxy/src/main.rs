@@ -1,5 +1,6 @@
 //! The binary `malla-proxy`: reads the command line, starts the sidecar, waits for the signal to stop.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -117,7 +118,10 @@ async fn stop_signal() -> anyhow::Result<()> {
 fn start_log(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter =
         tracing_subscriber::EnvFilter::try_new(level).with_context(|| format!("--log {level:?} is not a level"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

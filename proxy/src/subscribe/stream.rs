@@ -1,5 +1,6 @@
 //! The one ADS stream: kept open for the life of the sidecar, opened again when it ends. Look-ups are taken at any time.
 
+use std::io;
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -231,8 +232,14 @@ async fn send(
 
 /// A gRPC status for people.
 fn describe(status: &tonic::Status) -> String {
-    match std::error::Error::source(status) {
-        Some(cause) => format!("{}: {}", status.message(), chain(cause)),
-        None => format!("{} ({:?})", status.message(), status.code()),
-    }
+    let Some(cause) = std::error::Error::source(status) else {
+        return format!("{} ({:?})", status.message(), status.code());
+    };
+    let broken = std::iter::successors(Some(cause), |cause| cause.source()).any(|cause| {
+        // h2 keeps its cause to itself.
+        let hidden = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        let kind = cause.downcast_ref::<io::Error>().or(hidden).map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset))
+    });
+    if broken { "the server has gone".to_owned() } else { format!("{}: {}", status.message(), chain(cause)) }
 }
