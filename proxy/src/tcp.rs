@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use crate::balance::{self, LoadGuard, RetryGuard, UsageGuard};
+use crate::balance::{self, LoadGuard, UsageGuard};
 use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
@@ -169,7 +169,6 @@ fn direct(stream: Stream, cluster: &Cluster, place: UsageGuard) -> Upstream {
 
 async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuard) -> Result<Upstream, OpenError> {
     let mut tried: SmallVec<[SocketAddr; TRIES]> = SmallVec::new();
-    let mut permission: Option<RetryGuard>;
     loop {
         let Some(mut picked) = balance::pick(cluster, &tried) else {
             return Err(OpenError::NoEndpoints(cluster.name.clone()));
@@ -194,9 +193,8 @@ async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuar
             picked.guard.discard();
         }
         tried.push(endpoint.address);
-        permission = cluster.retry_budget.take(cluster.usage.connections());
         let others = matches!(&cluster.endpoints, Endpoints::Set(set) if set.len() > tried.len());
-        if !error.elsewhere() || tried.len() >= TRIES || !others || permission.is_none() {
+        if !error.elsewhere() || tried.len() >= TRIES || !others {
             return Err(error.into());
         }
         count_failure(shared, cluster, &error);

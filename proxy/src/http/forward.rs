@@ -5,6 +5,8 @@
 //! application. To these comes one race that HTTP/1 cannot tell apart (RFC 9110 §9.2.2): the upstream closes an idle connection at the
 //! moment when a request is sent on it; idempotent requests without a body are sent again. Never is a request sent again of
 //! whose body anything was read.
+//!
+//! All of it is bounded by the retry budget, but for going to another endpoint because no connection came about.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -75,6 +77,15 @@ struct TryFailure {
     failure: Failure,
     /// The request, if it may be sent again.
     again: Option<(Head, Body)>,
+    /// Whether there was a connection to send it on.
+    connected: bool,
+}
+
+impl TryFailure {
+    /// On a connection.
+    fn new(failure: Failure, again: Option<(Head, Body)>) -> Self {
+        TryFailure { failure, again, connected: true }
+    }
 }
 
 /// A response's head, its body, and what carries it.
@@ -110,10 +121,10 @@ pub(super) async fn forward(
             None => sending.await,
             Some(at) => timeout_at(at, Box::pin(sending)).await.unwrap_or_else(|_| {
                 let failure = Failure::new(Reason::TryTimeout, format!("{target} did not answer in time"));
-                Err(TryFailure { failure, again: None })
+                Err(TryFailure::new(failure, None))
             }),
         };
-        let TryFailure { failure, again } = match result {
+        let TryFailure { failure, again, connected } = match result {
             Ok((head, body, lease, upload)) => {
                 if let Some(load) = &mut load {
                     load.answered();
@@ -132,9 +143,14 @@ pub(super) async fn forward(
         if left == 0 {
             return Err(exhausted(failure, plan.retry.attempts));
         }
-        retry = cluster.retry_budget.take(cluster.usage.requests());
-        if retry.is_none() {
-            return Err(Failure::new(Reason::RetryBudgetSpent, format!("after {}: {}", failure.reason, failure.what)));
+        // Where no connection came about, another endpoint gets the request for the first time: nobody has more to do, and
+        // all that waited for one connection fail at once, which no budget has room for.
+        if connected || !has_other(cluster, &tried) {
+            retry = cluster.retry_budget.take(cluster.usage.requests());
+            if retry.is_none() {
+                let what = format!("after {}: {}", failure.reason, failure.what);
+                return Err(Failure::new(Reason::RetryBudgetSpent, what));
+            }
         }
         left -= 1;
         worker.shared.metrics.retried(&cluster.name, failure.reason);
@@ -190,6 +206,12 @@ fn choose(plan: &Plan<'_>, tried: &[SocketAddr]) -> Result<(Target, Option<LoadG
     }
 }
 
+/// Whether the cluster has an endpoint that was not tried.
+fn has_other(cluster: &Cluster, tried: &[SocketAddr]) -> bool {
+    let Endpoints::Set(set) = &cluster.endpoints else { return false };
+    set.iter().any(|endpoint| !tried.contains(&endpoint.address))
+}
+
 async fn send(
     worker: &Arc<Worker>,
     plan: &Plan<'_>,
@@ -226,10 +248,10 @@ fn unless_unreached(
         Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::Draining | Reason::Overloaded
     );
     match again {
-        Some(again) if unreached && may_retry => Err(TryFailure {
-            failure: Failure::new(reason, format!("the sidecar at {target} could not reach its application")),
-            again: Some(again),
-        }),
+        Some(again) if unreached && may_retry => Err(TryFailure::new(
+            Failure::new(reason, format!("the sidecar at {target} could not reach its application")),
+            Some(again),
+        )),
         _ => Ok(answer),
     }
 }
@@ -254,7 +276,7 @@ async fn over_http2(
         let limit = plan.cluster.connect_timeout;
         if timeout(limit, lease.takes_extended_connect()).await != Ok(true) {
             let what = format!("{target} takes no upgrades over HTTP/2 (RFC 8441)");
-            return Err(TryFailure { failure: Failure::new(Reason::UpstreamProtocol, what), again: None });
+            return Err(TryFailure::new(Failure::new(Reason::UpstreamProtocol, what), None));
         }
     }
     let kept = may_retry.then(|| head.clone());
@@ -264,7 +286,7 @@ async fn over_http2(
         Err(cause) => {
             lease.retire();
             let failure = reset(target, &cause);
-            return Err(TryFailure { failure, again: kept.map(|head| (head, body)) });
+            return Err(TryFailure::new(failure, kept.map(|head| (head, body))));
         }
     };
     let mut switching = None;
@@ -301,7 +323,7 @@ async fn over_http2(
     match answered {
         None => {
             let what = broken.map_or_else(String::new, |error| chain(&error));
-            Err(TryFailure { failure: Failure::new(Reason::ClientReset, what), again: None })
+            Err(TryFailure::new(Failure::new(Reason::ClientReset, what), None))
         }
         Some(Err(cause)) => {
             if cause.is_go_away() || cause.is_io() {
@@ -309,7 +331,7 @@ async fn over_http2(
             }
             let untouched = if ended { Some(Body::empty()) } else { upload.and_then(untouched) };
             let again = kept.zip(untouched).filter(|_| was_not_processed(&cause));
-            Err(TryFailure { failure: reset(target, &cause), again })
+            Err(TryFailure::new(reset(target, &cause), again))
         }
         Some(Ok(response)) => {
             let (parts, received) = response.into_parts();
@@ -394,10 +416,7 @@ async fn over_http1(
     let sent = match lease.sender() {
         Some(sender) => sender.try_send_request(request).await,
         None => {
-            return Err(TryFailure {
-                failure: Failure::new(Reason::Internal, "a lease without a connection"),
-                again: None,
-            });
+            return Err(TryFailure::new(Failure::new(Reason::Internal, "a lease without a connection"), None));
         }
     };
     let mut response = match sent {
@@ -407,7 +426,7 @@ async fn over_http1(
             let closed = kept.filter(|_| is_closed(failed.error())).map(|head| (head, Body::empty()));
             lease.keep_out();
             let failure = http1_failure(target, failed.error());
-            return Err(TryFailure { failure, again: unsent.or(closed) });
+            return Err(TryFailure::new(failure, unsent.or(closed)));
         }
     };
     let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS
@@ -416,7 +435,7 @@ async fn over_http1(
         let protocol = response.headers().get(http::header::UPGRADE).cloned();
         let upgraded = hyper::upgrade::on(&mut response)
             .await
-            .map_err(|cause| TryFailure { failure: http1_failure(target, &cause), again: None })?;
+            .map_err(|cause| TryFailure::new(http1_failure(target, &cause), None))?;
         lease.keep_out();
         let protocol = protocol.unwrap_or(http::HeaderValue::from_static(""));
         let body = UpstreamBody::Switched(protocol, Box::new(upgraded.into()));
@@ -460,5 +479,5 @@ fn http1_failure(target: &Target, error: &hyper::Error) -> Failure {
 
 fn not_connected(failure: ConnectFailure, head: Head, body: Body) -> TryFailure {
     let again = failure.elsewhere.then_some((head, body));
-    TryFailure { failure: Failure::new(failure.reason, failure.what), again }
+    TryFailure { failure: Failure::new(failure.reason, failure.what), again, connected: false }
 }

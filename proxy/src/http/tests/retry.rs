@@ -102,6 +102,18 @@ async fn the_budget_bounds_retries() {
     assert!(spent >= 4, "{spent} of 10 met the end of the budget");
 }
 
+#[tokio::test]
+async fn an_endpoint_that_has_gone_costs_no_request_however_many_come_at_once() {
+    let (alive, requests, _running) = ok().await;
+    let cluster = Arc::new(cluster("cart.shop:80", first_then(nobody().await, alive)));
+    let sidecar = sidecar(route(&cluster), Version::Http1).await;
+    let answers = (0..50).map(|_| exchange_raw(sidecar.address, POST));
+    for answer in futures_util::future::join_all(answers).await {
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+    assert_eq!(requests.load(Relaxed), 50);
+}
+
 /// An application that closes its second connection's… first answered connection when the next request comes on it.
 async fn closes_when_used_again() -> (SocketAddr, Arc<AtomicUsize>, impl Sized) {
     let requests = Arc::new(AtomicUsize::new(0));
