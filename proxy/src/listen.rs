@@ -104,7 +104,7 @@ async fn accept_loop(listener: &tokio::net::TcpListener, entrance: &Entrance, sh
                 }
                 // IPv4 as IPv4, also where one socket takes both.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                if workers.dispatch(Accepted { stream, peer, entrance: entrance.clone() }).is_err() {
+                if workers.dispatch(Accepted { stream, peer, entrance: entrance.clone() }).await.is_err() {
                     shared.metrics.connection_refused(direction, Reason::Overloaded);
                 }
             }

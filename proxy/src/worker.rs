@@ -1,15 +1,17 @@
 //! Worker threads: each a `current_thread` runtime of its own; a new connection goes to the least loaded one.
 //!
-//! Accept loops hand over sockets that are not registered with any runtime ([`Accepted`]). The queue of a worker is bounded; when
-//! every queue is full the connection is given back, to be closed and counted.
+//! Accept loops hand over sockets that are not registered with any runtime ([`Accepted`]). The queue of a worker is bounded; while
+//! it is full, accepting waits.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::listen;
 use crate::names::Name;
@@ -53,8 +55,10 @@ struct Handle {
     thread: JoinHandle<()>,
 }
 
-/// Connections that may wait for a worker; more are refused.
+/// Connections that may wait for a worker; while every queue is full, the kernel keeps what comes.
 const QUEUE: usize = 1024;
+/// How long an accept loop waits for workers that are all busy before it refuses a connection.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl Workers {
     /// Starts the threads of a sidecar, as many as its settings say. They end when the drain
@@ -77,19 +81,19 @@ impl Workers {
         Ok(Workers { handles })
     }
 
-    /// Gives a connection to the least loaded worker.
+    /// Gives a connection to the least loaded worker; waits while its queue is full, so that a burst is slowed down and not
+    /// refused.
     ///
     /// # Errors
-    /// Gives it back when every queue is full or the workers have ended.
+    /// Gives it back when the queue stays full for ten seconds or the worker has ended.
     #[allow(clippy::result_large_err, reason = "the connection is what comes back")]
-    pub fn dispatch(&self, accepted: Accepted) -> Result<(), Accepted> {
+    pub async fn dispatch(&self, accepted: Accepted) -> Result<(), Accepted> {
         let least = self.handles.iter().min_by_key(|handle| handle.connections.load(Ordering::Relaxed));
         let Some(handle) = least else { return Err(accepted) };
+        let Ok(Ok(place)) = timeout(LONGEST_WAIT, handle.queue.reserve()).await else { return Err(accepted) };
         handle.connections.fetch_add(1, Ordering::Relaxed);
-        handle.queue.try_send(accepted).map_err(|refused| {
-            handle.connections.fetch_sub(1, Ordering::Relaxed);
-            refused.into_inner()
-        })
+        place.send(accepted);
+        Ok(())
     }
 
     /// Waits for the threads, which end once the drain has run. Blocks.
