@@ -516,3 +516,19 @@ async fn a_client_that_never_reads_loses_its_stream_and_costs_little() {
     assert!(ended.await.is_ok(), "the stream is still there");
     assert!(server.http("/metrics").await.contains("streams_ended_total{reason=\"slow_reader\"} 1"));
 }
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_cut_and_counted() {
+    let server = Server::start(Resources::not_loaded());
+    let mut silent = TcpStream::connect(server.control.xds_address()).await.expect("connects");
+    let mut half = TcpStream::connect(server.control.xds_address()).await.expect("connects");
+    half.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("writes");
+    for socket in [&mut silent, &mut half] {
+        let mut byte = [0];
+        let ended = timeout(PATIENCE, socket.read(&mut byte)).await.expect("it is cut");
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+    let metrics = server.http("/metrics").await;
+    let counted = metrics.lines().find(|line| line.contains("reason=\"handshake_timeout\""));
+    assert!(counted.is_some_and(|line| line.ends_with(" 2")), "{counted:?}");
+}

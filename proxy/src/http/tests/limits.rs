@@ -62,6 +62,23 @@ async fn too_many_requests_open_the_circuit() {
 }
 
 #[tokio::test]
+async fn connections_that_nobody_uses_are_closed_in_the_end() {
+    let (application, let_go, _requests, _connections, _running) = held().await;
+    let_go.send_replace(true);
+    let sidecar = sidecar(cluster("cart.shop:80", vec![endpoint(application)]), Version::Http1).await;
+    assert!(exchange_raw(sidecar.address, GET).await.ends_with("ok"));
+    let closed = || counted(&sidecar.worker, "malla_upstream_connections_closed_total", &[]);
+    assert_eq!(closed(), 0, "it is kept for the next request");
+    // It is looked at once an hour: one that was used since the last look stays until the next.
+    for _ in 0..2 {
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(3600)).await;
+        tokio::time::resume();
+    }
+    eventually("the connection is closed", || closed() == 1).await;
+}
+
+#[tokio::test]
 async fn requests_wait_for_a_connection_within_the_limits() {
     let (application, let_go, requests, connections, _running) = held().await;
     let limits = Limits { connections: 1, pending: 1, ..Limits::default() };
