@@ -132,6 +132,24 @@ fn ten_thousand_idle_connections_cost_little() {
 }
 
 #[test]
+fn a_sidecar_without_descriptors_waits_and_goes_on() {
+    let Watched { load, client, mut web, _nginx, mesh } = Watched::start();
+    load.stop_without_failure();
+    web.drain_sidecar();
+    web.start_sidecar_as(SIDECAR_USER, &["sh", "-c", "ulimit -n 120; exec \"$@\"", "sh"], &mesh, &[]);
+    web.wait_ready();
+    let stranger = mesh.stranger("stranger");
+    let holding = peer(&stranger, &format!("hold {}:8080 400", web.ipv4()), "holding");
+    let none_left = [("direction", "inbound"), ("reason", "overloaded")];
+    web.wait_metric("malla_connections_refused_total", &none_left, 2.0);
+    holding.kill();
+    wait::until("requests to be served again", Duration::from_secs(20), || {
+        client.exec(&["curl", "-sSf", "--max-time", "5", "http://web.shop/"]).status.success().then_some(())
+    });
+    assert!(!web.sidecar().stderr().contains("panicked"), "{}", web.sidecar().tail());
+}
+
+#[test]
 fn clients_that_never_read_fill_nothing() {
     let watched = Watched::start();
     let files = watched.web.directory().join("files");

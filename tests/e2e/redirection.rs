@@ -1,7 +1,7 @@
 //! What `malla-proxy init` does to a pod's connections, with nginx in the place of the sidecar.
 
 use malla_tests::pod::{SIDECAR_USER, inside};
-use malla_tests::{Output, Pod, Sandbox};
+use malla_tests::{Mesh, Output, Pod, Sandbox};
 
 use crate::servers;
 
@@ -70,4 +70,21 @@ fn nftables_redirect_and_undo() {
 #[test]
 fn iptables_redirect_and_undo() {
     redirects_and_undoes("iptables");
+}
+
+#[test]
+fn a_sidecar_that_is_root_is_told_by_a_mark() {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+    mesh.start();
+    let _nginx = servers::nginx(&web, "web-1", &["8080"]);
+    mesh.join([&mut web]);
+    init(&client, &["--mark", "1337"]);
+    client.start_sidecar_as(0, &[], &mesh, &["--mark", "1337"]);
+    client.wait_ready();
+    for user in [0, SIDECAR_USER] {
+        assert_eq!(answers(&client, user, "http://web.shop/"), "web-1", "user {user} is redirected");
+    }
+    assert!(client.metric("malla_requests_total", &[("direction", "outbound")]) >= 2.0);
 }

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use malla_tests::pod::inside;
-use malla_tests::{Capture, Member, Mesh, Output, Pod, Process, capture, wait};
+use malla_tests::{Capture, Load, Member, Mesh, Output, Pod, Process, capture, wait};
 
 use crate::servers::{self, Grpc};
 
@@ -159,6 +158,62 @@ fn permissive_workloads_take_plaintext_and_count_it() {
 }
 
 #[test]
+fn permissive_workloads_take_plain_tcp_too() {
+    let mut mesh = Mesh::new();
+    mesh.service("greeter", &["{name: tcp, port: 7000}"]);
+    let (mut client, mut greeter) = (mesh.member("client"), mesh.member("greeter-1"));
+    mesh.write("workloads/greeter-1.yaml", &greeter.workload("  mtls: {mode: permissive}\n"));
+    mesh.start();
+    let mut server = servers::python(&greeter, "tcp_server.py", &["7000", "greeter-1"]);
+    greeter.wait_listening(&mut server, 7000);
+    mesh.join([&mut client, &mut greeter]);
+    let stranger = mesh.stranger("stranger");
+    // A server that speaks first: the client of plaintext says nothing by which it could be told.
+    let address = greeter.ipv4().to_string();
+    let talk = |pod: &Pod, host: &str| {
+        let output = servers::python(pod, "tcp_client.py", &[host, "7000", "70000"]).end(Duration::from_secs(30));
+        assert_eq!(output.success().text(), "greeter-1\nall is well\n");
+    };
+    talk(&stranger, &address);
+    wait::until("plaintext to be counted", Duration::from_secs(10), || {
+        (servers::plaintext(&greeter) >= 1.0).then_some(())
+    });
+    let capture = Capture::start(mesh.sandbox(), &format!("tcp and host {} and not port 15012", client.ipv4()));
+    talk(&client, "greeter.shop");
+    capture::assert_only_tls13(&capture.stop());
+}
+
+#[test]
+fn certificates_are_renewed_under_load_and_as_files() {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+    mesh.start_with(&["--certificate-lifetime", "10s"]);
+    let _nginx = servers::nginx(&web, "web-1", &["8080"]);
+    mesh.join([&mut client, &mut web]);
+    let arguments = ["http://web.shop/", "--rate", "50", "--requests-per-connection", "25"];
+    let load = Load::start(&client, &arguments);
+    const EXPIRY: &str = "malla_identity_expiry_timestamp_seconds";
+    let expiry = web.metric(EXPIRY, &[]);
+    let keeping = mesh.stranger("keeping");
+    let certificates = Certificates::obtain(&mesh, &keeping, "keeping");
+    let leaf = || fs::read(certificates.directory.join("certificates.pem")).expect("there are always files");
+    let mut seen = vec![leaf()];
+    wait::until("three further certificates", Duration::from_secs(60), || {
+        let now = leaf();
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+        (seen.len() > 3).then_some(())
+    });
+    // The newest is good now, when the first has expired; its key belongs to it.
+    assert_eq!(mesh_curl(&keeping, &web, &certificates.curl()).success().text(), "web-1\n");
+    load.wait_successes(100);
+    load.stop_without_failure();
+    assert!(web.metric(EXPIRY, &[]) >= expiry + 10.0, "{}", web.admin("/metrics"));
+}
+
+#[test]
 fn tls_of_the_application_passes_untouched() {
     let (mesh, client, web, _nginx) = web_mesh("");
     let authority = web.directory().join("tls.pem");
@@ -212,5 +267,4 @@ fn keys_never_leave_their_owners() {
     mesh.kill_control();
     mesh.start();
     assert_eq!(fs::read(mesh.state().join("root.pem")).expect("there is a root"), before);
-    let _ = inside("malla");
 }

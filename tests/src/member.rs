@@ -85,10 +85,17 @@ impl Member {
     /// Starts the sidecar with further arguments.
     #[track_caller]
     pub fn start_sidecar(&mut self, mesh: &Mesh, more: &[&str]) {
+        self.start_sidecar_as(SIDECAR_USER, &[], mesh, more);
+    }
+
+    /// Starts the sidecar as some user, by a command that runs what follows it.
+    #[track_caller]
+    pub fn start_sidecar_as(&mut self, user: u32, wrapper: &[&str], mesh: &Mesh, more: &[&str]) {
         let (trust, token) = (mesh.trust(), mesh.token(self.app(), "1h"));
         let (control, program, address) = (mesh.control_address(), inside("malla-proxy"), self.ipv4().to_string());
         let (trust, token) = (trust.to_string_lossy(), token.to_string_lossy());
-        let mut command = vec![&*program, "--control", &control, "--trust", &trust, "--token", &token];
+        let mut command = wrapper.to_vec();
+        command.extend([&*program, "--control", &control, "--trust", &trust, "--token", &token]);
         command.extend(["--workload", self.name()]);
         if self.manner == Sidecar::Transparent {
             command.extend(["--mode", "transparent"]);
@@ -96,7 +103,7 @@ impl Member {
             command.extend(["--mode", "explicit", "--address", &address]);
         }
         command.extend(more);
-        let sidecar = self.pod.spawn_as(SIDECAR_USER, &command, &[]);
+        let sidecar = self.pod.spawn_as(user, &command, &[]);
         self.sidecar = Some(sidecar);
     }
 

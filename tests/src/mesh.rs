@@ -139,20 +139,20 @@ impl Mesh {
     /// Starts the control server, or starts it again; returns when it listens.
     #[track_caller]
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the control server with further arguments.
+    #[track_caller]
+    pub fn start_with(&mut self, more: &[&str]) {
         let (configuration, state) = (self.configuration(), self.state());
         let advertise = self.control_pod.ipv4().to_string();
-        let mut control = self.control_pod.spawn(&[
-            &inside("malla"),
-            "control",
-            "--config",
-            &configuration.to_string_lossy(),
-            "--state",
-            &state.to_string_lossy(),
-            "--listen",
-            "0.0.0.0:15012",
-            "--advertise",
-            &advertise,
-        ]);
+        let (program, configuration) = (inside("malla"), configuration.to_string_lossy());
+        let (kept, listen) = (state.to_string_lossy(), "0.0.0.0:15012");
+        let mut command = vec![&*program, "control", "--config", &configuration, "--state", &kept];
+        command.extend(["--listen", listen, "--advertise", &advertise]);
+        command.extend(more);
+        let mut control = self.control_pod.spawn(&command);
         self.control_pod.wait_listening(&mut control, 15012);
         self.control = Some(control);
         fs::copy(state.join("root.pem"), self.trust()).expect("the control server has made its root");
