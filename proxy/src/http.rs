@@ -14,6 +14,7 @@ mod request_body;
 mod response;
 mod server1;
 mod server2;
+mod stall;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tunnel;

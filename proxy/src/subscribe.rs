@@ -107,6 +107,12 @@ impl Directory {
         directory
     }
 
+    /// Another snapshot, as if the control server had sent it.
+    #[cfg(test)]
+    pub(crate) fn replace(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
     /// The connection to the control server and what is wrong, for people.
     pub fn status(&self) -> &Arc<Status> {
         &self.status

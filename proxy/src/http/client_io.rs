@@ -6,12 +6,14 @@
 //! A client may close its sending side after a request and wait for the answer, or it may have gone; TCP shows the same for
 //! both. While an answer is due, the end of the input is therefore held back for [`HALF_CLOSED_GRACE`]: long enough for ordinary
 //! answers to half-closed clients, short enough that the work for clients that have gone is given up.
+//!
+//! A client that takes nothing of what is there for it for [`LIMIT`](super::stall::LIMIT) is given up too.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -19,6 +21,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{Follows, Framing, Violation};
+use super::stall::Stall;
 
 /// How long an answer is awaited for a client whose input has ended.
 pub(super) const HALF_CLOSED_GRACE: Duration = Duration::from_secs(5);
@@ -44,6 +47,8 @@ pub(crate) struct ClientState {
     blocked: AtomicBool,
     /// Why the client's bytes are refused.
     violation: OnceLock<Violation>,
+    /// The client takes nothing of its answer.
+    stalled: AtomicBool,
     /// Reads again once the end, or what follows a head, is held back no longer.
     reader: AtomicWaker,
 }
@@ -67,6 +72,7 @@ impl Default for ClientState {
             follows: AtomicU64::new(UNCHANGED),
             blocked: AtomicBool::default(),
             violation: OnceLock::new(),
+            stalled: AtomicBool::default(),
             reader: AtomicWaker::new(),
         }
     }
@@ -116,6 +122,11 @@ impl ClientState {
         self.violation.get().copied().filter(|_| !self.serving.load(Relaxed))
     }
 
+    /// Whether the connection was given up because the client took nothing of its answer for too long.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
+    }
+
     /// A head has begun and is not complete.
     pub(super) fn awaits_head(&self) -> bool {
         self.head_begun.load(Relaxed) && !self.serving.load(Relaxed)
@@ -158,12 +169,13 @@ pub(super) struct ClientIo<IO> {
     framing: Framing,
     /// Read, and not handed on yet.
     held: Bytes,
+    stall: Stall,
     state: Arc<ClientState>,
 }
 
 impl<IO> ClientIo<IO> {
     pub(super) fn new(io: IO, state: Arc<ClientState>) -> Self {
-        ClientIo { io, framing: Framing::default(), held: Bytes::new(), state }
+        ClientIo { io, framing: Framing::default(), held: Bytes::new(), stall: Stall::default(), state }
     }
 
     pub(super) fn into_inner(self) -> IO {
@@ -222,7 +234,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
             return this.state.poll_end(cx, this.framing.complete());
         }
         let before = buffer.filled().len();
-        std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
         let read = buffer.filled().get(before..).unwrap_or_default();
         if read.is_empty() {
             this.state.end_held.store(buffer.remaining() > 0, Relaxed);
@@ -238,9 +250,23 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
     }
 }
 
+impl<IO> ClientIo<IO> {
+    /// What became of a write; an error once too many have come to nothing.
+    fn watch_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall.end();
+            return written;
+        }
+        ready!(self.stall.poll(cx));
+        self.state.stalled.store(true, Relaxed);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
 impl<IO: AsyncWrite + Unpin> AsyncWrite for ClientIo<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.watch_write(cx, written)
     }
 
     fn poll_write_vectored(
@@ -248,7 +274,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ClientIo<IO> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.watch_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -197,8 +197,10 @@ async fn to_application(
     let snapshot = connection.worker.shared.directory.snapshot();
     let gone = || Failure::new(Reason::NoInboundPort, format!("{} on port {}", side.service, side.port));
     let ports = snapshot.inbound.as_deref().map_or(&[][..], |inbound| &inbound.ports);
-    let served = |port: &&InboundPort| port.service == side.service && port.port == side.port;
-    let port = ports.iter().find(served).map(|port| &port.upstream);
+    let of_service = |port: &&InboundPort| port.service == side.service;
+    let same = ports.iter().find(|port| of_service(port) && port.port == side.port);
+    // The service may have got another target while the connection lives; only where it has none is the old one kept.
+    let port = same.or_else(|| ports.iter().find(of_service)).map(|port| &port.upstream);
     let upstream = port.or(side.upstream.as_ref()).ok_or_else(gone)?;
     let fixed = match upstream.endpoints {
         snapshot::Endpoints::OriginalDst => side.original_destination.map(Target::Address),

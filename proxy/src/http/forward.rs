@@ -314,7 +314,7 @@ async fn over_http2(
                     return Poll::Ready(None);
                 }
                 // The answer says why the upstream wants no more.
-                Poll::Ready(Err(PipeError::Stream) | Ok(())) => upload = None,
+                Poll::Ready(Err(PipeError::Stream | PipeError::Stalled) | Ok(())) => upload = None,
             }
         }
         Pin::new(&mut response).poll(cx).map(Some)

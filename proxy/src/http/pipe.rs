@@ -8,6 +8,7 @@ use h2::SendStream;
 use http_body::Body;
 
 use super::body::BodyError;
+use super::stall::Stall;
 
 /// Sends a body; resolves when its end is handed over.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(crate) struct Pipe<B> {
     stream: SendStream<Bytes>,
     /// A chunk that waits for room, and whether it is the last.
     waiting: Option<(Bytes, bool)>,
+    stall: Stall,
     begun: bool,
 }
 
@@ -26,11 +28,18 @@ pub(crate) enum PipeError {
     Body(BodyError),
     /// The receiver wants no more of it.
     Stream,
+    /// The receiver took nothing for too long. The stream was reset.
+    Stalled,
 }
 
 impl<B> Pipe<B> {
     pub(crate) fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Pipe { body, stream, waiting: None, begun: false }
+        Pipe { body, stream, waiting: None, stall: Stall::default(), begun: false }
+    }
+
+    /// What is left of the body.
+    pub(crate) fn into_body(self) -> B {
+        self.body
     }
 
     /// The body, if nothing was taken from it.
@@ -49,9 +58,14 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Pipe<B> {
             }
             if self.waiting.is_some() {
                 while self.stream.capacity() == 0 {
-                    match ready!(self.stream.poll_capacity(cx)) {
-                        Some(Ok(_)) => {}
-                        Some(Err(_)) | None => return Poll::Ready(Err(PipeError::Stream)),
+                    match self.stream.poll_capacity(cx) {
+                        Poll::Ready(Some(Ok(_))) => self.stall.end(),
+                        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(PipeError::Stream)),
+                        Poll::Pending => {
+                            ready!(self.stall.poll(cx));
+                            self.stream.send_reset(h2::Reason::CANCEL);
+                            return Poll::Ready(Err(PipeError::Stalled));
+                        }
                     }
                 }
                 if let Some((chunk, last)) = self.waiting.take() {

@@ -79,6 +79,13 @@ impl ResponseBody {
         ResponseBody { body, exchange: None }
     }
 
+    /// The client took nothing of it for too long.
+    pub(crate) fn stalled(mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.stalled();
+        }
+    }
+
     fn finish(&mut self) {
         if let Some(mut exchange) = self.exchange.take() {
             exchange.finish();
@@ -159,6 +166,10 @@ impl Exchange {
         self.held = None;
     }
 
+    fn stalled(&mut self) {
+        self.outcome.failed(Reason::IdleTimeout, &"the client took nothing of the response");
+    }
+
     fn trailers(&mut self, trailers: &HeaderMap) {
         if let Some(status) = grpc_status(trailers) {
             self.outcome.grpc_status(Some(status));
@@ -168,8 +179,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(client) = &self.client {
-            client.response_ended();
+        let Some(client) = &self.client else { return };
+        client.response_ended();
+        if client.has_stalled() && self.held.is_some() {
+            self.stalled();
         }
     }
 }

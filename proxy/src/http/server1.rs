@@ -64,6 +64,7 @@ where
     let ended = Watched { connection: &connection, state: &state, timer: None, requests_before: 0 };
     match ended.drive(&mut http).await {
         End::Finished(Ok(())) => {}
+        End::Finished(Err(_)) if state.has_stalled() => connection.count(Reason::IdleTimeout),
         End::Finished(Err(cause)) => refused(&connection, &cause),
         End::Refused(failure) => {
             connection.count(failure.reason);

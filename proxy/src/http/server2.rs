@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::body::Body;
 use super::exchange::{Arrived, Served, begin, serve};
 use super::head::Head;
-use super::pipe::Pipe;
+use super::pipe::{Pipe, PipeError};
 use super::request_body::Gate;
 use super::response::ResponseBody;
 use super::tunnel::{StreamIo, TunnelIo};
@@ -175,7 +175,10 @@ async fn answer(response: Response<ResponseBody>, mut respond: SendResponse<Byte
         return;
     };
     if !ended {
-        // How it ended, the body's own record says.
-        let _ = Pipe::new(body, stream).await;
+        let mut pipe = Pipe::new(body, stream);
+        // How it ended otherwise, the body's own record says.
+        if matches!((&mut pipe).await, Err(PipeError::Stalled)) {
+            pipe.into_body().stalled();
+        }
     }
 }

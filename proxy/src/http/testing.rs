@@ -169,8 +169,8 @@ pub(crate) async fn http_proxy(worker: Arc<Worker>) -> Listening {
     listen(worker, |worker, socket| serve(worker, socket, Version::Http1, Side::Outbound(Outbound::ByAuthority))).await
 }
 
-/// The inbound sidecar of an application.
-pub(crate) async fn inbound(application: SocketAddr, http: UpstreamHttp) -> Listening {
+/// What an inbound sidecar knows of its application.
+pub(crate) fn serves(application: SocketAddr, http: UpstreamHttp) -> Snapshot {
     let upstream = Cluster { http, ..cluster("inbound/cart-1.shop/80", vec![endpoint(application)]) };
     let port = InboundPort {
         service: SERVICE.into(),
@@ -181,7 +181,12 @@ pub(crate) async fn inbound(application: SocketAddr, http: UpstreamHttp) -> List
         upstream: Arc::new(upstream),
     };
     let own = snapshot::Inbound { name: "inbound/cart-1.shop".into(), ports: vec![port] };
-    let worker = worker(Snapshot { inbound: Some(Arc::new(own)), ..Snapshot::default() }, "cart");
+    Snapshot { inbound: Some(Arc::new(own)), ..Snapshot::default() }
+}
+
+/// The inbound sidecar of an application.
+pub(crate) async fn inbound(application: SocketAddr, http: UpstreamHttp) -> Listening {
+    let worker = worker(serves(application, http), "cart");
     let side = Inbound {
         service: SERVICE.into(),
         port: application.port(),

@@ -4,20 +4,23 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::super::Version;
+use super::super::stall;
 use super::super::testing::{
     Listening, Pair, cluster, counted, endpoint, eventually, exchange_raw, identity, knows, outbound, read_until,
-    route, scripted, worker,
+    route, scripted, serves, worker,
 };
 use super::grpc;
-use crate::snapshot::{Cluster, Limits, UpstreamHttp};
+use crate::snapshot::{Cluster, Limits, Route, UpstreamHttp};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
 
@@ -72,7 +75,7 @@ async fn connections_that_nobody_uses_are_closed_in_the_end() {
     // It is looked at once an hour: one that was used since the last look stays until the next.
     for _ in 0..2 {
         tokio::time::pause();
-        tokio::time::advance(std::time::Duration::from_secs(3600)).await;
+        tokio::time::advance(Duration::from_secs(3600)).await;
         tokio::time::resume();
     }
     eventually("the connection is closed", || closed() == 1).await;
@@ -185,6 +188,107 @@ async fn a_new_certificate_means_new_connections_and_old_ones_finish() {
     assert!(old.await.expect("no panic").ends_with("ok"));
     assert!(new.await.expect("no panic").ends_with("ok"));
     eventually("the old one ends with its last request", || closed() == 1).await;
+}
+
+/// An HTTP/1 application that answers every request with its name.
+async fn named(name: &'static str) -> (SocketAddr, impl Sized) {
+    scripted(move |_, mut socket| async move {
+        while !read_until(&mut socket, "\r\n\r\n").await.is_empty() {
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn connections_that_live_follow_a_service_to_its_new_target() {
+    let ((old, _one), (new, _other)) = (named("old").await, named("new").await);
+    let pair = Pair::new(old, Version::Http1, UpstreamHttp::Http1).await;
+    assert!(exchange_raw(pair.outbound.address, GET).await.ends_with("old"));
+    pair.inbound.worker.shared.directory.replace(serves(new, UpstreamHttp::Http1));
+    assert!(exchange_raw(pair.outbound.address, GET).await.ends_with("new"));
+    assert_eq!(counted(&pair.outbound.worker, "malla_upstream_connections_opened_total", &[]), 1);
+}
+
+#[tokio::test]
+async fn the_time_outs_of_a_route_are_kept() {
+    let (application, _let_go, _requests, _connections, _running) = held().await;
+    let limit = Some(Duration::from_millis(50));
+    for (timeout, try_timeout, reason) in [(limit, None, "request_timeout"), (None, limit, "try_timeout")] {
+        let cluster = Arc::new(cluster("cart.shop:80", vec![endpoint(application)]));
+        let route = Route { timeout, try_timeout, ..route(&cluster) };
+        let sidecar = outbound(worker(knows(route), "web"), Version::Http1).await;
+        let answer = exchange_raw(sidecar.address, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+        assert!(answer.contains(&format!("malla-reason: {reason}")), "{answer}");
+    }
+}
+
+/// An application whose answer is endless, and the bytes of it that were taken.
+async fn endless() -> (SocketAddr, Arc<AtomicUsize>, impl Sized) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = taken.clone();
+    let (address, running) = scripted(move |_, mut socket| {
+        let counter = counter.clone();
+        async move {
+            read_until(&mut socket, "\r\n\r\n").await;
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            while socket.write_all(&[0; 4096]).await.is_ok() {
+                counter.fetch_add(4096, Relaxed);
+            }
+        }
+    })
+    .await;
+    (address, taken, running)
+}
+
+/// Waits until nothing more is taken: every buffer on the way is full.
+async fn fills_up(taken: &AtomicUsize) {
+    let (mut before, mut since) = (0, std::time::Instant::now());
+    eventually("the buffers are full", || {
+        let now = taken.load(Relaxed);
+        if now != before {
+            (before, since) = (now, std::time::Instant::now());
+        }
+        now > 0 && since.elapsed() > Duration::from_millis(300)
+    })
+    .await;
+}
+
+async fn five_minutes() {
+    tokio::time::pause();
+    tokio::time::advance(stall::LIMIT).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn clients_that_never_read_are_given_up_and_counted() {
+    for version in [Version::Http1, Version::Http2] {
+        let (application, taken, _running) = endless().await;
+        let upstream = Cluster { http: UpstreamHttp::Http1, ..cluster("cart.shop:80", vec![endpoint(application)]) };
+        let sidecar = sidecar(upstream, version).await;
+        let (mut raw, mut multiplexed) = (None, None);
+        match version {
+            Version::Http1 => {
+                let mut socket = TcpStream::connect(sidecar.address).await.expect("connected");
+                socket.write_all(GET.as_bytes()).await.expect("sent");
+                raw = Some(socket);
+            }
+            Version::Http2 => {
+                let (client, driving) = grpc::client(sidecar.address).await;
+                let request = Request::get("http://cart/").body(()).expect("a request");
+                let (response, _) = client.ready().await.expect("ready").send_request(request, true).expect("sent");
+                multiplexed = Some((response.await.expect("an answer"), driving));
+            }
+        }
+        fills_up(&taken).await;
+        let given_up = || counted(&sidecar.worker, "malla_requests_total", &["reason=\"idle_timeout\""]);
+        assert_eq!(given_up(), 0);
+        five_minutes().await;
+        eventually("the request is given up", || given_up() == 1).await;
+        drop((raw, multiplexed));
+    }
 }
 
 #[tokio::test]
