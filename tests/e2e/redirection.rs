@@ -88,3 +88,23 @@ fn a_sidecar_that_is_root_is_told_by_a_mark() {
     }
     assert!(client.metric("malla_requests_total", &[("direction", "outbound")]) >= 2.0);
 }
+
+#[test]
+fn iptables_takes_the_place_of_an_nft_that_does_not_work() {
+    let sandbox = Sandbox::new();
+    let (pod, other) = (sandbox.pod("pod"), sandbox.pod("other"));
+    let _outbound = servers::nginx(&pod, "outbound", &["15001"]);
+    let _other = servers::nginx(&other, "other", &["8080"]);
+    let url = format!("http://{}:8080/", other.ipv4());
+    let directory = pod.directory().display().to_string();
+    pod.shell(&format!("printf '#!/bin/sh\\nexit 1\\n' >{directory}/nft && chmod 755 {directory}/nft")).success();
+    let init = |more: &str| {
+        let program = inside("malla-proxy");
+        pod.shell(&format!("PATH={directory}:$PATH exec {program} init {more}")).success();
+    };
+    init("");
+    assert!(pod.shell("iptables-save").text().contains("15001"), "the rules are iptables'");
+    assert_eq!(answers(&pod, 1000, &url), "outbound");
+    init("--undo");
+    assert_eq!(answers(&pod, 1000, &url), "other");
+}

@@ -108,12 +108,18 @@ pub(super) fn plan(backend: Backend, undo: bool, rules: &Rules) -> Result<Vec<St
             }
             Ok(steps)
         }
-        (Backend::Auto | Backend::Nftables, false) if nft => Ok(vec![nft_step(nftables::script(rules))]),
+        (Backend::Nftables, false) => Ok(vec![nft_step(nftables::script(rules))]),
+        // The program may be here and the kernel know nothing of it.
+        (Backend::Auto, false) if nft && (!iptables || nft_works()) => Ok(vec![nft_step(nftables::script(rules))]),
         (_, false) => families()
             .into_iter()
             .map(|family| Ok(restore_step(family, iptables::script(rules, family, &saved(family)?))))
             .collect(),
     }
+}
+
+fn nft_works() -> bool {
+    Command::new("nft").args(["list", "tables"]).output().is_ok_and(|output| output.status.success())
 }
 
 fn nft_step(input: String) -> Step {
