@@ -23,8 +23,9 @@ use crate::tls::{self, Alpn, ConnectError};
 
 pub use self::copy::{End, copy};
 
-/// Endpoints that are tried for one connection.
-const TRIES: usize = 3;
+/// Endpoints that are tried for one connection: one more than the first. The other is tried at once, because nobody has
+/// got anything yet.
+const TRIES: usize = 2;
 
 /// After so long without a byte in either direction a connection is closed.
 const IDLE: Duration = Duration::from_secs(3600);
