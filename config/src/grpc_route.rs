@@ -6,8 +6,8 @@ use gateway_api::apis::experimental::grpcroutes as gateway;
 
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
+use crate::filter;
 use crate::http_match::{self, How};
-use crate::http_route::refuse_filters;
 use crate::mesh::{Backend, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind};
 use crate::route::{Context, RawBackend, at_most};
 use crate::suggest::shown;
@@ -50,7 +50,6 @@ fn ready_rule(
     diagnostics: &mut Diagnostics,
 ) -> HttpRule {
     let gateway::GrpcRouteRules { backend_refs, filters, matches, name, session_persistence } = rule;
-    refuse_filters(cursor.field("filters"), filters.map_or(0, |filters| filters.len()), diagnostics);
     if session_persistence.is_some() {
         cursor.field("sessionPersistence").unsupported(diagnostics, "`sessionPersistence`");
     }
@@ -65,7 +64,8 @@ fn ready_rule(
         let path = PathMatch::Prefix("/".into());
         matches.push(HttpMatch { path, headers: Vec::new(), query: Vec::new(), method: None });
     }
-    HttpRule { name, matches, backends, request_timeout: None, backend_request_timeout: None }
+    let filters = filter::of_rule(cursor.field("filters"), filters, &matches, diagnostics);
+    HttpRule { name, matches, filters, backends, request_timeout: None, backend_request_timeout: None }
 }
 
 fn backends(
@@ -77,8 +77,8 @@ fn backends(
     let mut raw = Vec::with_capacity(written.len());
     for (at, written) in written.into_iter().enumerate() {
         let gateway::GrpcRouteRulesBackendRefs { filters, group, kind, name, namespace, port, weight } = written;
-        refuse_filters(list.item(at).field("filters"), filters.map_or(0, |filters| filters.len()), diagnostics);
-        raw.push(RawBackend { group, kind, name, namespace, port, weight });
+        let filters = filter::of_backend(list.item(at).field("filters"), filters, diagnostics);
+        raw.push(RawBackend { group, kind, name, namespace, port, weight, filters });
     }
     context.backends(list, raw, diagnostics)
 }

@@ -7,6 +7,7 @@ use gateway_api::apis::experimental::httproutes as gateway;
 
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
+use crate::filter;
 use crate::http_match::{self, How};
 use crate::mesh::{Backend, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind};
 use crate::names;
@@ -48,7 +49,6 @@ fn ready_rule(
     diagnostics: &mut Diagnostics,
 ) -> HttpRule {
     let gateway::HttpRouteRules { backend_refs, filters, matches, name, retry, session_persistence, timeouts } = rule;
-    refuse_filters(cursor.field("filters"), filters.map_or(0, |filters| filters.len()), diagnostics);
     if retry.is_some() {
         let help = "remove it; what is safe to retry is retried once without it";
         cursor.field("retry").unsupported_because(diagnostics, "`retry`", help);
@@ -71,17 +71,13 @@ fn ready_rule(
             method: None,
         });
     }
-    let (request_timeout, backend_request_timeout) = ready_timeouts(cursor.field("timeouts"), timeouts, diagnostics);
-    HttpRule { name, matches, backends, request_timeout, backend_request_timeout }
-}
-
-/// Says of each filter that it is not supported.
-pub(crate) fn refuse_filters(list: Cursor<'_>, count: usize, diagnostics: &mut Diagnostics) {
-    for at in 0..count {
-        let filter = list.item(at);
-        let what = format!("the filter `{}`", filter.field("type").text().map_or_else(String::new, shown));
-        filter.unsupported(diagnostics, &what);
+    let filters = filter::of_rule(cursor.field("filters"), filters, &matches, diagnostics);
+    if filters.redirect.is_some() && !backends.is_empty() {
+        let message = "a rule that redirects forwards nothing to its backends";
+        cursor.field("backendRefs").key().error(diagnostics, Code::NoEffect, message, "remove the one or the other");
     }
+    let (request_timeout, backend_request_timeout) = ready_timeouts(cursor.field("timeouts"), timeouts, diagnostics);
+    HttpRule { name, matches, filters, backends, request_timeout, backend_request_timeout }
 }
 
 fn backends(
@@ -93,8 +89,8 @@ fn backends(
     let mut raw = Vec::with_capacity(written.len());
     for (at, written) in written.into_iter().enumerate() {
         let gateway::HttpRouteRulesBackendRefs { filters, group, kind, name, namespace, port, weight } = written;
-        refuse_filters(list.item(at).field("filters"), filters.map_or(0, |filters| filters.len()), diagnostics);
-        raw.push(RawBackend { group, kind, name, namespace, port, weight });
+        let filters = filter::of_backend(list.item(at).field("filters"), filters, diagnostics);
+        raw.push(RawBackend { group, kind, name, namespace, port, weight, filters });
     }
     context.backends(list, raw, diagnostics)
 }

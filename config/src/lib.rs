@@ -19,6 +19,7 @@ mod cursor;
 mod diagnostic;
 mod endpoint_slice;
 mod external_names;
+mod filter;
 mod grpc_route;
 mod http_match;
 mod http_route;

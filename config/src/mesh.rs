@@ -3,11 +3,15 @@
 //! Every value here is valid and every reference inside it resolves: a [`Mesh`] exists only if loading found no error.
 //! Nothing downstream checks again what this module's types guarantee.
 
+mod filter;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::filter::{BackendFilters, Filters, HeaderChanges, PathRewrite, Redirect, Rewrite, Scheme};
 
 /// A whole configuration, validated.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -288,7 +292,10 @@ pub struct HttpRule {
     pub name: Option<Arc<str>>,
     /// Alternatives, at least one (an absent list is one match for prefix `/`).
     pub matches: Vec<HttpMatch>,
-    /// Where to. Empty or all of weight zero: 500 with `no_endpoints` (Gateway API, `HTTPRouteRule.backendRefs`).
+    /// What is done besides.
+    pub filters: Filters,
+    /// Where to. Empty or all of weight zero: 500 with `no_endpoints` (Gateway API, `HTTPRouteRule.backendRefs`), unless the
+    /// filters answer.
     pub backends: Vec<Backend>,
     /// `timeouts.request`; none unless set, zero means none.
     pub request_timeout: Option<Duration>,
@@ -338,6 +345,8 @@ pub struct Backend {
     pub port: u16,
     /// Share among the backends of the rule. Default 1; zero receives nothing.
     pub weight: u32,
+    /// What is done to its requests and answers; nothing in routes of streams.
+    pub filters: BackendFilters,
 }
 
 /// A `TCPRoute`: one rule, weighted backends.

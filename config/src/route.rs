@@ -9,7 +9,7 @@ use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::index::{Index, port_listing};
 use crate::kinds::Kind;
-use crate::mesh::{AppProtocol, Backend, ParentRef, RouteName, Service, ServiceName};
+use crate::mesh::{AppProtocol, Backend, BackendFilters, ParentRef, RouteName, Service, ServiceName};
 use crate::names;
 use crate::object::Object;
 use crate::protocol;
@@ -28,7 +28,7 @@ pub(crate) struct RawParent {
     section_name: Option<String>,
 }
 
-/// A backend reference without its filters, the same in all kinds of routes.
+/// A backend reference, the same in all kinds of routes.
 pub(crate) struct RawBackend {
     pub(crate) group: Option<String>,
     pub(crate) kind: Option<String>,
@@ -36,6 +36,7 @@ pub(crate) struct RawBackend {
     pub(crate) namespace: Option<String>,
     pub(crate) port: Option<i32>,
     pub(crate) weight: Option<i32>,
+    pub(crate) filters: BackendFilters,
 }
 
 macro_rules! raw_references {
@@ -211,7 +212,10 @@ impl Context<'_> {
         for (at, raw) in written.into_iter().enumerate() {
             let Some(backend) = self.backend(list.item(at), raw, diagnostics) else { continue };
             // The same backend twice has both weights.
-            match backends.iter_mut().find(|other| (&other.service, other.port) == (&backend.service, backend.port)) {
+            let same = |other: &&mut Backend| {
+                (&other.service, other.port, &other.filters) == (&backend.service, backend.port, &backend.filters)
+            };
+            match backends.iter_mut().find(same) {
                 Some(other) => other.weight = other.weight.saturating_add(backend.weight),
                 None => backends.push(backend),
             }
@@ -220,7 +224,7 @@ impl Context<'_> {
     }
 
     fn backend(&self, cursor: Cursor<'_>, raw: RawBackend, diagnostics: &mut Diagnostics) -> Option<Backend> {
-        let RawBackend { group, kind, name, namespace, port, weight } = raw;
+        let RawBackend { group, kind, name, namespace, port, weight, filters } = raw;
         let kind_name = kind.as_deref().unwrap_or("Service");
         if !group.as_deref().unwrap_or_default().is_empty() || kind_name != "Service" {
             let what = format!("a backend of the kind `{}`", shown(kind_name));
@@ -275,7 +279,7 @@ impl Context<'_> {
             cursor.error(diagnostics, Code::InvalidValue, message, help);
             return None;
         }
-        Some(Backend { service: service_name, port: port.port, weight })
+        Some(Backend { service: service_name, port: port.port, weight, filters })
     }
 
     /// Hostnames, without the same one twice.

@@ -16,7 +16,7 @@ pub(crate) fn ready_tcp(context: Context<'_>, diagnostics: &mut Diagnostics) -> 
     let rules = rules.into_iter().map(|tcproutes::TcpRouteRules { backend_refs, name }| {
         let raw = backend_refs.into_iter().map(|written| {
             let tcproutes::TcpRouteRulesBackendRefs { group, kind, name, namespace, port, weight } = written;
-            RawBackend { group, kind, name, namespace, port, weight }
+            RawBackend { group, kind, name, namespace, port, weight, filters: Default::default() }
         });
         (name, raw.collect())
     });
@@ -42,7 +42,7 @@ pub(crate) fn ready_tls(context: Context<'_>, diagnostics: &mut Diagnostics) -> 
     let rules = rules.into_iter().map(|tlsroutes::TlsRouteRules { backend_refs, name }| {
         let raw = backend_refs.into_iter().map(|written| {
             let tlsroutes::TlsRouteRulesBackendRefs { group, kind, name, namespace, port, weight } = written;
-            RawBackend { group, kind, name, namespace, port, weight }
+            RawBackend { group, kind, name, namespace, port, weight, filters: Default::default() }
         });
         (name, raw.collect())
     });

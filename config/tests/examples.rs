@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use malla_config::mesh::{
-    AppProtocol, EndpointSource, Mesh, MtlsMode, PathMatch, RouteKind, ServiceName, Sidecar, TargetPort,
+    AppProtocol, EndpointSource, Mesh, MtlsMode, PathMatch, PathRewrite, RouteKind, ServiceName, Sidecar, TargetPort,
     UnknownDestinations, ValueMatch, WorkloadName,
 };
 use malla_config::{SourceFile, load};
@@ -71,6 +71,18 @@ fn canary_by_header() {
     assert_eq!(canary.request_timeout, Some(Duration::from_secs(2)));
     assert_eq!(canary.backend_request_timeout, Some(Duration::from_secs(1)));
     assert_eq!(mesh.http_routes[0].rules[1].matches[0].path, PathMatch::Prefix("/".into()));
+}
+
+#[test]
+fn filters() {
+    let mesh = load_example("filters");
+    let [moved, catalog] = &mesh.http_routes[0].rules[..] else { panic!("two rules") };
+    let redirect = moved.filters.redirect.as_ref().expect("redirects");
+    assert_eq!((redirect.status, &redirect.path), (308, &Some(PathRewrite::Prefix("/catalog".into()))));
+    assert_eq!(catalog.filters.rewrite.hostname.as_deref(), Some("catalog.internal"));
+    assert_eq!(catalog.filters.rewrite.path, Some(PathRewrite::Prefix("/".into())));
+    assert_eq!(catalog.filters.request_headers.remove, ["x-debug".into()]);
+    assert_eq!(catalog.backends[1].filters.request_headers.add, [("x-experiment".into(), "v2".into())]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod inbound;
 mod outbound;
 mod precedence;
 mod route;
+mod route_filters;
 mod split;
 mod tls;
 

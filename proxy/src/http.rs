@@ -33,6 +33,7 @@ use crate::reason::Reason;
 use crate::shared::Worker;
 use crate::snapshot::Cluster;
 
+pub(crate) use self::head::is_dot_segment;
 pub(crate) use self::request_body::RequestBody;
 
 /// How long a head may take from its first byte to its last, and the beginning of an HTTP/2 connection.

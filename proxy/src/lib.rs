@@ -15,6 +15,7 @@ pub mod dns;
 pub mod drain;
 #[cfg(test)]
 mod fake_control;
+pub mod filter;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -94,6 +94,7 @@ impl Default for Pool {
             timeout: None,
             try_timeout: None,
             retry: Retry::default(),
+            filters: None,
         };
         Pool { shared: Arc::default(), outside: Arc::new(outside), pass_through, identity: OnceLock::new() }
     }

@@ -5,11 +5,10 @@
 //! headers.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 
-use crate::snapshot::{Cluster, HttpRoutes, PathMatch, Route, RouteMatch, ValueMatch, VirtualHost, WeightedClusters};
+use crate::snapshot::{HttpRoutes, PathMatch, Route, RouteMatch, ValueMatch, VirtualHost};
 
 /// The part of a request that routes look at, canonical: the same that is forwarded.
 #[derive(Debug, Clone, Copy)]
@@ -30,21 +29,6 @@ pub struct Head<'a> {
 pub fn choose<'a>(routes: &'a HttpRoutes, head: &Head<'_>) -> Option<&'a Route> {
     let host = virtual_host(&routes.virtual_hosts, head.host)?;
     host.routes.iter().find(|route| matches(&route.matcher, head))
-}
-
-/// A cluster by weight; `random(n)` is a number below `n`.
-pub fn weigh(clusters: &WeightedClusters, random: impl FnOnce(u32) -> u32) -> Option<&Arc<Cluster>> {
-    if let [(only, _)] = &clusters.clusters[..] {
-        return Some(only);
-    }
-    let mut left = random(clusters.total.max(1));
-    for (cluster, weight) in &clusters.clusters {
-        match left.checked_sub(*weight) {
-            Some(rest) => left = rest,
-            None => return Some(cluster),
-        }
-    }
-    clusters.clusters.last().map(|(cluster, _)| cluster)
 }
 
 /// Exact name before longest wildcard before `*`.
@@ -168,6 +152,7 @@ mod tests {
             timeout: None,
             try_timeout: None,
             retry: Retry::default(),
+            filters: None,
         }
     }
 
@@ -296,15 +281,5 @@ mod tests {
         {
             assert_eq!(decoded(text), expected);
         }
-    }
-
-    #[test]
-    fn weights_share_the_requests() {
-        let cluster =
-            |name: &str| Arc::new(Cluster { name: name.into(), ..crate::http::testing::cluster(name, Vec::new()) });
-        let clusters = WeightedClusters { clusters: vec![(cluster("a"), 1), (cluster("b"), 3)], total: 4 };
-        let names: Vec<_> =
-            (0..4).map(|drawn| weigh(&clusters, |_| drawn).map(|cluster| cluster.name.to_string())).collect();
-        assert_eq!(names, ["a", "b", "b", "b"].map(|name| Some(name.to_owned())));
     }
 }

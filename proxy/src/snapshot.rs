@@ -4,13 +4,17 @@
 //! Holds no protobuf and does no I/O. State that must outlive a change of configuration (the load of an endpoint, the retry
 //! budget of a cluster) sits behind `Arc`s that the next snapshot takes over.
 
+mod weighted;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+pub use self::weighted::WeightedClusters;
 use crate::balance::{EndpointSet, Load, RetryBudget};
+use crate::filter::{Filters, Redirect};
 use crate::names::{Name, SpiffeId};
 
 /// Everything that is applied at one moment.
@@ -116,6 +120,8 @@ pub struct Route {
     pub try_timeout: Option<Duration>,
     /// Retries, the safe default unless configured.
     pub retry: Retry,
+    /// What is done to requests and answers besides; `None` is nothing.
+    pub filters: Option<Arc<Filters>>,
 }
 
 /// Where a route leads.
@@ -123,17 +129,10 @@ pub struct Route {
 pub enum RouteAction {
     /// To clusters by weight.
     Forward(WeightedClusters),
+    /// Elsewhere: the sidecar answers.
+    Redirect(Arc<Redirect>),
     /// Nowhere: 500, `no_endpoints`.
     NoBackend,
-}
-
-/// Clusters with weights; never empty, never of sum zero.
-#[derive(Debug)]
-pub struct WeightedClusters {
-    /// Cluster and weight above zero.
-    pub clusters: Vec<(Arc<Cluster>, u32)>,
-    /// Sum of the weights.
-    pub total: u32,
 }
 
 /// A TCP route.

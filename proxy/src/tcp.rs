@@ -15,7 +15,6 @@ use crate::balance::{self, LoadGuard, UsageGuard};
 use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
-use crate::route;
 use crate::shared::Shared;
 use crate::snapshot::{Cluster, Endpoints, TcpRoute, WeightedClusters};
 use crate::stream::Stream;
@@ -85,8 +84,8 @@ impl OpenError {
 /// # Errors
 /// [`OpenError`]; counted.
 pub async fn open_route(shared: &Shared, route: &TcpRoute) -> Result<Upstream, OpenError> {
-    let cluster = route.clusters.as_ref().and_then(draw);
-    let cluster = cluster.ok_or_else(|| OpenError::NoBackend(route.name.clone()))?;
+    let drawn = route.clusters.as_ref().and_then(WeightedClusters::next);
+    let (_, cluster) = drawn.ok_or_else(|| OpenError::NoBackend(route.name.clone()))?;
     open(shared, cluster, None).await
 }
 
@@ -231,9 +230,4 @@ pub async fn carry(
         client.abort_on_drop();
         stream.abort_on_drop();
     }
-}
-
-/// A cluster by weight.
-fn draw(clusters: &WeightedClusters) -> Option<&Arc<Cluster>> {
-    route::weigh(clusters, |bound| fastrand::u32(..bound))
 }

@@ -165,6 +165,5 @@ pub(crate) fn cluster(name: &str, endpoints: &[(SocketAddr, Option<&str>)]) -> A
 
 /// A route to one cluster.
 pub(crate) fn route(cluster: Arc<Cluster>) -> TcpRoute {
-    let clusters = WeightedClusters { clusters: vec![(cluster, 1)], total: 1 };
-    TcpRoute { name: "test".into(), clusters: Some(clusters) }
+    TcpRoute { name: "test".into(), clusters: WeightedClusters::new([(cluster, 1)]) }
 }

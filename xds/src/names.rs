@@ -16,6 +16,8 @@ pub const CERTIFICATE_PROVIDER: &str = "default";
 pub const PASSTHROUGH: &str = "passthrough";
 /// Cluster that leads nowhere: every weight of the route is zero.
 pub const NO_BACKEND: &str = "none";
+/// The expression of a path rewrite that replaces the whole path.
+pub const WHOLE_PATH: &str = "^/.*$";
 
 /// Key of Malla's endpoint metadata in `filter_metadata`.
 pub const METADATA: &str = "malla.dev";

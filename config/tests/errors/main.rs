@@ -1,5 +1,6 @@
 //! Each class of error: how many there are, where they are, whose they are, what they say and what to write.
 
+mod filters;
 mod resources;
 mod routes;
 mod shape;

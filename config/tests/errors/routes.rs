@@ -230,10 +230,6 @@ fn what_is_not_supported_yet() {
         &[(NotSupported, (8, 7), of, "`retry` is not supported yet", "retried once")],
     );
     expect(&rule("sessionPersistence: {type: Cookie}"), &[(NotSupported, (8, 7), of, "`sessionPersistence`", "")]);
-    expect(
-        &http("  rules: [{backendRefs: [{name: cart, port: 80, filters: [{type: RequestHeaderModifier}]}]}]\n"),
-        &[(NotSupported, (6, 59), of, "the filter `RequestHeaderModifier`", "")],
-    );
     let policy = |kind: &str, spec: &str| {
         format!("apiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}")
     };

@@ -1,5 +1,7 @@
 //! Resources as short text, for tests: what was rendered, decoded from its bytes.
 
+mod route;
+
 use malla_xds::envoy::cluster::Cluster;
 use malla_xds::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
 use malla_xds::envoy::core::socket_address::PortSpecifier;
@@ -13,12 +15,6 @@ use malla_xds::envoy::http_protocol_options::http_protocol_options::explicit_htt
 use malla_xds::envoy::listener::{FilterChain, Listener, filter};
 use malla_xds::envoy::matcher::{StringMatcher, string_matcher::MatchPattern};
 use malla_xds::envoy::protobuf;
-use malla_xds::envoy::route::header_matcher::HeaderMatchSpecifier;
-use malla_xds::envoy::route::query_parameter_matcher::QueryParameterMatchSpecifier;
-use malla_xds::envoy::route::route::Action;
-use malla_xds::envoy::route::route_action::ClusterSpecifier;
-use malla_xds::envoy::route::route_match::PathSpecifier;
-use malla_xds::envoy::route::{Route, RouteConfiguration};
 use malla_xds::envoy::tcp_proxy::{TcpProxy, tcp_proxy};
 use malla_xds::envoy::tls::common_tls_context::ValidationContextType;
 use malla_xds::envoy::tls::{CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext};
@@ -26,6 +22,7 @@ use malla_xds::resource::struct_string;
 use malla_xds::{Resource, ResourceType, names};
 use prost::Message;
 
+use self::route::routes;
 use crate::resources::Resources;
 
 /// A resource of a set, as text; panics if there is none of that name.
@@ -105,65 +102,6 @@ fn manager_text(manager: &HttpConnectionManager) -> String {
         Some(RouteSpecifier::RouteConfig(config)) => routes(config).replace('\n', " ").trim().to_owned(),
         _ => panic!("has routes"),
     }
-}
-
-fn routes(configuration: &RouteConfiguration) -> String {
-    let mut text = String::new();
-    for host in &configuration.virtual_hosts {
-        text += &format!("[{}]\n", host.domains.join(" "));
-        host.routes.iter().for_each(|route| text += &route_text(route));
-    }
-    text
-}
-
-fn route_text(route: &Route) -> String {
-    let matched = route.r#match.clone().unwrap_or_default();
-    let mut text = match matched.path_specifier {
-        Some(PathSpecifier::Path(path)) => format!("={path}"),
-        Some(PathSpecifier::Prefix(prefix)) => format!("{prefix}*"),
-        Some(PathSpecifier::SafeRegex(regex)) => format!("~{}", regex.regex),
-        other => panic!("{other:?}"),
-    };
-    for header in &matched.headers {
-        let Some(HeaderMatchSpecifier::StringMatch(value)) = &header.header_match_specifier else { panic!("a string") };
-        text += &format!(" {}{}", header.name, string(value));
-    }
-    for query in &matched.query_parameters {
-        let Some(QueryParameterMatchSpecifier::StringMatch(value)) = &query.query_parameter_match_specifier else {
-            panic!("a string")
-        };
-        text += &format!(" ?{}{}", query.name, string(value));
-    }
-    text += " -> ";
-    match &route.action {
-        Some(Action::DirectResponse(response)) => text += &response.status.to_string(),
-        Some(Action::Route(action)) => {
-            text += &match &action.cluster_specifier {
-                Some(ClusterSpecifier::Cluster(cluster)) => cluster.clone(),
-                Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-                    let weight = |weight: &Option<protobuf::UInt32Value>| weight.as_ref().map_or(0, |w| w.value);
-                    let part = |c: &malla_xds::envoy::route::weighted_cluster::ClusterWeight| {
-                        format!("{}*{}", c.name, weight(&c.weight))
-                    };
-                    weighted.clusters.iter().map(part).collect::<Vec<_>>().join(" ")
-                }
-                other => panic!("{other:?}"),
-            };
-            let timeout = action.timeout.as_ref().expect("is always set: Envoy's default is 15 s");
-            if *timeout != Default::default() {
-                text += &format!(" timeout {}", seconds(timeout));
-            }
-            if let Some(longest) = action.max_stream_duration.as_ref().and_then(|d| d.max_stream_duration.as_ref()) {
-                text += &format!(" max {}", seconds(longest));
-            }
-            if let Some(retry) = &action.retry_policy {
-                assert_eq!((retry.retry_on.as_str(), retry.num_retries.as_ref().map(|n| n.value)), ("", Some(1)));
-                text += &format!(" try {}", retry.per_try_timeout.as_ref().map(seconds).unwrap_or_default());
-            }
-        }
-        other => panic!("{other:?}"),
-    }
-    format!("{text} ({})\n", route.name)
 }
 
 fn cluster(cluster: &Cluster) -> String {

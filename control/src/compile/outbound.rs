@@ -147,14 +147,14 @@ fn server_name_chains(listener: &str, routes: &[&TlsRoute]) -> Vec<FilterChain> 
     chains
 }
 
-fn stream_chain(listener: &str, split: Split) -> FilterChain {
+fn stream_chain(listener: &str, split: Split<'_>) -> FilterChain {
     let clusters = match split {
         Split::Nowhere => ClusterSpecifier::Cluster(names::NO_BACKEND.into()),
         Split::One(cluster) => ClusterSpecifier::Cluster(cluster),
         Split::Weighted(clusters) => ClusterSpecifier::WeightedClusters(WeightedCluster {
             clusters: clusters
                 .into_iter()
-                .map(|(name, weight)| ClusterWeight { name, weight, ..Default::default() })
+                .map(|share| ClusterWeight { name: share.cluster, weight: share.weight, ..Default::default() })
                 .collect(),
         }),
     };

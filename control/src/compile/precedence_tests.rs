@@ -237,8 +237,16 @@ fn routes() -> impl Strategy<Value = Vec<HttpRoute>> {
 }
 
 fn rule(matches: Vec<HttpMatch>) -> HttpRule {
-    let backend = Backend { service: ServiceName::new("shop", "cart"), port: 80, weight: 1 };
-    HttpRule { name: None, matches, backends: vec![backend], request_timeout: None, backend_request_timeout: None }
+    let service = ServiceName::new("shop", "cart");
+    let backend = Backend { service, port: 80, weight: 1, filters: Default::default() };
+    HttpRule {
+        name: None,
+        matches,
+        filters: Default::default(),
+        backends: vec![backend],
+        request_timeout: None,
+        backend_request_timeout: None,
+    }
 }
 
 fn request() -> impl Strategy<Value = Request> {

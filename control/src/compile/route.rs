@@ -19,14 +19,21 @@ use malla_xds::{Resource, ResourceType};
 
 use super::filters::{duration, number};
 use super::precedence::{self, Candidate};
-use super::split::Split;
+use super::route_filters;
+use super::split::{Share, Split};
 
 /// The routes of a destination: those that are attached, or all to the destination itself where none is.
 pub(super) fn configuration(name: &str, attached: &[&HttpRoute]) -> Resource {
     let message = if attached.is_empty() {
         to_cluster(name, name)
     } else {
-        RouteConfiguration { name: name.to_owned(), virtual_hosts: virtual_hosts(name, attached), ..Default::default() }
+        RouteConfiguration {
+            name: name.to_owned(),
+            virtual_hosts: virtual_hosts(name, attached),
+            // Filters of a backend come after those of its rule.
+            most_specific_header_mutations_wins: true,
+            ..Default::default()
+        }
     };
     Resource::new(ResourceType::Route, name, [], &message)
 }
@@ -36,7 +43,7 @@ pub(super) fn to_cluster(name: &str, cluster: &str) -> RouteConfiguration {
     let all = Route {
         name: "default".into(),
         r#match: Some(path_match(PathSpecifier::Prefix("/".into()))),
-        action: Some(forward(ClusterSpecifier::Cluster(cluster.to_owned()), None, None)),
+        action: Some(Action::Route(forward(ClusterSpecifier::Cluster(cluster.to_owned()), None, None))),
         ..Default::default()
     };
     RouteConfiguration {
@@ -56,14 +63,23 @@ fn virtual_hosts(name: &str, attached: &[&HttpRoute]) -> Vec<VirtualHost> {
         .map(|host| {
             let applicable: Vec<(&HttpRoute, Option<&str>)> =
                 attached.iter().filter_map(|route| Some((*route, applies_by(route, host)?))).collect();
-            virtual_host(name, host, precedence::sorted(&applicable).into_iter().flat_map(entries).collect())
+            virtual_host(name, host, routes(&applicable, port(name)))
         })
         .collect()
 }
 
+fn routes(applicable: &[(&HttpRoute, Option<&str>)], service_port: u16) -> Vec<Route> {
+    precedence::sorted(applicable).into_iter().flat_map(|candidate| entries(candidate, service_port)).collect()
+}
+
+/// The port of a destination (`cart.shop:80`).
+fn port(destination: &str) -> u16 {
+    destination.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(80)
+}
+
 /// gRPC compares domains with the whole authority of its target, `host:port`; the port is that of the destination.
 fn virtual_host(destination: &str, host: Option<&str>, routes: Vec<Route>) -> VirtualHost {
-    let port = destination.rsplit_once(':').map_or("", |(_, port)| port);
+    let port = port(destination);
     let domains = host.map_or_else(|| vec!["*".to_owned()], |host| vec![host.to_owned(), format!("{host}:{port}")]);
     VirtualHost { name: host.unwrap_or("*").to_owned(), domains, routes, ..Default::default() }
 }
@@ -87,7 +103,7 @@ fn covers(hostname: &str, host: Option<&str>) -> bool {
 }
 
 /// A prefix becomes two: the path itself, and all below it.
-fn entries(candidate: Candidate<'_>) -> Vec<Route> {
+fn entries(candidate: Candidate<'_>, service_port: u16) -> Vec<Route> {
     let paths = match &candidate.matching.path {
         PathMatch::Exact(path) => vec![PathSpecifier::Path(path.to_string())],
         PathMatch::Regex(pattern) => vec![PathSpecifier::SafeRegex(regex(pattern))],
@@ -97,12 +113,15 @@ fn entries(candidate: Candidate<'_>) -> Vec<Route> {
         }
     };
     let name = name(candidate);
-    let action = action(candidate.rule);
-    let entry = |path| Route {
-        name: name.clone(),
-        r#match: Some(route_match(candidate.matching, path)),
-        action: Some(action.clone()),
-        ..Default::default()
+    let entry = |path| {
+        let action = action(candidate.rule, &path, service_port);
+        let route = Route {
+            name: name.clone(),
+            r#match: Some(route_match(candidate.matching, path)),
+            action: Some(action),
+            ..Default::default()
+        };
+        route_filters::change_headers(route, &candidate.rule.filters)
     };
     paths.into_iter().map(entry).collect()
 }
@@ -153,28 +172,34 @@ fn regex(pattern: &str) -> RegexMatcher {
     RegexMatcher { regex: pattern.to_owned(), ..Default::default() }
 }
 
-fn action(rule: &HttpRule) -> Action {
+fn action(rule: &HttpRule, path: &PathSpecifier, service_port: u16) -> Action {
+    if let Some(redirect) = &rule.filters.redirect {
+        return Action::Redirect(route_filters::redirect(redirect, path, service_port));
+    }
     let clusters = match Split::new(&rule.backends) {
         Split::Nowhere => {
             return Action::DirectResponse(DirectResponseAction { status: 500, ..Default::default() });
         }
         Split::One(cluster) => ClusterSpecifier::Cluster(cluster),
-        Split::Weighted(clusters) => ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: clusters
-                .into_iter()
-                .map(|(name, weight)| ClusterWeight { name, weight: number(weight), ..Default::default() })
-                .collect(),
+        Split::Weighted(shares) => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: shares.into_iter().map(share).collect(),
             ..Default::default()
         }),
     };
-    forward(clusters, rule.request_timeout, rule.backend_request_timeout)
+    let action = forward(clusters, rule.request_timeout, rule.backend_request_timeout);
+    Action::Route(route_filters::rewrite(action, &rule.filters.rewrite, path))
+}
+
+fn share(Share { cluster, weight, filters }: Share<'_>) -> ClusterWeight {
+    let cluster = ClusterWeight { name: cluster, weight: number(weight), ..Default::default() };
+    route_filters::change_backend_headers(cluster, &filters.request_headers, &filters.response_headers)
 }
 
 /// Zero means no timeout, which is also what Gateway API says. The request timeout is said twice: gRPC knows only the
 /// second.
-fn forward(clusters: ClusterSpecifier, request: Option<Duration>, each_try: Option<Duration>) -> Action {
+fn forward(clusters: ClusterSpecifier, request: Option<Duration>, each_try: Option<Duration>) -> RouteAction {
     let set = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero()).map(duration);
-    Action::Route(RouteAction {
+    RouteAction {
         cluster_specifier: Some(clusters),
         timeout: Some(set(request).unwrap_or_default()),
         max_stream_duration: set(request)
@@ -185,5 +210,5 @@ fn forward(clusters: ClusterSpecifier, request: Option<Duration>, each_try: Opti
             ..Default::default()
         }),
         ..Default::default()
-    })
+    }
 }

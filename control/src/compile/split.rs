@@ -1,33 +1,45 @@
 //! Weighted backends → clusters. Backends of weight zero are left out, and no sum of weights exceeds what clients add up in
 //! 32 bits.
 
-use malla_config::mesh::Backend;
+use malla_config::mesh::{Backend, BackendFilters};
 use malla_xds::names;
 
 /// Where traffic goes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Split {
+pub(super) enum Split<'a> {
     /// Nowhere: no backend, or every weight zero.
     Nowhere,
-    /// To one cluster.
+    /// To one cluster, without filters of its own.
     One(String),
-    /// To several, by weight.
-    Weighted(Vec<(String, u32)>),
+    /// To several, by weight; or to one with filters of its own.
+    Weighted(Vec<Share<'a>>),
 }
 
-impl Split {
-    pub(super) fn new(backends: &[Backend]) -> Split {
-        let mut weighted: Vec<(String, u32)> = backends
-            .iter()
-            .filter(|backend| backend.weight > 0)
-            .map(|backend| (names::service_port(&backend.service, backend.port), backend.weight))
-            .collect();
-        match weighted.len() {
-            0 => Split::Nowhere,
-            1 => weighted.pop().map_or(Split::Nowhere, |(cluster, _)| Split::One(cluster)),
-            _ => {
-                fit(weighted.iter_mut().map(|(_, weight)| weight).collect());
-                Split::Weighted(weighted)
+/// What one backend gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Share<'a> {
+    pub(super) cluster: String,
+    /// Above zero.
+    pub(super) weight: u32,
+    pub(super) filters: &'a BackendFilters,
+}
+
+impl<'a> Share<'a> {
+    fn new(backend: &'a Backend) -> Self {
+        let Backend { service, port, weight, filters } = backend;
+        Share { cluster: names::service_port(service, *port), weight: *weight, filters }
+    }
+}
+
+impl Split<'_> {
+    pub(super) fn new(backends: &[Backend]) -> Split<'_> {
+        let mut shares: Vec<Share<'_>> = backends.iter().filter(|backend| backend.weight > 0).map(Share::new).collect();
+        match shares.as_mut_slice() {
+            [] => Split::Nowhere,
+            [only] if *only.filters == BackendFilters::default() => Split::One(std::mem::take(&mut only.cluster)),
+            several => {
+                fit(several.iter_mut().map(|share| &mut share.weight).collect());
+                Split::Weighted(shares)
             }
         }
     }
@@ -53,6 +65,7 @@ mod tests {
             service: ServiceName::new("shop", format!("v{index}")),
             port: 80,
             weight: *weight,
+            filters: Default::default(),
         };
         weights.iter().enumerate().map(backend).collect()
     }
@@ -62,16 +75,17 @@ mod tests {
         assert_eq!(Split::new(&[]), Split::Nowhere);
         assert_eq!(Split::new(&backends(&[0, 0])), Split::Nowhere);
         assert_eq!(Split::new(&backends(&[0, 7])), Split::One("v1.shop:80".into()));
-        let both = vec![("v0.shop:80".to_owned(), 9), ("v2.shop:80".to_owned(), 1)];
+        let none = BackendFilters::default();
+        let share = |cluster: &str, weight| Share { cluster: cluster.to_owned(), weight, filters: &none };
+        let both = vec![share("v0.shop:80", 9), share("v2.shop:80", 1)];
         assert_eq!(Split::new(&backends(&[9, 0, 1])), Split::Weighted(both));
     }
 
     #[test]
     fn keeps_sums_within_32_bits() {
-        let Split::Weighted(clusters) = Split::new(&backends(&[u32::MAX, u32::MAX, 1])) else {
-            panic!("three backends");
-        };
-        assert!(clusters.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>() <= u64::from(u32::MAX));
-        assert!(clusters.iter().all(|(_, weight)| *weight > 0));
+        let all = backends(&[u32::MAX, u32::MAX, 1]);
+        let Split::Weighted(shares) = Split::new(&all) else { panic!("three backends") };
+        assert!(shares.iter().map(|share| u64::from(share.weight)).sum::<u64>() <= u64::from(u32::MAX));
+        assert!(shares.iter().all(|share| share.weight > 0));
     }
 }

@@ -203,6 +203,61 @@ fn timeouts_are_said_for_both_dialects() {
 }
 
 #[test]
+fn filters_are_fields_of_routes() {
+    let rules = "  rules:
+  - matches: [{path: {type: PathPrefix, value: /old}}]
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-A, value: 50%}], add: [{name: x-b, value: b}], remove: [x-c]}}
+    - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: server, value: us}]}}
+    - {type: URLRewrite, urlRewrite: {hostname: new.example.com, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new/}}}
+    backendRefs: [{name: cart-v1, port: 80}]
+  - matches: [{path: {type: Exact, value: /full}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /whole}}}]
+    backendRefs:
+    - name: cart-v2
+      port: 80
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x-version, value: v2}]}}]
+  - matches: [{path: {type: PathPrefix, value: /strip}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: ''}}}]
+    backendRefs: [{name: cart-v1, port: 80}]";
+    check(
+        &shop(&route("HTTPRoute", "r", rules)),
+        Route,
+        "cart.shop:80",
+        "[*]
+         =/full -> cart-v2.shop:80*1 req[x-version+=v2] as /whole (HTTPRoute/shop/r/1)
+         =/strip -> cart-v1.shop:80 as /… (HTTPRoute/shop/r/2)
+         /strip/* -> cart-v1.shop:80 as /… (HTTPRoute/shop/r/2)
+         =/old -> cart-v1.shop:80 as /new… at new.example.com req[x-a:=50%% x-b+=b -x-c] resp[server:=us] (HTTPRoute/shop/r/0)
+         /old/* -> cart-v1.shop:80 as /new/… at new.example.com req[x-a:=50%% x-b+=b -x-c] resp[server:=us] (HTTPRoute/shop/r/0)",
+    );
+}
+
+#[test]
+fn redirects_name_a_port_only_where_the_scheme_does_not_imply_it() {
+    let rules = "  rules:
+  - matches: [{path: {type: Exact, value: /tls}}]
+    filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301}}]
+  - matches: [{path: {type: Exact, value: /port}}]
+    filters: [{type: RequestRedirect, requestRedirect: {hostname: a.example, port: 8443, statusCode: 308}}]
+  - matches: [{path: {type: PathPrefix, value: /a}}]
+    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]
+  - matches: [{path: {type: Exact, value: /full}}]
+    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /c}, statusCode: 303}}]";
+    check(
+        &shop(&route("HTTPRoute", "r", rules)),
+        Route,
+        "cart.shop:80",
+        "[*]
+         =/tls -> MOVED_PERMANENTLY https//:0 (HTTPRoute/shop/r/0)
+         =/port -> PERMANENT_REDIRECT //a.example:8443 (HTTPRoute/shop/r/1)
+         =/full -> SEE_OTHER //:0/c (HTTPRoute/shop/r/3)
+         =/a -> FOUND //:0/b… (HTTPRoute/shop/r/2)
+         /a/* -> FOUND //:0/b/… (HTTPRoute/shop/r/2)",
+    );
+}
+
+#[test]
 fn each_virtual_host_holds_all_routes_that_apply_to_its_host() {
     let to = |path: &str, backend: &str, hostnames: &str| {
         format!(

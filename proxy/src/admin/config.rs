@@ -257,7 +257,7 @@ fn http_route(route: &Route, when: String, clusters: &mut BTreeMap<String, Arc<C
         when,
         to: match &route.action {
             RouteAction::Forward(weighted) => targets(weighted, clusters),
-            RouteAction::NoBackend => Vec::new(),
+            RouteAction::Redirect(_) | RouteAction::NoBackend => Vec::new(),
         },
         timeout: route.timeout.map(|timeout| format!("{timeout:?}")),
         try_timeout: route.try_timeout.map(|timeout| format!("{timeout:?}")),

@@ -10,7 +10,9 @@ use malla_xds::envoy::route::route_action::ClusterSpecifier;
 use malla_xds::envoy::route::{self, FilterConfig, RetryPolicy, RouteConfiguration, WeightedCluster};
 
 use super::fault::{At, Fault, each};
+use super::filters::{self, header_lists};
 use super::{duration, matcher, message, optional_duration, type_name, unsupported};
+use crate::filter::{Filters, HeaderFilters, Redirect};
 use crate::names::Name;
 use crate::snapshot::{Retry, RouteMatch};
 
@@ -41,6 +43,10 @@ pub struct RouteSpec {
     pub matcher: RouteMatch,
     /// Clusters and weights above zero; empty leads nowhere.
     pub clusters: Vec<(Name, u32)>,
+    /// Where requests are sent to instead.
+    pub redirect: Option<Arc<Redirect>>,
+    /// What is done besides.
+    pub filters: Option<Arc<Filters>>,
     /// Limit of the whole request.
     pub timeout: Option<Duration>,
     /// Limit of one try.
@@ -67,11 +73,54 @@ pub(super) fn decode(name: &str, written: RouteConfiguration) -> Result<RouteTab
     unsupported("cluster_specifier_plugins", plugin)?;
     filter_overrides(&written.typed_per_filter_config)?;
     let mut seen = HashSet::new();
-    let virtual_hosts = each("virtual_hosts", &written.virtual_hosts, |host| virtual_host(host, &mut seen))?;
+    let order = if written.most_specific_header_mutations_wins { Order::SpecificLast } else { Order::SpecificFirst };
+    let outer = Outer { order, headers: vec![filters::headers(&header_lists!(written))?] };
+    let virtual_hosts = each("virtual_hosts", &written.virtual_hosts, |host| virtual_host(host, &outer, &mut seen))?;
     Ok(RouteTable { name: name.into(), virtual_hosts })
 }
 
-fn virtual_host(written: &route::VirtualHost, seen: &mut HashSet<Arc<str>>) -> Result<VirtualHostSpec, Fault> {
+/// The header changes of what a route is in.
+#[derive(Clone)]
+struct Outer {
+    order: Order,
+    /// The outermost first.
+    headers: Vec<HeaderFilters>,
+}
+
+/// In which order header changes are made where several levels have some.
+#[derive(Clone, Copy)]
+enum Order {
+    SpecificFirst,
+    SpecificLast,
+}
+
+impl Outer {
+    fn with(&self, inner: HeaderFilters) -> Outer {
+        let mut headers = self.headers.clone();
+        headers.push(inner);
+        Outer { headers, ..*self }
+    }
+
+    /// All changes as one list.
+    fn flat(&self) -> HeaderFilters {
+        let mut flat = HeaderFilters::default();
+        let mut add = |level: &HeaderFilters| {
+            flat.request.0.extend_from_slice(&level.request.0);
+            flat.response.0.extend_from_slice(&level.response.0);
+        };
+        match self.order {
+            Order::SpecificFirst => self.headers.iter().rev().for_each(&mut add),
+            Order::SpecificLast => self.headers.iter().for_each(&mut add),
+        }
+        flat
+    }
+}
+
+fn virtual_host(
+    written: &route::VirtualHost,
+    outer: &Outer,
+    seen: &mut HashSet<Arc<str>>,
+) -> Result<VirtualHostSpec, Fault> {
     unsupported("matcher", written.matcher.is_some())?;
     unsupported("require_tls", written.require_tls != 0)?;
     unsupported("retry_policy_typed_config", written.retry_policy_typed_config.is_some())?;
@@ -93,7 +142,8 @@ fn virtual_host(written: &route::VirtualHost, seen: &mut HashSet<Arc<str>>) -> R
         return Err(Fault::new("is empty").within("domains"));
     }
     let inherited = written.retry_policy.as_ref().map(retry).transpose().at("retry_policy")?.unwrap_or_default();
-    let routes = each("routes", &written.routes, |route| self::route(route, &inherited))?;
+    let outer = outer.with(filters::headers(&header_lists!(written))?);
+    let routes = each("routes", &written.routes, |route| self::route(route, &inherited, &outer))?;
     Ok(VirtualHostSpec { domains, routes })
 }
 
@@ -113,16 +163,19 @@ fn domain(text: &str) -> Result<Arc<str>, Fault> {
     Ok(host.to_ascii_lowercase().into())
 }
 
-fn route(written: &route::Route, inherited: &Retries) -> Result<RouteSpec, Fault> {
+fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<RouteSpec, Fault> {
     filter_overrides(&written.typed_per_filter_config)?;
     unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
     let matcher = written.r#match.as_ref().ok_or_else(|| Fault::new("is missing").within("match"))?;
     let matcher = matcher::route_match(matcher).at("match")?;
     let name = if written.name.is_empty() { "default" } else { &written.name };
+    let outer = outer.with(filters::headers(&header_lists!(written))?);
     let nowhere = RouteSpec {
         name: name.into(),
         matcher,
         clusters: Vec::new(),
+        redirect: None,
+        filters: None,
         timeout: None,
         try_timeout: None,
         retry: Retry::default(),
@@ -131,8 +184,15 @@ fn route(written: &route::Route, inherited: &Retries) -> Result<RouteSpec, Fault
         Some(Action::Route(action)) => {
             let retries = action.retry_policy.as_ref().map(retry).transpose().at("route.retry_policy")?;
             let retries = retries.unwrap_or_else(|| inherited.clone());
+            let (clusters, of_clusters) = clusters(action, &outer).at("route")?;
+            let filters = Filters {
+                headers: outer.flat(),
+                clusters: of_clusters,
+                rewrite: filters::rewrite(action, &nowhere.matcher.path).at("route")?,
+            };
             Ok(RouteSpec {
-                clusters: clusters(action).at("route")?,
+                clusters,
+                filters: filters.shared(),
                 timeout: timeout(action).at("route")?,
                 try_timeout: retries.try_timeout,
                 retry: retries.retry,
@@ -143,26 +203,29 @@ fn route(written: &route::Route, inherited: &Retries) -> Result<RouteSpec, Fault
         Some(Action::DirectResponse(response)) => {
             Err(Fault::new(format!("{} is not supported, only 500", response.status)).within("direct_response.status"))
         }
-        Some(Action::Redirect(_)) => Err(Fault::new("is not supported").within("redirect")),
+        Some(Action::Redirect(redirect)) => {
+            let redirect = filters::redirect(redirect, &nowhere.matcher.path).at("redirect")?;
+            Ok(RouteSpec { redirect: Some(redirect.into()), ..nowhere })
+        }
         Some(Action::FilterAction(_)) => Err(Fault::new("is not supported").within("filter_action")),
         Some(Action::NonForwardingAction(_)) => Err(Fault::new("is not supported").within("non_forwarding_action")),
         None => Err(Fault::new("is missing").within("action")),
     }
 }
 
-fn clusters(action: &route::RouteAction) -> Result<Vec<(Name, u32)>, Fault> {
+/// Clusters by weight, and their header changes, if any of them has its own.
+type Clusters = (Vec<(Name, u32)>, Vec<HeaderFilters>);
+
+fn clusters(action: &route::RouteAction, outer: &Outer) -> Result<Clusters, Fault> {
     unsupported("metadata_match", action.metadata_match.is_some())?;
-    unsupported("prefix_rewrite", !action.prefix_rewrite.is_empty())?;
-    unsupported("regex_rewrite", action.regex_rewrite.is_some())?;
-    unsupported("path_rewrite_policy", action.path_rewrite_policy.is_some())?;
-    unsupported("path_rewrite", !action.path_rewrite.is_empty())?;
-    unsupported("host_rewrite_specifier", action.host_rewrite_specifier.is_some())?;
     unsupported("retry_policy_typed_config", action.retry_policy_typed_config.is_some())?;
     unsupported("internal_redirect_policy", action.internal_redirect_policy.is_some())?;
     match action.cluster_specifier.as_ref() {
         Some(ClusterSpecifier::Cluster(name)) if name.is_empty() => Err(Fault::new("is empty").within("cluster")),
-        Some(ClusterSpecifier::Cluster(name)) => Ok(vec![(name.as_str().into(), 1)]),
-        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted_clusters(weighted).at("weighted_clusters"),
+        Some(ClusterSpecifier::Cluster(name)) => Ok((vec![(name.as_str().into(), 1)], Vec::new())),
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            weighted_clusters(weighted, outer).at("weighted_clusters")
+        }
         Some(ClusterSpecifier::ClusterHeader(_)) => Err(Fault::new("is not supported").within("cluster_header")),
         Some(ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
             Err(Fault::new("is not supported").within("cluster_specifier_plugin"))
@@ -171,16 +234,26 @@ fn clusters(action: &route::RouteAction) -> Result<Vec<(Name, u32)>, Fault> {
     }
 }
 
-fn weighted_clusters(written: &WeightedCluster) -> Result<Vec<(Name, u32)>, Fault> {
+fn weighted_clusters(written: &WeightedCluster, outer: &Outer) -> Result<Clusters, Fault> {
     unsupported("random_value_specifier", written.random_value_specifier.is_some())?;
+    let mut own = Vec::new();
     let clusters = each("clusters", &written.clusters, |cluster| {
         unsupported("cluster_header", !cluster.cluster_header.is_empty())?;
         unsupported("metadata_match", cluster.metadata_match.is_some())?;
         unsupported("host_rewrite_specifier", cluster.host_rewrite_specifier.is_some())?;
         filter_overrides(&cluster.typed_per_filter_config)?;
-        Ok((cluster.name.as_str(), cluster.weight.as_ref().map_or(0, |weight| weight.value)))
+        let weight = cluster.weight.as_ref().map_or(0, |weight| weight.value);
+        let headers = filters::headers(&header_lists!(cluster))?;
+        if weight > 0 {
+            own.push(headers);
+        }
+        Ok((cluster.name.as_str(), weight))
     })?;
-    weights(clusters)
+    let clusters = weights(clusters)?;
+    if own.iter().all(HeaderFilters::is_nothing) {
+        own.clear();
+    }
+    Ok((clusters, own.into_iter().map(|headers| outer.with(headers).flat()).collect()))
 }
 
 /// Clusters with their weights, without those of weight zero.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, PROXY_AUTHORIZATION, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, UPGRADE};
 use http::{HeaderMap, Response, StatusCode, response};
 use http_body::Body as _;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -17,6 +17,7 @@ use super::request_body::Gate;
 use super::response::{Exchange, ResponseBody};
 use super::tunnel::Tunnel;
 use super::{Connection, Inbound, Outbound, Side};
+use crate::filter::{Filters, Redirect};
 use crate::metrics::Protocol;
 use crate::names::{self, Name};
 use crate::outbound;
@@ -66,6 +67,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Ser
     };
     match result {
         Ok(Reached::Upstream(upstream, context)) => answer(connection, upstream, &context, exchange),
+        Ok(Reached::Answered(response)) => Served::Answer(own(response, exchange)),
         Ok(Reached::Proxied(tunnel)) => {
             exchange.outcome.status(StatusCode::OK);
             Served::Connect(tunnel, exchange)
@@ -79,6 +81,19 @@ pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Ser
 enum Reached {
     Upstream(Upstream, Context),
     Proxied(outbound::Tunnel),
+    /// The sidecar's own answer, which is no failure.
+    Answered(Response<Body>),
+}
+
+impl Reached {
+    /// Takes along what is to be done to the answer of the cluster at this place of a route.
+    fn filtered(mut self, route: &Route, place: usize) -> Self {
+        if let Reached::Upstream(_, context) = &mut self {
+            let filters = route.filters.as_ref().filter(|filters| !filters.headers(place).response.is_empty());
+            context.filters = filters.map(|filters| (filters.clone(), place));
+        }
+        self
+    }
 }
 
 /// What the answer must be made fit for.
@@ -87,6 +102,8 @@ struct Context {
     http2: bool,
     upgrade: Option<Upgrade>,
     deadline: Option<Instant>,
+    /// Changes of the answer of the cluster at this place.
+    filters: Option<(Arc<Filters>, usize)>,
 }
 
 async fn from_application(
@@ -127,12 +144,21 @@ async fn from_application(
     };
     exchange.outcome.service(service.name.clone());
     let routes = service.http.as_deref().ok_or_else(|| Failure::new(Reason::NoRoute, format!("{name} is not HTTP")))?;
-    let (route, cluster) = choose(routes, &head)?;
+    let route = choose(routes, &head)?;
     exchange.outcome.route(route.name.clone());
-    run(connection, cluster, None, route, &service.name, head, body, gate, exchange).await
+    let (place, cluster) = match &route.action {
+        RouteAction::Forward(clusters) => clusters.next().ok_or_else(|| Failure::no_backend(&route.name))?,
+        RouteAction::Redirect(elsewhere) => return redirect(elsewhere, &head, &service.name).map(Reached::Answered),
+        RouteAction::NoBackend => return Err(Failure::no_backend(&route.name)),
+    };
+    if let Some(filters) = &route.filters {
+        head.filter(filters, place);
+    }
+    let upstream = run(connection, cluster, None, route, &service.name, head, body, gate, exchange).await;
+    upstream.map(|reached| reached.filtered(route, place))
 }
 
-fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<(&'a Route, &'a Arc<Cluster>), Failure> {
+fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<&'a Route, Failure> {
     let looked_at = route::Head {
         method: &head.method,
         host: head.host(),
@@ -140,15 +166,25 @@ fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<(&'a Route, &'a Arc
         query: head.path.query(),
         headers: &head.headers,
     };
-    let Some(route) = route::choose(routes, &looked_at) else {
-        return Err(Failure::new(Reason::NoRoute, format!("{} {}{}", head.method, head.host(), head.path.path())));
-    };
-    match &route.action {
-        RouteAction::Forward(clusters) => route::weigh(clusters, |bound| fastrand::u32(..bound))
-            .map(|cluster| (route, cluster))
-            .ok_or_else(|| Failure::new(Reason::NoEndpoints, route.name.to_string())),
-        RouteAction::NoBackend => Err(Failure::no_backend(&route.name)),
-    }
+    route::choose(routes, &looked_at)
+        .ok_or_else(|| Failure::new(Reason::NoRoute, format!("{} {}{}", head.method, head.host(), head.path.path())))
+}
+
+/// The answer that leads elsewhere. A client that named no host is led to the service's own.
+fn redirect(redirect: &Redirect, head: &Head, service: &Name) -> Result<Response<Body>, Failure> {
+    let host = if head.host().is_empty() { default_host(service) } else { head.host() };
+    let location = redirect
+        .location(host, &head.path)
+        .ok_or_else(|| Failure::new(Reason::Internal, "the redirect leads to no valid URL"))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = redirect.status;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+/// The host of a service (`cart.shop:80`).
+fn default_host(service: &Name) -> &str {
+    service.rsplit_once(':').map_or(&**service, |(host, _)| host)
 }
 
 /// The name under which the directory knows the authority. A connection mostly names the same one again.
@@ -228,8 +264,8 @@ async fn run(
     }
     let gate = expects_continue(&mut head, &body).then(|| gate.unwrap_or_default());
     let deadline = deadline(connection, route, &head, exchange);
-    let default_host = service.rsplit_once(':').map_or(&**service, |(host, _)| host);
-    let context = Context { http2: connection.http2, upgrade: head.upgrade.clone(), deadline };
+    let default_host = default_host(service);
+    let context = Context { http2: connection.http2, upgrade: head.upgrade.clone(), deadline, filters: None };
     let plan = Plan { cluster, fixed, try_timeout: route.try_timeout, retry: &route.retry, default_host };
     let forwarding = forward(&connection.worker, &plan, head, body, gate, &mut exchange.outcome);
     let upstream = match deadline {
@@ -289,6 +325,11 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 fn refuse(failure: &Failure, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.outcome.failed(failure.reason, failure);
     let response = if exchange.grpc { failure.grpc_response() } else { failure.response() };
+    own(response, exchange)
+}
+
+/// An answer of the sidecar's own, recorded.
+fn own(response: Response<Body>, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.outcome.status(response.status());
     exchange.outcome.grpc_status(grpc_status(response.headers()));
     response.map(|body| ResponseBody::new(body, exchange))
@@ -303,6 +344,9 @@ fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut ex
         }
     } else {
         head.headers.remove(MALLA_REASON);
+    }
+    if let Some((filters, place)) = &context.filters {
+        filters.headers(*place).response.apply(&mut head.headers);
     }
     exchange.outcome.status(head.status);
     exchange.outcome.grpc_status(grpc_status(&head.headers));

@@ -11,6 +11,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, request};
 
 use super::failure::{Failure, MALLA_REASON};
+use crate::filter::Filters;
 use crate::reason::Reason;
 
 /// Tells the inbound sidecar in which version a request came to the outbound one: `1.0`, `1.1` or `2`.
@@ -141,6 +142,17 @@ impl Head {
                 b"1.1" => self.original = Original::Http11,
                 _ => {}
             }
+        }
+    }
+
+    /// Makes a route's changes for the cluster at this place: headers, host, path.
+    pub(crate) fn filter(&mut self, filters: &Filters, place: usize) {
+        filters.headers(place).request.apply(&mut self.headers);
+        if let Some(host) = &filters.rewrite.host {
+            self.authority = Some(host.clone());
+        }
+        if let Some(path) = filters.rewrite.path.as_ref().and_then(|rewrite| rewrite.apply(&self.path)) {
+            self.path = path;
         }
     }
 
@@ -282,13 +294,13 @@ fn canonical_path(path: PathAndQuery, method: &Method) -> Result<PathAndQuery, F
         let asterisk = path.path() == "*" && *method == Method::OPTIONS;
         return if asterisk { Ok(path) } else { Err(invalid("the path does not begin with a slash")) };
     }
-    if !path.path().split('/').any(is_dots) {
+    if !path.path().split('/').any(is_dot_segment) {
         return Ok(path);
     }
     let mut segments: Vec<&str> = Vec::new();
     let mut last_is_dots = false;
     for segment in path.path().split('/').skip(1) {
-        last_is_dots = is_dots(segment);
+        last_is_dots = is_dot_segment(segment);
         match dots(segment) {
             Some(1) => {}
             Some(_) => {
@@ -312,7 +324,8 @@ fn canonical_path(path: PathAndQuery, method: &Method) -> Result<PathAndQuery, F
     PathAndQuery::try_from(text).map_err(|_| invalid("the path is not valid"))
 }
 
-fn is_dots(segment: &str) -> bool {
+/// Whether a segment of a path is `.` or `..`, however it is written.
+pub(crate) fn is_dot_segment(segment: &str) -> bool {
     dots(segment).is_some()
 }
 

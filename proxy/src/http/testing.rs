@@ -57,10 +57,11 @@ pub(crate) fn route(cluster: &Arc<Cluster>) -> Route {
     Route {
         name: "default".into(),
         matcher: RouteMatch { path: PathMatch::Any, method: None, headers: Vec::new(), query: Vec::new() },
-        action: RouteAction::Forward(WeightedClusters { clusters: vec![(cluster.clone(), 1)], total: 1 }),
+        action: WeightedClusters::new([(cluster.clone(), 1)]).map_or(RouteAction::NoBackend, RouteAction::Forward),
         timeout: None,
         try_timeout: None,
         retry: Retry::default(),
+        filters: None,
     }
 }
 

@@ -206,10 +206,15 @@ impl Linker {
             let routes = host.routes.iter().map(|route| Route {
                 name: route.name.clone(),
                 matcher: route.matcher.clone(),
-                action: weighted(&route.clusters, &mut linked).map_or(RouteAction::NoBackend, RouteAction::Forward),
+                action: match (&route.redirect, weighted(&route.clusters, &mut linked)) {
+                    (Some(redirect), _) => RouteAction::Redirect(redirect.clone()),
+                    (None, Some(clusters)) => RouteAction::Forward(clusters),
+                    (None, None) => RouteAction::NoBackend,
+                },
                 timeout: route.timeout,
                 try_timeout: route.try_timeout,
                 retry: route.retry.clone(),
+                filters: route.filters.clone(),
             });
             VirtualHost { domains: host.domains.clone(), routes: routes.collect() }
         });
@@ -283,10 +288,7 @@ fn assemble(service: &ServiceSpec, parts: &Parts) -> OutboundService {
 
 /// Takes as many clusters as there are weights; they were linked in the same order.
 fn weighted(weights: &[(Name, u32)], clusters: &mut impl Iterator<Item = Arc<Cluster>>) -> Option<WeightedClusters> {
-    let clusters: Vec<(Arc<Cluster>, u32)> =
-        clusters.by_ref().zip(weights).map(|(cluster, (_, weight))| (cluster, *weight)).collect();
-    let total = clusters.iter().map(|(_, weight)| *weight).sum();
-    (total > 0).then_some(WeightedClusters { clusters, total })
+    WeightedClusters::new(clusters.by_ref().zip(weights).map(|(cluster, (_, weight))| (cluster, *weight)))
 }
 
 /// A cluster, with the loads, limits and budgets of the one before it.

@@ -1,0 +1,104 @@
+//! What a rule does to requests and answers besides leading them to a backend.
+
+use std::sync::Arc;
+
+/// The filters of a rule. [`Filters::default`] does nothing.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Filters {
+    /// `RequestHeaderModifier`.
+    pub request_headers: HeaderChanges,
+    /// `ResponseHeaderModifier`: of the answers of backends.
+    pub response_headers: HeaderChanges,
+    /// `URLRewrite`.
+    pub rewrite: Rewrite,
+    /// `RequestRedirect`: answers instead of forwarding. Such a rule has no backends and no rewrite.
+    pub redirect: Option<Redirect>,
+}
+
+/// The filters of one backend. They come after those of its rule.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackendFilters {
+    /// `RequestHeaderModifier`.
+    pub request_headers: HeaderChanges,
+    /// `ResponseHeaderModifier`.
+    pub response_headers: HeaderChanges,
+}
+
+/// Changes of headers: `set`, then `add`, then `remove`; no header is in more than one of them. Names are in lower case, none
+/// of them concerns one connection, frames the message or is Malla's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeaderChanges {
+    /// Replaces all values.
+    pub set: Vec<(Arc<str>, Arc<str>)>,
+    /// Comes after the values that are there.
+    pub add: Vec<(Arc<str>, Arc<str>)>,
+    /// Removes all values.
+    pub remove: Vec<Arc<str>>,
+}
+
+impl HeaderChanges {
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// `URLRewrite`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewrite {
+    /// The host that the backend sees.
+    pub hostname: Option<Arc<str>>,
+    /// The path that the backend sees.
+    pub path: Option<PathRewrite>,
+}
+
+/// Another path instead of the request's; the query stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathRewrite {
+    /// Instead of the whole path.
+    Full(Arc<str>),
+    /// Instead of the prefix that the match names; every match of such a rule is a prefix. Without trailing slash, except `/`.
+    Prefix(Arc<str>),
+}
+
+/// `RequestRedirect`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// Another scheme than the request's.
+    pub scheme: Option<Scheme>,
+    /// Another host than the request's.
+    pub hostname: Option<Arc<str>>,
+    /// Another port; without one, that of the scheme if the scheme is given, else the service's.
+    pub port: Option<u16>,
+    /// Another path than the request's.
+    pub path: Option<PathRewrite>,
+    /// 301, 302 (default), 303, 307 or 308.
+    pub status: u16,
+}
+
+/// The schemes of a redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `http`.
+    Http,
+    /// `https`.
+    Https,
+}
+
+impl Scheme {
+    /// As written in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    /// The port that a URL need not name.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}

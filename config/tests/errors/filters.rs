@@ -1,0 +1,120 @@
+//! Errors of filters: header changes, rewrites, redirects.
+
+use malla_config::Code::{Duplicate, InvalidValue, MissingField, NoEffect, NotSupported};
+
+use crate::{expect, http, route};
+
+const OF: &str = "HTTPRoute shop/r";
+
+/// A rule with filters (line 8, column 17) before its backend.
+fn rule(filters: &str) -> String {
+    http(&format!("  rules:\n    - backendRefs: [{{name: cart, port: 80}}]\n      filters: [{filters}]\n"))
+}
+
+#[test]
+fn header_changes() {
+    let change = |changes: &str| rule(&format!("{{type: RequestHeaderModifier, requestHeaderModifier: {changes}}}"));
+    expect(&change("{set: [{name: X-A, value: a}], add: [{name: x-b, value: b}], remove: [x-c]}"), &[]);
+    expect(&change("{}"), &[(MissingField, (8, 70), OF, "changes no header", "`set:`")]);
+    expect(
+        &change("{set: [{name: Host, value: a}]}"),
+        &[(InvalidValue, (8, 84), OF, "`Host` is not changed as a header", "URLRewrite")],
+    );
+    for name in ["connection", "Transfer-Encoding", "content-length", "te", "upgrade"] {
+        expect(&change(&format!("{{remove: [{name}]}}")), &[(InvalidValue, (8, 80), OF, "one connection only", "hop")]);
+    }
+    expect(
+        &change("{set: [{name: malla-http, value: '2'}]}"),
+        &[(InvalidValue, (8, 84), OF, "written by sidecars only", "another name")],
+    );
+    expect(
+        &change("{set: [{name: x-a, value: a}], remove: [X-A]}"),
+        &[(Duplicate, (8, 110), OF, "the header `x-a` is in `set` already", "once")],
+    );
+    expect(
+        &change("{set: [{name: x-a, value: \"a\\nb\"}]}"),
+        &[(InvalidValue, (8, 96), OF, "cannot carry `\\n`", "ASCII")],
+    );
+    let many = (0..17).map(|number| format!("x-{number}")).collect::<Vec<_>>().join(", ");
+    expect(&change(&format!("{{remove: [{many}]}}")), &[(InvalidValue, (8, 71), OF, "17 items", "several")]);
+}
+
+#[test]
+fn rewrites() {
+    let rewrite = |rewrite: &str| rule(&format!("{{type: URLRewrite, urlRewrite: {rewrite}}}"));
+    expect(&rewrite("{hostname: a.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /a}}"), &[]);
+    expect(&rewrite("{}"), &[(MissingField, (8, 48), OF, "rewrites nothing", "`hostname:`")]);
+    for (name, fault) in [("'*.a'", "stands for many"), ("A.example", "upper-case"), ("'a:80'", "port")] {
+        expect(&rewrite(&format!("{{hostname: {name}}}")), &[(InvalidValue, (8, 59), OF, fault, "DNS name")]);
+    }
+    expect(
+        &rewrite("{path: {type: ReplaceFullPath, replaceFullPath: /a/../b}}"),
+        &[(InvalidValue, (8, 96), OF, "it has `/../`", "normalized")],
+    );
+    expect(
+        &rewrite("{path: {type: ReplaceFullPath, replacePrefixMatch: /a}}"),
+        &[
+            (MissingField, (8, 55), OF, "needs `replaceFullPath`", "replaceFullPath"),
+            (
+                NoEffect,
+                (8, 79),
+                OF,
+                "`replacePrefixMatch` has no effect with `type: ReplaceFullPath`",
+                "replaceFullPath",
+            ),
+        ],
+    );
+    let exact = http(
+        "  rules:\n    - matches: [{path: {type: Exact, value: /a}}]\n      backendRefs: [{name: cart, port: 80}]\n      \
+         filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]\n",
+    );
+    expect(&exact, &[(InvalidValue, (9, 55), OF, "needs a `PathPrefix` in every match", "ReplaceFullPath")]);
+}
+
+#[test]
+fn redirects() {
+    let rule = |filters: &str| http(&format!("  rules:\n    - filters: [{filters}]\n"));
+    let redirect = |redirect: &str| rule(&format!("{{type: RequestRedirect, requestRedirect: {redirect}}}"));
+    expect(&redirect("{scheme: https, statusCode: 301}"), &[]);
+    expect(&redirect("{}"), &[(MissingField, (7, 58), OF, "the same place", "`scheme:`")]);
+    expect(
+        &redirect("{scheme: https, statusCode: 200}"),
+        &[(InvalidValue, (7, 86), OF, "200 is not the status of a redirect", "301, 302")],
+    );
+    expect(&redirect("{port: 0}"), &[(InvalidValue, (7, 65), OF, "", "port")]);
+    let both =
+        "{type: RequestRedirect, requestRedirect: {scheme: https}}, {type: URLRewrite, urlRewrite: {hostname: a}}";
+    expect(&rule(both), &[(InvalidValue, (7, 16), OF, "both redirect and rewrite", "remove one")]);
+    let with_backends = http(
+        "  rules:\n    - backendRefs: [{name: cart, port: 80}]\n      filters: [{type: RequestRedirect, requestRedirect: \
+         {scheme: https}}]\n",
+    );
+    expect(&with_backends, &[(NoEffect, (7, 7), OF, "forwards nothing to its backends", "remove")]);
+}
+
+#[test]
+fn the_shape_of_filters() {
+    expect(
+        &rule("{type: URLRewrite, urlRewrite: {hostname: a}}, {type: URLRewrite, urlRewrite: {hostname: b}}"),
+        &[(Duplicate, (8, 64), OF, "a filter `URLRewrite` already", "one filter")],
+    );
+    expect(
+        &rule("{type: URLRewrite, urlRewrite: {hostname: a}, requestRedirect: {scheme: https}}"),
+        &[(NoEffect, (8, 63), OF, "`requestRedirect` has no effect in a filter of the type `URLRewrite`", "type")],
+    );
+    let backend = |filters: &str| {
+        http(&format!("  rules: [{{backendRefs: [{{name: cart, port: 80, filters: [{filters}]}}]}}]\n"))
+    };
+    let header = "requestHeaderModifier: {remove: [x-a]}";
+    expect(&backend(&format!("{{type: RequestHeaderModifier, {header}}}")), &[]);
+    expect(
+        &backend("{type: URLRewrite, urlRewrite: {hostname: a}}"),
+        &[(NotSupported, (6, 59), OF, "`URLRewrite` of a single backend is not supported yet", "of the rule")],
+    );
+    let grpc = route(
+        "GRPCRoute",
+        &format!("  rules: [{{backendRefs: [{{name: cart, port: 50051}}], filters: [{{type: RequestHeaderModifier, {header}}}]}}]\n"),
+    )
+    .replace("name: cart}]", "name: cart, port: 50051}]");
+    expect(&grpc, &[]);
+}

@@ -1,0 +1,53 @@
+//! What routes do to requests and answers besides forwarding them: pure functions of what `decode` has compiled.
+//!
+//! Names and values are ready to be written; a route that does nothing of this has no [`Filters`] at all.
+
+mod headers;
+mod url;
+
+use std::sync::Arc;
+
+pub use self::headers::{HeaderChange, HeaderChanges, Write, may_change};
+pub use self::url::{PathRewrite, Redirect, Rewrite};
+
+/// What a route does to its requests and answers.
+#[derive(Debug, Default)]
+pub struct Filters {
+    /// Changes of headers, for clusters that have none of their own.
+    pub headers: HeaderFilters,
+    /// Changes of headers for each cluster of the route's action, by its place; empty if none has its own.
+    pub clusters: Vec<HeaderFilters>,
+    /// Another host or path.
+    pub rewrite: Rewrite,
+}
+
+/// Changes of headers of requests and answers.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderFilters {
+    /// Of requests.
+    pub request: HeaderChanges,
+    /// Of upstreams' answers.
+    pub response: HeaderChanges,
+}
+
+impl Filters {
+    /// Ready for routes to share; `None` if nothing is done.
+    pub fn shared(self) -> Option<Arc<Filters>> {
+        let nothing = self.headers.is_nothing()
+            && self.clusters.iter().all(HeaderFilters::is_nothing)
+            && self.rewrite.is_nothing();
+        (!nothing).then(|| Arc::new(self))
+    }
+
+    /// Changes of headers for requests to the cluster at this place.
+    pub fn headers(&self, place: usize) -> &HeaderFilters {
+        self.clusters.get(place).unwrap_or(&self.headers)
+    }
+}
+
+impl HeaderFilters {
+    /// Whether nothing is changed.
+    pub fn is_nothing(&self) -> bool {
+        self.request.is_empty() && self.response.is_empty()
+    }
+}
