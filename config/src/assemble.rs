@@ -11,8 +11,8 @@ use crate::mesh::{Mesh, MeshSettings, ServiceName, WorkloadName};
 use crate::object::{Object, Objects};
 use crate::route::Context;
 use crate::{
-    checks, endpoint_slice, external_names, grpc_route, http_route, mesh_settings, policies, reference_grant, service,
-    stream_route, workload,
+    checks, endpoint_slice, extension, external_names, grpc_route, http_route, mesh_settings, policies,
+    reference_grant, service, stream_route, workload,
 };
 
 /// The mesh of all objects. It is whole only if nothing was reported.
@@ -34,6 +34,14 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
             })
             .collect(),
         grants: Vec::new(),
+        extensions: unique
+            .iter()
+            .filter(|object| extension::KINDS.contains(&object.kind))
+            .map(|object| {
+                let key = (object.kind, object.namespace.clone(), object.name.clone());
+                (key, extension::ready(object, diagnostics))
+            })
+            .collect(),
         doubtful_grants: HashSet::new(),
         unreadable: &objects.unreadable,
         complete,

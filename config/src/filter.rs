@@ -8,54 +8,107 @@ mod raw;
 mod url;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use self::raw::RawFilter;
+pub(crate) use self::headers::may_change;
+use self::raw::{RawExtension, RawFilter};
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
-use crate::mesh::{BackendFilters, Filters, HttpMatch, PathMatch, PathRewrite};
-use crate::route::at_most;
-use crate::suggest::shown;
+use crate::extension::{self, Extension};
+use crate::kinds::Kind;
+use crate::mesh::{BackendFilters, Filters, HttpMatch, PathMatch, PathRewrite, Retry};
+use crate::route::{Context, at_most};
+use crate::suggest::{self, shown};
 
 /// Gateway API's limit of filters in one place.
 const MAX_FILTERS: usize = 16;
 
+/// The filters of a rule, and what it names besides.
+#[derive(Default)]
+pub(crate) struct OfRule {
+    pub(crate) filters: Filters,
+    /// A `RetryPolicy`, with the time-out of each try.
+    pub(crate) retry: Option<(Retry, Option<Duration>)>,
+}
+
 /// The filters of a rule. `matches` are those of the rule: some filters ask something of them.
 pub(crate) fn of_rule<T: Serialize>(
+    context: Context<'_>,
     list: Cursor<'_>,
     written: Option<Vec<T>>,
     matches: &[HttpMatch],
     diagnostics: &mut Diagnostics,
-) -> Filters {
-    let mut filters = Filters::default();
-    read(list, written, diagnostics, |cursor, filter, diagnostics| match filter.r#type.as_str() {
-        "RequestHeaderModifier" => {
-            let cursor = cursor.field("requestHeaderModifier");
-            filters.request_headers = headers::ready(cursor, filter.request_header_modifier, diagnostics);
+) -> OfRule {
+    let mut rule = OfRule::default();
+    read(list, written, diagnostics, |cursor, filter, diagnostics| {
+        let filters = &mut rule.filters;
+        match filter.r#type.as_str() {
+            "RequestHeaderModifier" => {
+                let cursor = cursor.field("requestHeaderModifier");
+                filters.request_headers = headers::ready(cursor, filter.request_header_modifier, diagnostics);
+            }
+            "ResponseHeaderModifier" => {
+                let cursor = cursor.field("responseHeaderModifier");
+                filters.response_headers = headers::ready(cursor, filter.response_header_modifier, diagnostics);
+            }
+            "URLRewrite" => {
+                let cursor = cursor.field("urlRewrite");
+                filters.rewrite = url::rewrite(cursor, filter.url_rewrite, diagnostics);
+                needs_prefixes(cursor.field("path"), filters.rewrite.path.as_ref(), matches, diagnostics);
+            }
+            "RequestRedirect" => {
+                let cursor = cursor.field("requestRedirect");
+                let redirect = url::redirect(cursor, filter.request_redirect, diagnostics);
+                needs_prefixes(cursor.field("path"), redirect.path.as_ref(), matches, diagnostics);
+                filters.redirect = Some(redirect);
+            }
+            "ExtensionRef" => rule.extend(context, cursor.field("extensionRef"), filter.extension_ref, diagnostics),
+            _ => unsupported(cursor, &filter, diagnostics),
         }
-        "ResponseHeaderModifier" => {
-            let cursor = cursor.field("responseHeaderModifier");
-            filters.response_headers = headers::ready(cursor, filter.response_header_modifier, diagnostics);
-        }
-        "URLRewrite" => {
-            let cursor = cursor.field("urlRewrite");
-            filters.rewrite = url::rewrite(cursor, filter.url_rewrite, diagnostics);
-            needs_prefixes(cursor.field("path"), filters.rewrite.path.as_ref(), matches, diagnostics);
-        }
-        "RequestRedirect" => {
-            let cursor = cursor.field("requestRedirect");
-            let redirect = url::redirect(cursor, filter.request_redirect, diagnostics);
-            needs_prefixes(cursor.field("path"), redirect.path.as_ref(), matches, diagnostics);
-            filters.redirect = Some(redirect);
-        }
-        _ => unsupported(cursor, &filter, diagnostics),
     });
-    if filters.redirect.is_some() && filters.rewrite != Default::default() {
+    if rule.filters.redirect.is_some() && rule.filters.rewrite != Default::default() {
         let message = "a rule cannot both redirect and rewrite";
         list.error(diagnostics, Code::InvalidValue, message, "remove one of the two: a redirect forwards nothing");
     }
-    filters
+    rule
+}
+
+impl OfRule {
+    /// Takes what an `ExtensionRef` names.
+    fn extend(
+        &mut self,
+        context: Context<'_>,
+        cursor: Cursor<'_>,
+        written: Option<RawExtension>,
+        diagnostics: &mut Diagnostics,
+    ) {
+        let names = suggest::listing(extension::KINDS.map(Kind::name));
+        let Some(RawExtension { group, kind, name }) = written else {
+            let help = "write `extensionRef: {group: malla.dev, kind: …, name: …}`";
+            cursor.error(diagnostics, Code::MissingField, "the filter names nothing", help);
+            return;
+        };
+        let known = extension::KINDS.into_iter().find(|known| known.name() == kind && group == "malla.dev");
+        let Some(kind) = known else {
+            let message = format!("the kind `{}` of `{}` is no filter", shown(&kind), shown(&group));
+            let help = format!("write `group: malla.dev` and one of {names}");
+            cursor.error(diagnostics, Code::NotSupported, message, help);
+            return;
+        };
+        let namespace = &context.object.namespace;
+        let taken = match context.index.extension(cursor.field("name"), kind, namespace, &name, diagnostics) {
+            None => return,
+            Some(Extension::Fault(fault)) => self.filters.fault.replace(fault.clone()).is_some(),
+            Some(Extension::RateLimit(limit)) => self.filters.rate_limit.replace(limit.clone()).is_some(),
+            Some(Extension::Retry(retry, per_try)) => self.retry.replace((retry.clone(), *per_try)).is_some(),
+        };
+        if taken {
+            let message = format!("the rule names {} already", kind.with_article());
+            cursor.error(diagnostics, Code::Duplicate, message, "remove one of them");
+        }
+    }
 }
 
 /// The filters of a backend.

@@ -9,6 +9,7 @@ use crate::diagnostic::{Code, Diagnostics};
 use crate::filter;
 use crate::http_match::{self, How};
 use crate::mesh::{Backend, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind};
+use crate::retry;
 use crate::route::{Context, RawBackend, at_most};
 use crate::suggest::shown;
 
@@ -64,8 +65,10 @@ fn ready_rule(
         let path = PathMatch::Prefix("/".into());
         matches.push(HttpMatch { path, headers: Vec::new(), query: Vec::new(), method: None });
     }
-    let filters = filter::of_rule(cursor.field("filters"), filters, &matches, diagnostics);
-    HttpRule { name, matches, filters, backends, request_timeout: None, backend_request_timeout: None }
+    let filter::OfRule { filters, retry: policy } =
+        filter::of_rule(context, cursor.field("filters"), filters, &matches, diagnostics);
+    let (retry, backend_request_timeout) = retry::of_rule(cursor, None, policy, None, diagnostics);
+    HttpRule { name, matches, filters, backends, request_timeout: None, backend_request_timeout, retry }
 }
 
 fn backends(

@@ -11,6 +11,7 @@ use crate::filter;
 use crate::http_match::{self, How};
 use crate::mesh::{Backend, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind};
 use crate::names;
+use crate::retry;
 use crate::route::{Context, RawBackend, at_most};
 use crate::suggest::shown;
 
@@ -49,10 +50,6 @@ fn ready_rule(
     diagnostics: &mut Diagnostics,
 ) -> HttpRule {
     let gateway::HttpRouteRules { backend_refs, filters, matches, name, retry, session_persistence, timeouts } = rule;
-    if retry.is_some() {
-        let help = "remove it; what is safe to retry is retried once without it";
-        cursor.field("retry").unsupported_because(diagnostics, "`retry`", help);
-    }
     if session_persistence.is_some() {
         cursor.field("sessionPersistence").unsupported(diagnostics, "`sessionPersistence`");
     }
@@ -71,13 +68,15 @@ fn ready_rule(
             method: None,
         });
     }
-    let filters = filter::of_rule(cursor.field("filters"), filters, &matches, diagnostics);
+    let filter::OfRule { filters, retry: policy } =
+        filter::of_rule(context, cursor.field("filters"), filters, &matches, diagnostics);
     if filters.redirect.is_some() && !backends.is_empty() {
         let message = "a rule that redirects forwards nothing to its backends";
         cursor.field("backendRefs").key().error(diagnostics, Code::NoEffect, message, "remove the one or the other");
     }
     let (request_timeout, backend_request_timeout) = ready_timeouts(cursor.field("timeouts"), timeouts, diagnostics);
-    HttpRule { name, matches, filters, backends, request_timeout, backend_request_timeout }
+    let (retry, backend_request_timeout) = retry::of_rule(cursor, retry, policy, backend_request_timeout, diagnostics);
+    HttpRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry }
 }
 
 fn backends(

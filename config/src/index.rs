@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
+use crate::extension::Extension;
 use crate::kinds::Kind;
 use crate::mesh::{Service, ServiceName, ServicePort, Workload, WorkloadName};
 use crate::object::Object;
@@ -34,6 +35,8 @@ pub(crate) struct Index<'a> {
     pub(crate) services: BTreeMap<ServiceName, Declared<'a, Service>>,
     pub(crate) workloads: BTreeMap<WorkloadName, Declared<'a, Workload>>,
     pub(crate) grants: Vec<Grant>,
+    /// What filters `ExtensionRef` can name, by kind, namespace and name; nothing for one with errors of its own.
+    pub(crate) extensions: BTreeMap<(Kind, Arc<str>, Arc<str>), Option<Extension>>,
     /// Namespaces with a grant that has errors: it may have meant anything.
     pub(crate) doubtful_grants: HashSet<Arc<str>>,
     /// Names of documents that could not be read.
@@ -107,6 +110,31 @@ impl Index<'_> {
         let message =
             format!("there is no Workload `{}` in the namespace `{}`", shown(&name.name), shown(&name.namespace));
         cursor.error(diagnostics, Code::DanglingReference, message, help);
+    }
+
+    /// The extension of a kind and name in a namespace; says at `cursor` that there is none.
+    pub(crate) fn extension(
+        &self,
+        cursor: Cursor<'_>,
+        kind: Kind,
+        namespace: &Arc<str>,
+        name: &str,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<&Extension> {
+        if let Some(known) = self.extensions.get(&(kind, namespace.clone(), name.into())) {
+            return known.as_ref();
+        }
+        if self.may_exist(name) {
+            return None;
+        }
+        let neighbours = self.extensions.keys().filter(|(of, within, _)| *of == kind && within == namespace);
+        let help = match suggest::nearest(name, neighbours.map(|(_, _, name)| &**name)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write {} of this name in the namespace `{namespace}`", kind.with_article()),
+        };
+        let message = format!("there is no {kind} `{}` in the namespace `{namespace}`", shown(name));
+        cursor.error(diagnostics, Code::DanglingReference, message, help);
+        None
     }
 
     /// Whether routes of a kind and namespace may use a service.

@@ -27,10 +27,13 @@ pub(crate) enum Kind {
     Mesh,
     TrafficPolicy,
     AuthorizationPolicy,
+    FaultInjection,
+    RateLimit,
+    RetryPolicy,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 11] = [
+    pub(crate) const ALL: [Kind; 14] = [
         Kind::Service,
         Kind::EndpointSlice,
         Kind::HttpRoute,
@@ -42,6 +45,9 @@ impl Kind {
         Kind::Mesh,
         Kind::TrafficPolicy,
         Kind::AuthorizationPolicy,
+        Kind::FaultInjection,
+        Kind::RateLimit,
+        Kind::RetryPolicy,
     ];
 
     /// As in the field `kind`.
@@ -58,6 +64,9 @@ impl Kind {
             Kind::Mesh => "Mesh",
             Kind::TrafficPolicy => "TrafficPolicy",
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
+            Kind::FaultInjection => "FaultInjection",
+            Kind::RateLimit => "RateLimit",
+            Kind::RetryPolicy => "RetryPolicy",
         }
     }
 
@@ -85,7 +94,13 @@ impl Kind {
                 "gateway.networking.k8s.io/v1alpha3",
                 "gateway.networking.k8s.io/v1alpha2",
             ],
-            Kind::Workload | Kind::Mesh | Kind::TrafficPolicy | Kind::AuthorizationPolicy => &["malla.dev/v1alpha1"],
+            Kind::Workload
+            | Kind::Mesh
+            | Kind::TrafficPolicy
+            | Kind::AuthorizationPolicy
+            | Kind::FaultInjection
+            | Kind::RateLimit
+            | Kind::RetryPolicy => &["malla.dev/v1alpha1"],
         }
     }
 
@@ -121,6 +136,9 @@ impl Kind {
                         Kind::Mesh => schema_of::<api::MeshSpec>(),
                         Kind::TrafficPolicy => schema_of::<api::TrafficPolicySpec>(),
                         Kind::AuthorizationPolicy => schema_of::<api::AuthorizationPolicySpec>(),
+                        Kind::FaultInjection => schema_of::<api::FaultInjectionSpec>(),
+                        Kind::RateLimit => schema_of::<api::RateLimitSpec>(),
+                        Kind::RetryPolicy => schema_of::<api::RetryPolicySpec>(),
                     };
                     (kind, schema)
                 })

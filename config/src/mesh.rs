@@ -4,6 +4,7 @@
 //! Nothing downstream checks again what this module's types guarantee.
 
 mod filter;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::filter::{BackendFilters, Filters, HeaderChanges, PathRewrite, Redirect, Rewrite, Scheme};
+pub use self::policy::{
+    Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket,
+};
 
 /// A whole configuration, validated.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -301,6 +305,8 @@ pub struct HttpRule {
     pub request_timeout: Option<Duration>,
     /// `timeouts.backendRequest`: each try.
     pub backend_request_timeout: Option<Duration>,
+    /// `retry`, or a `RetryPolicy`; without, what certainly was not processed is tried again once.
+    pub retry: Option<Retry>,
 }
 
 /// One alternative of a rule; all of its parts must match.

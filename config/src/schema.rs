@@ -30,12 +30,23 @@ impl KindSchema {
 ///
 /// ```
 /// let kinds: Vec<&str> = malla_config::schema().iter().map(|schema| schema.kind).collect();
-/// assert_eq!(kinds, ["AuthorizationPolicy", "Mesh", "TrafficPolicy", "Workload"]);
+/// assert_eq!(kinds, [
+///     "AuthorizationPolicy",
+///     "FaultInjection",
+///     "Mesh",
+///     "RateLimit",
+///     "RetryPolicy",
+///     "TrafficPolicy",
+///     "Workload",
+/// ]);
 /// ```
 pub fn schema() -> Vec<KindSchema> {
     vec![
         of(Kind::AuthorizationPolicy, &api::AuthorizationPolicy::crd()),
+        of(Kind::FaultInjection, &api::FaultInjection::crd()),
         of(Kind::Mesh, &api::Mesh::crd()),
+        of(Kind::RateLimit, &api::RateLimit::crd()),
+        of(Kind::RetryPolicy, &api::RetryPolicy::crd()),
         of(Kind::TrafficPolicy, &api::TrafficPolicy::crd()),
         of(Kind::Workload, &api::Workload::crd()),
     ]

@@ -86,6 +86,22 @@ fn filters() {
 }
 
 #[test]
+fn resilience() {
+    let mesh = load_example("resilience");
+    let [read, write] = &mesh.http_routes[0].rules[..] else { panic!("two rules") };
+    let retry = read.retry.as_ref().expect("retries");
+    assert_eq!((retry.attempts, retry.on.resets, &retry.on.statuses[..]), (2, true, &[503][..]));
+    let limit = write.filters.rate_limit.as_ref().expect("a rate limit");
+    assert_eq!((limit.bucket.requests, limit.bucket.burst), (10, 20));
+    assert_eq!(limit.clients[0].0, "shop/batch".into());
+    let fault = write.filters.fault.as_ref().expect("a fault");
+    assert_eq!(fault.abort.map(|abort| abort.share.parts()), Some(1_000));
+    let grpc = mesh.http_routes[1].rules[0].retry.as_ref().expect("retries");
+    assert_eq!(grpc.on.grpc_statuses, [14, 8]);
+    assert_eq!(mesh.http_routes[1].rules[0].backend_request_timeout, Some(Duration::from_secs(2)));
+}
+
+#[test]
 fn tcp_database() {
     let mesh = load_example("tcp-database");
     assert_eq!(mesh.tcp_routes[0].parents[0].port, Some(3306));

@@ -12,6 +12,8 @@ mod filters;
 pub mod inbound;
 pub mod listener;
 pub mod matcher;
+mod overrides;
+mod retry;
 pub mod route;
 pub mod secret;
 pub mod tls;

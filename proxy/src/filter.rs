@@ -2,12 +2,16 @@
 //!
 //! Names and values are ready to be written; a route that does nothing of this has no [`Filters`] at all.
 
+mod fault;
 mod headers;
+mod rate_limit;
 mod url;
 
 use std::sync::Arc;
 
+pub use self::fault::{Abort, Fault, Share};
 pub use self::headers::{HeaderChange, HeaderChanges, Write, may_change};
+pub use self::rate_limit::{Bucket, HeaderLimits, RateLimit, TokenBucket};
 pub use self::url::{PathRewrite, Redirect, Rewrite};
 
 /// What a route does to its requests and answers.
@@ -19,6 +23,8 @@ pub struct Filters {
     pub clusters: Vec<HeaderFilters>,
     /// Another host or path.
     pub rewrite: Rewrite,
+    /// Delays and failures on purpose.
+    pub fault: Option<Fault>,
 }
 
 /// Changes of headers of requests and answers.
@@ -35,7 +41,8 @@ impl Filters {
     pub fn shared(self) -> Option<Arc<Filters>> {
         let nothing = self.headers.is_nothing()
             && self.clusters.iter().all(HeaderFilters::is_nothing)
-            && self.rewrite.is_nothing();
+            && self.rewrite.is_nothing()
+            && self.fault.is_none();
         (!nothing).then(|| Arc::new(self))
     }
 

@@ -95,6 +95,7 @@ impl Default for Pool {
             try_timeout: None,
             retry: Retry::default(),
             filters: None,
+            limits: Vec::new(),
         };
         Pool { shared: Arc::default(), outside: Arc::new(outside), pass_through, identity: OnceLock::new() }
     }

@@ -51,9 +51,12 @@ reasons! {
     RequestTimeout = "request_timeout", 504, "the request took longer than its time-out";
     TryTimeout = "try_timeout", 504, "the try took longer than its time-out";
     IdleTimeout = "idle_timeout", 504, "nothing was sent or received for too long";
+    RetriableStatus = "retriable_status", 502, "the endpoint answered with a status that the route retries";
     RetriesExhausted = "retries_exhausted", 503, "every permitted try failed";
     RetryBudgetSpent = "retry_budget_spent", 503, "the try failed and the service's retry budget is spent";
     CircuitOpen = "circuit_open", 503, "the service has reached its limit of connections, waiting or concurrent requests";
+    RateLimited = "rate_limited", 429, "the route's rate limit is reached";
+    FaultInjected = "fault_injected", 503, "the route makes this request fail on purpose";
     ProtocolError = "protocol_error", 400, "the client's bytes are not a valid request";
     HeadersTooLarge = "headers_too_large", 431, "the request's headers are larger than allowed";
     HeaderTimeout = "header_timeout", 408, "the client took too long to send the request's headers";

@@ -153,6 +153,7 @@ mod tests {
             try_timeout: None,
             retry: Retry::default(),
             filters: None,
+            limits: Vec::new(),
         }
     }
 

@@ -8,13 +8,14 @@ mod weighted;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 pub use self::weighted::WeightedClusters;
 use crate::balance::{EndpointSet, Load, RetryBudget};
-use crate::filter::{Filters, Redirect};
+use crate::filter::{Filters, RateLimit, Redirect};
 use crate::names::{Name, SpiffeId};
 
 /// Everything that is applied at one moment.
@@ -122,6 +123,8 @@ pub struct Route {
     pub retry: Retry,
     /// What is done to requests and answers besides; `None` is nothing.
     pub filters: Option<Arc<Filters>>,
+    /// How many requests are let through; all limits must.
+    pub limits: Vec<Arc<RateLimit>>,
 }
 
 /// Where a route leads.
@@ -186,6 +189,8 @@ pub enum ValueMatch {
 pub struct Retry {
     /// Retries after the first try. Default 1.
     pub attempts: u8,
+    /// What is retried besides what provably was not processed. Default nothing.
+    pub on: RetryOn,
     /// First back-off; doubled each time, jittered. Default 25 ms.
     pub base_interval: Duration,
     /// Longest back-off. Default 250 ms.
@@ -194,7 +199,48 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry { attempts: 1, base_interval: Duration::from_millis(25), max_interval: Duration::from_millis(250) }
+        Retry {
+            attempts: 1,
+            on: RetryOn::default(),
+            base_interval: Duration::from_millis(25),
+            max_interval: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What is retried although it may have been processed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RetryOn {
+    /// The upstream went away, or the try timed out, before the answer began.
+    pub resets: bool,
+    /// Ranges of HTTP statuses.
+    pub statuses: Vec<RangeInclusive<u16>>,
+    /// gRPC statuses, one bit each, in answers without a message.
+    pub grpc_statuses: u32,
+    /// Whether `resets` and `statuses` are for idempotent methods only (RFC 9110 §9.2.2).
+    pub idempotent_only: bool,
+}
+
+impl RetryOn {
+    /// Whether anything is.
+    pub fn is_nothing(&self) -> bool {
+        !self.resets && self.statuses.is_empty() && self.grpc_statuses == 0
+    }
+
+    /// Whether a lost try of this method is retried.
+    pub fn reset(&self, method: &http::Method) -> bool {
+        self.resets && self.permits(method)
+    }
+
+    /// Whether an answer is retried. `grpc_status` is that of an answer without a message.
+    pub fn answer(&self, method: &http::Method, status: u16, grpc_status: Option<u8>) -> bool {
+        let grpc =
+            grpc_status.is_some_and(|status| self.grpc_statuses.checked_shr(status.into()).unwrap_or(0) & 1 == 1);
+        grpc || (self.permits(method) && self.statuses.iter().any(|range| range.contains(&status)))
+    }
+
+    fn permits(&self, method: &http::Method) -> bool {
+        !self.idempotent_only || method.is_idempotent()
     }
 }
 

@@ -16,6 +16,17 @@ pub const CERTIFICATE_PROVIDER: &str = "default";
 pub const PASSTHROUGH: &str = "passthrough";
 /// Cluster that leads nowhere: every weight of the route is zero.
 pub const NO_BACKEND: &str = "none";
+/// The HTTP filter that injects faults, in listeners and in overrides of routes.
+pub const FAULT_FILTER: &str = "envoy.filters.http.fault";
+/// The HTTP filter that limits rates.
+pub const RATE_LIMIT_FILTER: &str = "envoy.filters.http.local_ratelimit";
+/// Key of a rate limit's descriptor for who calls. In Malla's sidecars its value is `namespace/service account`.
+pub const RATE_LIMIT_CLIENT: &str = "source_cluster";
+/// Condition of a retry policy that asks for no retries at all. (gRPC refuses `num_retries: 0`, and takes no part in conditions
+/// that it does not know.)
+pub const NO_RETRIES: &str = "none";
+/// The expression for methods that mean the same when a request is processed twice (RFC 9110 §9.2.2).
+pub const IDEMPOTENT_METHODS: &str = "DELETE|GET|HEAD|OPTIONS|PUT|TRACE";
 /// The expression of a path rewrite that replaces the whole path.
 pub const WHOLE_PATH: &str = "^/.*$";
 

@@ -4,14 +4,20 @@
 //! are in [`mesh`](crate::mesh).
 
 mod authorization_policy;
+mod fault_injection;
 mod mesh;
+mod rate_limit;
+mod retry_policy;
 mod traffic_policy;
 mod workload;
 
 pub use authorization_policy::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Operation, Peer, Selector,
 };
+pub use fault_injection::{FaultAbort, FaultDelay, FaultInjection, FaultInjectionSpec, HeaderValue};
 pub use mesh::{Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
+pub use rate_limit::{ClientLimit, HeaderLimits, RateLimit, RateLimitSpec, ValueLimit};
+pub use retry_policy::{GrpcStatus, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
 pub use traffic_policy::{
     Algorithm, Balancing, ConsistentHash, HealthCheck, Limits, OutlierDetection, PolicyTarget, RetryBudget,
     TrafficPolicy, TrafficPolicySpec,

@@ -85,7 +85,7 @@ fn name(
 }
 
 /// Whether filters may change a header.
-pub(super) fn may_change(lower: &str) -> Result<(), (String, &'static str)> {
+pub(crate) fn may_change(lower: &str) -> Result<(), (String, &'static str)> {
     if lower == "host" || lower == ":authority" {
         return Err(("is not changed as a header".into(), "write a filter `URLRewrite` with `hostname:`"));
     }

@@ -13,7 +13,7 @@ pub(super) struct RawFilter {
     pub(super) url_rewrite: Option<RawRewrite>,
     request_mirror: Option<serde_json::Value>,
     cors: Option<serde_json::Value>,
-    extension_ref: Option<serde_json::Value>,
+    pub(super) extension_ref: Option<RawExtension>,
     external_auth: Option<serde_json::Value>,
 }
 
@@ -38,6 +38,13 @@ impl RawFilter {
     pub(super) fn may_repeat(&self) -> bool {
         matches!(self.r#type.as_str(), "RequestMirror" | "ExtensionRef")
     }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawExtension {
+    pub(super) group: String,
+    pub(super) kind: String,
+    pub(super) name: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::{Fault, RateLimit};
+
 /// The filters of a rule. [`Filters::default`] does nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Filters {
@@ -13,6 +15,10 @@ pub struct Filters {
     pub rewrite: Rewrite,
     /// `RequestRedirect`: answers instead of forwarding. Such a rule has no backends and no rewrite.
     pub redirect: Option<Redirect>,
+    /// `FaultInjection`.
+    pub fault: Option<Fault>,
+    /// `RateLimit`.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// The filters of one backend. They come after those of its rule.

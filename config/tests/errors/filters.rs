@@ -1,6 +1,6 @@
 //! Errors of filters: header changes, rewrites, redirects.
 
-use malla_config::Code::{Duplicate, InvalidValue, MissingField, NoEffect, NotSupported};
+use malla_config::Code::{self, Duplicate, InvalidValue, MissingField, NoEffect, NotSupported};
 
 use crate::{expect, http, route};
 
@@ -117,4 +117,87 @@ fn the_shape_of_filters() {
     )
     .replace("name: cart}]", "name: cart, port: 50051}]");
     expect(&grpc, &[]);
+}
+
+/// A rule that names an extension, and the extension (its `spec` begins at line 14).
+fn extended(kind: &str, spec: &str) -> String {
+    let filter = format!("{{type: ExtensionRef, extensionRef: {{group: malla.dev, kind: {kind}, name: x}}}}");
+    format!(
+        "{}---\napiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: x, namespace: shop}}\nspec:\n  {spec}\n",
+        rule(&filter)
+    )
+}
+
+#[test]
+fn extensions_that_are_named() {
+    let named = |group: &str, kind: &str, name: &str| {
+        rule(&format!("{{type: ExtensionRef, extensionRef: {{group: {group}, kind: {kind}, name: {name}}}}}"))
+    };
+    expect(
+        &named("malla.dev", "FaultInjection", "none"),
+        &[(Code::DanglingReference, (8, 99), OF, "there is no FaultInjection `none` in the namespace `shop`", "write")],
+    );
+    expect(
+        &named("example.com", "Magic", "x"),
+        &[(NotSupported, (8, 52), OF, "the kind `Magic` of `example.com` is no filter", "FaultInjection")],
+    );
+    expect(&rule("{type: ExtensionRef}"), &[(MissingField, (8, 17), OF, "names nothing", "extensionRef")]);
+    let twice = extended("RateLimit", "requests: 1").replace(
+        "}]\n---",
+        "}, {type: ExtensionRef, extensionRef: {group: malla.dev, kind: RateLimit, name: x}}]\n---",
+    );
+    expect(&twice, &[(Duplicate, (8, 134), OF, "names a RateLimit already", "remove")]);
+}
+
+#[test]
+fn faults() {
+    let of = "FaultInjection shop/x";
+    let fault = |spec: &str| extended("FaultInjection", spec);
+    expect(&fault("delay: {duration: 2s, percent: 0.5}"), &[]);
+    expect(&fault("{}"), &[(MissingField, (14, 3), of, "does nothing", "`delay:`")]);
+    expect(&fault("delay: {duration: 2h}"), &[(InvalidValue, (14, 21), of, "out of bounds", "3600s")]);
+    expect(&fault("abort: {percent: 101, httpStatus: 503}"), &[(InvalidValue, (14, 20), of, "101 is not", "0 to 100")]);
+    expect(
+        &fault("abort: {httpStatus: 503, grpcStatus: Unavailable}"),
+        &[(InvalidValue, (14, 10), of, "exactly one status", "one of")],
+    );
+    expect(
+        &fault("{abort: {httpStatus: 503}, onlyWithHeader: {name: connection, value: x}}"),
+        &[(InvalidValue, (14, 53), of, "one connection only", "hop")],
+    );
+}
+
+#[test]
+fn rate_limits() {
+    let of = "RateLimit shop/x";
+    let limit = |spec: &str| extended("RateLimit", &format!("{{requests: 10, {spec}}}"));
+    expect(&limit("interval: 1m, burst: 20, clients: [{serviceAccount: web/front, requests: 1}]"), &[]);
+    expect(&limit("interval: 1ms"), &[(InvalidValue, (14, 28), of, "out of bounds", "10ms")]);
+    expect(
+        &limit("clients: [{serviceAccount: front, requests: 1}]"),
+        &[(InvalidValue, (14, 45), of, "`front` is not a service account", "namespace/name")],
+    );
+    expect(
+        &limit("header: {name: x-t, values: [{value: a, requests: 1}, {value: a, requests: 2}]}"),
+        &[(Duplicate, (14, 80), of, "the value `a` is written twice", "remove")],
+    );
+    expect(&limit("header: {name: x-t, values: []}"), &[(NoEffect, (14, 26), of, "no values", "values")]);
+}
+
+#[test]
+fn retries() {
+    let of = "RetryPolicy shop/x";
+    let policy = |spec: &str| extended("RetryPolicy", spec);
+    expect(&policy("{attempts: 2, codes: [503], grpcStatuses: [Unavailable], backoff: {base: 10ms}}"), &[]);
+    expect(
+        &policy("grpcStatuses: [NotFound]"),
+        &[(InvalidValue, (14, 18), of, "NotFound are not tried again", "Unavailable")],
+    );
+    let field =
+        |retry: &str| http(&format!("  rules:\n    - backendRefs: [{{name: cart, port: 80}}]\n      retry: {retry}\n"));
+    expect(&field("{attempts: 2, codes: [500, 503], backoff: 100ms}"), &[]);
+    expect(&field("{attempts: 11}"), &[(InvalidValue, (8, 25), OF, "11 is not a number", "0 to 10")]);
+    expect(&field("{backoff: 0s}"), &[(InvalidValue, (8, 24), OF, "`0s` is not a duration", "")]);
+    let both = policy("attempts: 2").replace("      filters:", "      retry: {attempts: 1}\n      filters:");
+    expect(&both, &[(Duplicate, (8, 7), OF, "names a `RetryPolicy` too", "remove one")]);
 }

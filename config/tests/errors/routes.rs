@@ -225,10 +225,6 @@ fn what_is_not_supported_yet() {
         &rule("filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, port: 80}}}]"),
         &[(NotSupported, (8, 17), of, "the filter `RequestMirror` is not supported yet", "remove")],
     );
-    expect(
-        &rule("retry: {attempts: 2}"),
-        &[(NotSupported, (8, 7), of, "`retry` is not supported yet", "retried once")],
-    );
     expect(&rule("sessionPersistence: {type: Cookie}"), &[(NotSupported, (8, 7), of, "`sessionPersistence`", "")]);
     let policy = |kind: &str, spec: &str| {
         format!("apiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}")

@@ -94,10 +94,16 @@ fn filters(chain: &FilterChain) -> String {
 
 fn manager_text(manager: &HttpConnectionManager) -> String {
     assert_eq!(manager.http_filters.last().map(|filter| filter.name.as_str()), Some("router"));
+    let optional: String = manager
+        .http_filters
+        .iter()
+        .filter(|filter| filter.is_optional)
+        .map(|filter| format!(" {}", filter.name.trim_start_matches("envoy.filters.http.")))
+        .collect();
     match &manager.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => {
             assert!(is_ads(rds.config_source.as_ref()));
-            format!("rds {}", rds.route_config_name)
+            format!("rds {}{optional}", rds.route_config_name)
         }
         Some(RouteSpecifier::RouteConfig(config)) => routes(config).replace('\n', " ").trim().to_owned(),
         _ => panic!("has routes"),
@@ -206,7 +212,7 @@ fn typed(socket: &core::TransportSocket) -> &protobuf::Any {
     any
 }
 
-fn unpack<M: Message + Default + prost::Name>(any: &protobuf::Any) -> M {
+pub(super) fn unpack<M: Message + Default + prost::Name>(any: &protobuf::Any) -> M {
     assert_eq!(any.type_url, M::type_url());
     decode(any.value.as_slice())
 }

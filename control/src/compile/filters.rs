@@ -9,16 +9,23 @@ use malla_xds::envoy::listener::{Filter, filter};
 use malla_xds::envoy::tcp_proxy::{TcpProxy, tcp_proxy};
 use malla_xds::envoy::{core, pack_any, protobuf, router};
 
-/// An HTTP connection manager with the router as its only filter.
-pub(super) fn http_manager(stat_prefix: &str, routes: RouteSpecifier) -> HttpConnectionManager {
+/// An HTTP connection manager with the router as its last filter, after others for those who have them.
+pub(super) fn http_manager(
+    stat_prefix: &str,
+    routes: RouteSpecifier,
+    optional: Vec<(&'static str, protobuf::Any)>,
+) -> HttpConnectionManager {
+    let filter = |name: &str, config, is_optional| HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        is_optional,
+        ..Default::default()
+    };
+    let router = filter("router", pack_any(router::Router::default()), false);
     HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
         route_specifier: Some(routes),
-        http_filters: vec![HttpFilter {
-            name: "router".into(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(router::Router::default()))),
-            ..Default::default()
-        }],
+        http_filters: optional.into_iter().map(|(name, config)| filter(name, config, true)).chain([router]).collect(),
         ..Default::default()
     }
 }

@@ -98,7 +98,7 @@ fn plaintext_chain(chain: &FilterChain) -> FilterChain {
 fn chain_filters(name: &str, cluster: &str, protocol: AppProtocol) -> Vec<Filter> {
     let requests = || {
         let routes = RouteSpecifier::RouteConfig(route::to_cluster(name, cluster));
-        filters::http_filter(filters::http_manager(name, routes))
+        filters::http_filter(filters::http_manager(name, routes, Vec::new()))
     };
     let streams = || filters::tcp_filter(name, ClusterSpecifier::Cluster(cluster.to_owned()));
     match protocol {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use malla_config::mesh::{AppProtocol, TlsRoute};
+use malla_config::mesh::{AppProtocol, HttpRoute, TlsRoute};
 use malla_xds::envoy::listener::{ApiListener, FilterChain, FilterChainMatch, Listener};
 use malla_xds::envoy::pack_any;
 use malla_xds::envoy::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
@@ -12,7 +12,7 @@ use malla_xds::{Name, Resource, ResourceType, names};
 use super::attached::{Attachments, Routes};
 use super::endpoints::load_assignment;
 use super::split::Split;
-use super::{cluster, filters, inbound, route};
+use super::{cluster, filters, inbound, overrides, route};
 use crate::world::{ResolvedPort, ServicePortName, Upstream, World, WorldError, of_workload};
 
 /// Renders all destinations.
@@ -45,7 +45,7 @@ fn service_port(
     let carries = Carries::new(port.protocol, routes);
     let listener = Listener {
         name: text.clone(),
-        api_listener: carries.requests().then(|| api_listener(&text)),
+        api_listener: carries.requests().then(|| api_listener(&text, &routes.http)),
         filter_chains: server_name_chains(&text, &routes.tls),
         default_filter_chain: carries.streams().then(|| {
             let split = routes.tcp.first().map(|tcp| Split::new(&tcp.backends));
@@ -79,7 +79,7 @@ fn workload_ports(world: &World, resources: &mut Vec<Resource>) -> Result<(), Wo
         let carries = Carries::new(served.protocol(), &Routes::default());
         let listener = Listener {
             name: text.clone(),
-            api_listener: carries.requests().then(|| api_listener(&text)),
+            api_listener: carries.requests().then(|| api_listener(&text, &[])),
             default_filter_chain: carries.streams().then(|| stream_chain(&text, Split::One(text.clone()))),
             ..Default::default()
         };
@@ -124,8 +124,8 @@ impl Carries {
     }
 }
 
-fn api_listener(name: &str) -> ApiListener {
-    let manager = filters::http_manager(name, filters::routes_by_name(name));
+fn api_listener(name: &str, routes: &[&HttpRoute]) -> ApiListener {
+    let manager = filters::http_manager(name, filters::routes_by_name(name), overrides::filters(routes));
     ApiListener { api_listener: Some(pack_any(manager)) }
 }
 

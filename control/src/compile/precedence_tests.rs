@@ -246,6 +246,7 @@ fn rule(matches: Vec<HttpMatch>) -> HttpRule {
         backends: vec![backend],
         request_timeout: None,
         backend_request_timeout: None,
+        retry: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Route configurations: one virtual host per hostname, the one for all others last, its routes in Gateway API's order.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use malla_config::mesh::{HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind, ValueMatch};
@@ -12,15 +13,15 @@ use malla_xds::envoy::route::route_action::{ClusterSpecifier, MaxStreamDuration}
 use malla_xds::envoy::route::route_match::PathSpecifier;
 use malla_xds::envoy::route::weighted_cluster::ClusterWeight;
 use malla_xds::envoy::route::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
-    RouteMatch, VirtualHost, WeightedCluster,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost, WeightedCluster,
 };
 use malla_xds::{Resource, ResourceType};
 
 use super::filters::{duration, number};
 use super::precedence::{self, Candidate};
-use super::route_filters;
 use super::split::{Share, Split};
+use super::{overrides, retries, route_filters};
 
 /// The routes of a destination: those that are attached, or all to the destination itself where none is.
 pub(super) fn configuration(name: &str, attached: &[&HttpRoute]) -> Resource {
@@ -43,7 +44,7 @@ pub(super) fn to_cluster(name: &str, cluster: &str) -> RouteConfiguration {
     let all = Route {
         name: "default".into(),
         r#match: Some(path_match(PathSpecifier::Prefix("/".into()))),
-        action: Some(Action::Route(forward(ClusterSpecifier::Cluster(cluster.to_owned()), None, None))),
+        action: Some(Action::Route(forward(ClusterSpecifier::Cluster(cluster.to_owned()), None))),
         ..Default::default()
     };
     RouteConfiguration {
@@ -121,9 +122,10 @@ fn entries(candidate: Candidate<'_>, service_port: u16) -> Vec<Route> {
             action: Some(action),
             ..Default::default()
         };
-        route_filters::change_headers(route, &candidate.rule.filters)
+        let filters = &candidate.rule.filters;
+        overrides::of_rule(route_filters::change_headers(route, filters), filters)
     };
-    paths.into_iter().map(entry).collect()
+    paths.into_iter().flat_map(entry).collect()
 }
 
 fn name(candidate: Candidate<'_>) -> String {
@@ -142,12 +144,20 @@ fn path_match(path: PathSpecifier) -> RouteMatch {
     RouteMatch { path_specifier: Some(path), ..Default::default() }
 }
 
-fn route_match(matching: &HttpMatch, path: PathSpecifier) -> RouteMatch {
-    let header = |name: &str, value: &ValueMatch| HeaderMatcher {
+/// A header whose whole value is known.
+pub(super) fn exact_header(name: &str, value: &Arc<str>) -> HeaderMatcher {
+    header(name, &ValueMatch::Exact(value.clone()))
+}
+
+fn header(name: &str, value: &ValueMatch) -> HeaderMatcher {
+    HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string_match(value))),
         ..Default::default()
-    };
+    }
+}
+
+fn route_match(matching: &HttpMatch, path: PathSpecifier) -> RouteMatch {
     let method = matching.method.iter().map(|method| header(":method", &ValueMatch::Exact(method.clone())));
     let query = |(name, value): &(_, ValueMatch)| QueryParameterMatcher {
         name: ToString::to_string(name),
@@ -186,7 +196,7 @@ fn action(rule: &HttpRule, path: &PathSpecifier, service_port: u16) -> Action {
             ..Default::default()
         }),
     };
-    let action = forward(clusters, rule.request_timeout, rule.backend_request_timeout);
+    let action = RouteAction { retry_policy: retries::policy(rule), ..forward(clusters, rule.request_timeout) };
     Action::Route(route_filters::rewrite(action, &rule.filters.rewrite, path))
 }
 
@@ -197,18 +207,13 @@ fn share(Share { cluster, weight, filters }: Share<'_>) -> ClusterWeight {
 
 /// Zero means no timeout, which is also what Gateway API says. The request timeout is said twice: gRPC knows only the
 /// second.
-fn forward(clusters: ClusterSpecifier, request: Option<Duration>, each_try: Option<Duration>) -> RouteAction {
-    let set = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero()).map(duration);
+fn forward(clusters: ClusterSpecifier, request: Option<Duration>) -> RouteAction {
+    let timeout = request.filter(|timeout| !timeout.is_zero()).map(duration);
     RouteAction {
         cluster_specifier: Some(clusters),
-        timeout: Some(set(request).unwrap_or_default()),
-        max_stream_duration: set(request)
+        timeout: Some(timeout.unwrap_or_default()),
+        max_stream_duration: timeout
             .map(|longest| MaxStreamDuration { max_stream_duration: Some(longest), ..Default::default() }),
-        retry_policy: set(each_try).map(|per_try| RetryPolicy {
-            per_try_timeout: Some(per_try),
-            num_retries: number(1),
-            ..Default::default()
-        }),
         ..Default::default()
     }
 }

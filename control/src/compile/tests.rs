@@ -258,6 +258,73 @@ fn redirects_name_a_port_only_where_the_scheme_does_not_imply_it() {
 }
 
 #[test]
+fn retries_are_said_for_both_dialects() {
+    let rules = "  rules:
+  - matches: [{path: {type: Exact, value: /codes}}]
+    retry: {attempts: 3, codes: [500, 503], backoff: 50ms}
+    timeouts: {backendRequest: 1s}
+    backendRefs: [{name: cart-v1, port: 80}]
+  - matches: [{path: {type: Exact, value: /none}}]
+    retry: {attempts: 0}
+    backendRefs: [{name: cart-v1, port: 80}]
+  - matches: [{path: {type: Exact, value: /policy}}]
+    filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: r}}]
+    backendRefs: [{name: cart-v1, port: 80}]";
+    let policy = "apiVersion: malla.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {name: r, namespace: shop}\n\
+                  spec: {attempts: 2, grpcStatuses: [Unavailable, Internal], methods: any, perTryTimeout: 2s}\n---\n";
+    check(
+        &shop(&(route("HTTPRoute", "r", rules) + policy)),
+        Route,
+        "cart.shop:80",
+        "[*]
+         =/codes -> cart-v1.shop:80 retry[3 safe,reset,retriable-status-codes 500 503 idempotent] after 0.050s.. try 1.000s (HTTPRoute/shop/r/0)
+         =/none -> cart-v1.shop:80 retry[1 none idempotent] (HTTPRoute/shop/r/1)
+         =/policy -> cart-v1.shop:80 retry[2 safe,unavailable,internal] try 2.000s (HTTPRoute/shop/r/2)",
+    );
+}
+
+#[test]
+fn faults_and_rate_limits_are_overrides_of_filters() {
+    let rules = "  rules:
+  - matches: [{path: {type: Exact, value: /all}}]
+    filters:
+    - {type: ExtensionRef, extensionRef: {group: malla.dev, kind: FaultInjection, name: all}}
+    - {type: ExtensionRef, extensionRef: {group: malla.dev, kind: RateLimit, name: l}}
+    backendRefs: [{name: cart-v1, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /some}}]
+    filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: FaultInjection, name: some}}]
+    backendRefs: [{name: cart-v1, port: 80}]";
+    let extension = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "apiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n---\n"
+        )
+    };
+    let extensions = [
+        extension("FaultInjection", "all", "{delay: {duration: 2s, percent: 0.5}, abort: {grpcStatus: Unavailable}}"),
+        extension("FaultInjection", "some", "{abort: {httpStatus: 503}, onlyWithHeader: {name: X-Chaos, value: '1'}}"),
+        extension(
+            "RateLimit",
+            "l",
+            "{requests: 10, interval: 1m, clients: [{serviceAccount: web/front, requests: 5}], \
+             header: {name: x-tenant, values: [{value: gold, requests: 100, burst: 200}]}}",
+        ),
+    ];
+    let resources = shop(&(route("HTTPRoute", "r", rules) + &extensions.concat()));
+    check(&resources, Listener, "cart.shop:80", "api rds cart.shop:80 local_ratelimit fault");
+    check(
+        &resources,
+        Route,
+        "cart.shop:80",
+        "[*]
+         =/all -> cart-v1.shop:80 fault[ delay 2.000s of 5000 abort GrpcStatus(14) of 1000000] limit[shop/l 10+10/60.000s x-tenant=gold:200+100/1.000s source_cluster=web/front:5+5/1.000s] (HTTPRoute/shop/r/0)
+         =/some x-chaos=1 -> cart-v1.shop:80 fault[ abort HttpStatus(503) of 1000000] (HTTPRoute/shop/r/1)
+         =/some -> cart-v1.shop:80 (HTTPRoute/shop/r/1)
+         /some/* x-chaos=1 -> cart-v1.shop:80 fault[ abort HttpStatus(503) of 1000000] (HTTPRoute/shop/r/1)
+         /some/* -> cart-v1.shop:80 (HTTPRoute/shop/r/1)",
+    );
+}
+
+#[test]
 fn each_virtual_host_holds_all_routes_that_apply_to_its_host() {
     let to = |path: &str, backend: &str, hostnames: &str| {
         format!(

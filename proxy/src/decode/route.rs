@@ -1,18 +1,19 @@
 //! Route configurations.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use malla_xds::envoy::protobuf::Any;
 use malla_xds::envoy::route::route::Action;
 use malla_xds::envoy::route::route_action::ClusterSpecifier;
-use malla_xds::envoy::route::{self, FilterConfig, RetryPolicy, RouteConfiguration, WeightedCluster};
+use malla_xds::envoy::route::{self, RouteConfiguration, WeightedCluster};
 
 use super::fault::{At, Fault, each};
 use super::filters::{self, header_lists};
-use super::{duration, matcher, message, optional_duration, type_name, unsupported};
-use crate::filter::{Filters, HeaderFilters, Redirect};
+use super::overrides::{self, Overrides};
+use super::retry::{Retries, retry};
+use super::{matcher, optional_duration, unsupported};
+use crate::filter::{Filters, HeaderFilters, RateLimit, Redirect};
 use crate::names::Name;
 use crate::snapshot::{Retry, RouteMatch};
 
@@ -47,6 +48,8 @@ pub struct RouteSpec {
     pub redirect: Option<Arc<Redirect>>,
     /// What is done besides.
     pub filters: Option<Arc<Filters>>,
+    /// How many requests are let through.
+    pub limits: Vec<Arc<RateLimit>>,
     /// Limit of the whole request.
     pub timeout: Option<Duration>,
     /// Limit of one try.
@@ -71,7 +74,7 @@ pub(super) fn decode(name: &str, written: RouteConfiguration) -> Result<RouteTab
     unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
     let plugin = written.cluster_specifier_plugins.iter().any(|plugin| !plugin.is_optional);
     unsupported("cluster_specifier_plugins", plugin)?;
-    filter_overrides(&written.typed_per_filter_config)?;
+    overrides::only_optional(&written.typed_per_filter_config)?;
     let mut seen = HashSet::new();
     let order = if written.most_specific_header_mutations_wins { Order::SpecificLast } else { Order::SpecificFirst };
     let outer = Outer { order, headers: vec![filters::headers(&header_lists!(written))?] };
@@ -125,7 +128,7 @@ fn virtual_host(
     unsupported("require_tls", written.require_tls != 0)?;
     unsupported("retry_policy_typed_config", written.retry_policy_typed_config.is_some())?;
     unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
-    filter_overrides(&written.typed_per_filter_config)?;
+    overrides::only_optional(&written.typed_per_filter_config)?;
     let mut domains: Vec<Arc<str>> = Vec::new();
     for (index, text) in written.domains.iter().enumerate() {
         let domain = domain(text).at(format_args!("domains[{index}]"))?;
@@ -164,7 +167,7 @@ fn domain(text: &str) -> Result<Arc<str>, Fault> {
 }
 
 fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<RouteSpec, Fault> {
-    filter_overrides(&written.typed_per_filter_config)?;
+    let Overrides { fault, limits } = overrides::of_route(&written.typed_per_filter_config)?;
     unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
     let matcher = written.r#match.as_ref().ok_or_else(|| Fault::new("is missing").within("match"))?;
     let matcher = matcher::route_match(matcher).at("match")?;
@@ -175,7 +178,8 @@ fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<R
         matcher,
         clusters: Vec::new(),
         redirect: None,
-        filters: None,
+        filters: Filters { fault: fault.clone(), ..Filters::default() }.shared(),
+        limits,
         timeout: None,
         try_timeout: None,
         retry: Retry::default(),
@@ -189,6 +193,7 @@ fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<R
                 headers: outer.flat(),
                 clusters: of_clusters,
                 rewrite: filters::rewrite(action, &nowhere.matcher.path).at("route")?,
+                fault,
             };
             Ok(RouteSpec {
                 clusters,
@@ -241,7 +246,7 @@ fn weighted_clusters(written: &WeightedCluster, outer: &Outer) -> Result<Cluster
         unsupported("cluster_header", !cluster.cluster_header.is_empty())?;
         unsupported("metadata_match", cluster.metadata_match.is_some())?;
         unsupported("host_rewrite_specifier", cluster.host_rewrite_specifier.is_some())?;
-        filter_overrides(&cluster.typed_per_filter_config)?;
+        overrides::only_optional(&cluster.typed_per_filter_config)?;
         let weight = cluster.weight.as_ref().map_or(0, |weight| weight.value);
         let headers = filters::headers(&header_lists!(cluster))?;
         if weight > 0 {
@@ -282,54 +287,10 @@ fn timeout(action: &route::RouteAction) -> Result<Option<Duration>, Fault> {
     Ok([timeout, stream].into_iter().flatten().min())
 }
 
-/// What a retry policy says.
-#[derive(Debug, Clone, Default)]
-struct Retries {
-    retry: Retry,
-    try_timeout: Option<Duration>,
-}
-
-/// Which failures are retried stays the safe default: what certainly was not processed. More, when asked for, is not refused:
-/// fewer retries are safe.
-fn retry(written: &RetryPolicy) -> Result<Retries, Fault> {
-    let default = Retry::default();
-    let attempts = written.num_retries.as_ref().map_or(u32::from(default.attempts), |number| number.value);
-    let back_off = written.retry_back_off.as_ref();
-    let base = back_off.and_then(|back_off| back_off.base_interval.as_ref()).map(duration).transpose();
-    let base = base.at("retry_back_off.base_interval")?;
-    let max = back_off.and_then(|back_off| back_off.max_interval.as_ref()).map(duration).transpose();
-    let max = max.at("retry_back_off.max_interval")?;
-    let base_interval = base.filter(|base| !base.is_zero()).unwrap_or(default.base_interval);
-    // Envoy's default: ten times the base interval.
-    let max_interval = max.unwrap_or_else(|| base.map_or(default.max_interval, |base| base.saturating_mul(10)));
-    Ok(Retries {
-        retry: Retry {
-            attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
-            base_interval,
-            max_interval: max_interval.max(base_interval),
-        },
-        try_timeout: optional_duration(written.per_try_timeout.as_ref()).at("per_try_timeout")?,
-    })
-}
-
-/// Overrides of filters: there is no filter but the router here, so that only optional ones may be ignored (gRFC A39).
-fn filter_overrides(written: &HashMap<String, Any>) -> Result<(), Fault> {
-    for (filter, any) in written {
-        let field = || format!("typed_per_filter_config[{filter:?}]");
-        let ignorable = type_name(&any.type_url) == "envoy.config.route.v3.FilterConfig" && {
-            let config: FilterConfig = message(&any.value).at(field())?;
-            config.is_optional || config.disabled
-        };
-        if !ignorable {
-            return Err(Fault::new("the filter is not supported and the override is not optional").within(field()));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use malla_xds::envoy::protobuf;
+    use malla_xds::envoy::protobuf::{self, Any};
+    use malla_xds::envoy::route::FilterConfig;
     use malla_xds::envoy::route::route_match::PathSpecifier;
     use malla_xds::envoy::route::weighted_cluster::ClusterWeight;
 
@@ -438,17 +399,5 @@ mod tests {
         assert!(table(with(Any { type_url: "x/envoy.Rbac".into(), value: Vec::new() })).is_err());
         let optional = FilterConfig { is_optional: true, ..Default::default() };
         assert!(table(with(malla_xds::envoy::pack_any(optional))).is_ok());
-    }
-
-    #[test]
-    fn a_retry_policy_changes_only_what_it_says() {
-        let written = RetryPolicy {
-            num_retries: Some(protobuf::UInt32Value { value: 3 }),
-            per_try_timeout: Some(protobuf::Duration { seconds: 1, nanos: 0 }),
-            ..Default::default()
-        };
-        let retries = retry(&written).expect("valid");
-        assert_eq!(retries.retry, Retry { attempts: 3, ..Retry::default() });
-        assert_eq!(retries.try_timeout, Some(Duration::from_secs(1)));
     }
 }

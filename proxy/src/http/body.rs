@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::client_io::ClientState;
 use super::head;
+use super::replay::Reader;
 
 /// A received body, or a text of the sidecar's own.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ enum Source {
     /// From a client: tells when it has ended, so that a half-closed connection is told from one that broke.
     Client(Incoming, Arc<ClientState>),
     Http2(h2::RecvStream, Progress),
+    /// Kept for a further try while it is read.
+    Replayed(Reader),
 }
 
 /// What of an HTTP/2 body is still to come.
@@ -88,6 +91,10 @@ impl Body {
         Body(Source::Client(body, state.clone()))
     }
 
+    pub(crate) const fn replayed(reader: Reader) -> Self {
+        Body(Source::Replayed(reader))
+    }
+
     pub(crate) fn http2(body: h2::RecvStream) -> Self {
         if body.is_end_stream() { Self::empty() } else { Body(Source::Http2(body, Progress::Data)) }
     }
@@ -116,6 +123,7 @@ impl http_body::Body for Body {
                 Poll::Ready(polled)
             }
             Source::Http2(stream, progress) => poll_http2(stream, progress, cx),
+            Source::Replayed(reader) => reader.poll_frame(cx),
         }
     }
 
@@ -125,6 +133,7 @@ impl http_body::Body for Body {
             Source::Text(text) => text.is_empty(),
             Source::Http1(body) | Source::Client(body, _) => http_body::Body::is_end_stream(body),
             Source::Http2(stream, progress) => *progress == Progress::Ended || stream.is_end_stream(),
+            Source::Replayed(reader) => reader.is_end_stream(),
         }
     }
 
@@ -135,6 +144,7 @@ impl http_body::Body for Body {
             Source::Http1(body) | Source::Client(body, _) => http_body::Body::size_hint(body),
             // The length, if known, is in the header `content-length`, which goes along.
             Source::Http2(..) => SizeHint::default(),
+            Source::Replayed(reader) => reader.size_hint(),
         }
     }
 }

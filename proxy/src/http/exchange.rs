@@ -1,30 +1,31 @@
 //! One request, in the order of its way: destination, route, upstream, and the answer made fit for the client.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HeaderValue, LOCATION, PROXY_AUTHORIZATION, UPGRADE};
 use http::{HeaderMap, Response, StatusCode, response};
 use http_body::Body as _;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::body::{Body, grpc_status};
 use super::client_io::ClientState;
-use super::failure::{Failure, MALLA_REASON, told};
+use super::failure::{Failure, MALLA_NOT_RETRIED, MALLA_REASON, told};
 use super::forward::{Plan, Upstream, UpstreamBody, forward};
+use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::head::{Head, MALLA_UPGRADE, Original, Upgrade, strip_response};
 use super::request_body::Gate;
 use super::response::{Exchange, ResponseBody};
 use super::tunnel::Tunnel;
 use super::{Connection, Inbound, Outbound, Side};
-use crate::filter::{Filters, Redirect};
+use crate::filter::{Fault, Filters, Redirect};
 use crate::metrics::Protocol;
-use crate::names::{self, Name};
+use crate::names::{self, Name, SpiffeId};
 use crate::outbound;
 use crate::outcome::Outcome;
 use crate::pool::Target;
 use crate::reason::Reason;
 use crate::route;
+use crate::shared::Worker;
 use crate::snapshot::{self, Cluster, HttpRoutes, InboundPort, Route, RouteAction, UnknownDestination};
 
 /// A request as a connection brought it.
@@ -48,8 +49,6 @@ pub(super) enum Served {
     /// After a head of success, a raw connection to a destination (`CONNECT` to the sidecar as HTTP proxy).
     Connect(outbound::Tunnel, Exchange),
 }
-
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Serves a request. Never fails: a failure becomes an answer.
 pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Served {
@@ -146,6 +145,13 @@ async fn from_application(
     let routes = service.http.as_deref().ok_or_else(|| Failure::new(Reason::NoRoute, format!("{name} is not HTTP")))?;
     let route = choose(routes, &head)?;
     exchange.outcome.route(route.name.clone());
+    for limit in &route.limits {
+        let taken = limit.take(&head.headers, || own_account(worker), std::time::Instant::now());
+        taken.map_err(|wait| Failure::rate_limited(&limit.name, wait))?;
+    }
+    if let Some(fault) = route.filters.as_ref().and_then(|filters| filters.fault.as_ref()) {
+        Box::pin(inject(fault, route)).await?;
+    }
     let (place, cluster) = match &route.action {
         RouteAction::Forward(clusters) => clusters.next().ok_or_else(|| Failure::no_backend(&route.name))?,
         RouteAction::Redirect(elsewhere) => return redirect(elsewhere, &head, &service.name).map(Reached::Answered),
@@ -168,6 +174,24 @@ fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<&'a Route, Failure>
     };
     route::choose(routes, &looked_at)
         .ok_or_else(|| Failure::new(Reason::NoRoute, format!("{} {}{}", head.method, head.host(), head.path.path())))
+}
+
+/// Makes a request wait, and fail, if the fault is for it.
+async fn inject(fault: &Fault, route: &Route) -> Result<(), Failure> {
+    if let Some(delay) = fault.delay() {
+        // Who has a time-out of its own has waited long enough by then.
+        sleep(route.timeout.map_or(delay, |limit| limit.min(delay))).await;
+    }
+    fault.abort().map_or(Ok(()), |abort| Err(Failure::injected(abort, &route.name)))
+}
+
+/// `namespace/service account` of this sidecar; empty while it has no identity.
+fn own_account(worker: &Worker) -> Box<str> {
+    let identity = worker.shared.identity.last();
+    identity.map_or_else(Default::default, |identity| {
+        let id: &SpiffeId = &identity.spiffe_id;
+        format!("{}/{}", id.namespace(), id.service_account()).into()
+    })
 }
 
 /// The answer that leads elsewhere. A client that named no host is led to the service's own.
@@ -266,7 +290,14 @@ async fn run(
     let deadline = deadline(connection, route, &head, exchange);
     let default_host = default_host(service);
     let context = Context { http2: connection.http2, upgrade: head.upgrade.clone(), deadline, filters: None };
-    let plan = Plan { cluster, fixed, try_timeout: route.try_timeout, retry: &route.retry, default_host };
+    let plan = Plan {
+        cluster,
+        fixed,
+        try_timeout: route.try_timeout,
+        grpc_deadline: deadline.filter(|_| exchange.grpc),
+        retry: &route.retry,
+        default_host,
+    };
     let forwarding = forward(&connection.worker, &plan, head, body, gate, &mut exchange.outcome);
     let upstream = match deadline {
         None => forwarding.await,
@@ -293,7 +324,7 @@ fn deadline(connection: &Connection, route: &Route, head: &Head, exchange: &Exch
     let callers = match connection.side {
         // The outbound sidecar keeps the deadline of its caller; a second watch here would only be later.
         Side::Inbound(Inbound { peer: Some(_), .. }) => None,
-        _ if exchange.grpc => head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout),
+        _ if exchange.grpc => head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout::read),
         _ => None,
     };
     let limit = match (route.timeout, callers) {
@@ -301,24 +332,6 @@ fn deadline(connection: &Connection, route: &Route, head: &Head, exchange: &Exch
         (one, other) => one.or(other)?,
     };
     Instant::from_std(exchange.outcome.started()).checked_add(limit)
-}
-
-fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if amount.len() > 8 || !amount.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let amount: u64 = amount.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
 }
 
 /// The sidecar's own answer.
@@ -337,13 +350,17 @@ fn own(response: Response<Body>, mut exchange: Exchange) -> Response<ResponseBod
 
 /// Makes an upstream's response fit for the client.
 fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut exchange: Exchange) -> Served {
-    let Upstream { mut head, body, from_sidecar, held, try_deadline } = upstream;
+    let Upstream { mut head, body, from_sidecar, held, try_deadline, not_retried } = upstream;
     if from_sidecar {
         if let Some(reason) = told(&head.headers) {
             exchange.outcome.failed_elsewhere(reason);
         }
     } else {
         head.headers.remove(MALLA_REASON);
+        head.headers.remove(MALLA_NOT_RETRIED);
+    }
+    if let Some(why) = not_retried {
+        head.headers.insert(MALLA_NOT_RETRIED, HeaderValue::from_static(why.word()));
     }
     if let Some((filters, place)) = &context.filters {
         filters.headers(*place).response.apply(&mut head.headers);

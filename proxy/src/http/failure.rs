@@ -2,16 +2,20 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use super::body::Body;
+use crate::filter::Abort;
 use crate::reason::Reason;
 
 /// The response header that tells which sidecar-made failure this is.
 pub(crate) const MALLA_REASON: HeaderName = HeaderName::from_static("malla-reason");
+/// The response header that tells why an answer that the route retries was not retried.
+pub(crate) const MALLA_NOT_RETRIED: HeaderName = HeaderName::from_static("malla-not-retried");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -22,17 +26,35 @@ pub(crate) struct Failure {
     pub(crate) what: Cow<'static, str>,
     /// The status of the answer to a plain HTTP request.
     status: u16,
+    /// The status of the answer to a gRPC call.
+    grpc_status: u8,
+    /// Seconds after which the client may come back.
+    retry_after: Option<u64>,
 }
 
 impl Failure {
     pub(crate) fn new(reason: Reason, what: impl Into<Cow<'static, str>>) -> Self {
-        Failure { reason, what: what.into(), status: reason.status() }
+        let (status, grpc_status) = (reason.status(), grpc_code(reason));
+        Failure { reason, what: what.into(), status, grpc_status, retry_after: None }
     }
 
     /// A route without a backend that may receive anything: 500 (Gateway API, `HTTPRouteRule.backendRefs`), because trying
     /// again will not help.
     pub(crate) fn no_backend(route: &str) -> Self {
         Failure { status: 500, ..Failure::new(Reason::NoEndpoints, format!("{route} leads nowhere")) }
+    }
+
+    /// A rate limit was reached; there is room again after some time.
+    pub(crate) fn rate_limited(limit: &str, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let failure = Failure::new(Reason::RateLimited, limit.to_owned());
+        Failure { retry_after: Some(seconds.max(1)), ..failure }
+    }
+
+    /// A failure that the route asked for.
+    pub(crate) fn injected(abort: Abort, route: &str) -> Self {
+        let failure = Failure::new(Reason::FaultInjected, route.to_owned());
+        Failure { status: abort.status(), grpc_status: abort.grpc_status(), ..failure }
     }
 
     /// The answer to a plain HTTP request.
@@ -43,6 +65,9 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(MALLA_REASON, HeaderValue::from_static(self.reason.word()));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 
@@ -71,7 +96,7 @@ impl Failure {
 
     /// `grpc-status` and `grpc-message`.
     pub(crate) fn grpc_trailers(&self, headers: &mut http::HeaderMap) {
-        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_code(self.reason))));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(self.grpc_status)));
         let text = format!("{}: {} ({})", self.reason.word(), self.reason.sentence(), self.what);
         if let Ok(message) = HeaderValue::from_str(&percent_encoded(&text)) {
             headers.insert(GRPC_MESSAGE, message);
@@ -90,6 +115,7 @@ pub(crate) const fn grpc_code(reason: Reason) -> u8 {
     match reason {
         Reason::RequestTimeout | Reason::TryTimeout => 4, // DEADLINE_EXCEEDED
         Reason::ClientReset => 1,                         // CANCELLED
+        Reason::RateLimited => 8,                         // RESOURCE_EXHAUSTED
         _ => match reason.status() {
             400 | 408 | 431 | 500 | 508 => 13, // INTERNAL
             401 => 16,                         // UNAUTHENTICATED

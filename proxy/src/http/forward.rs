@@ -3,8 +3,11 @@
 //! Safe without configuration is only what the upstream provably has not processed: no connection came about; the stream was
 //! refused or lay beyond GOAWAY; the request was handed back unsent; another sidecar says that it could not reach its
 //! application. To these comes one race that HTTP/1 cannot tell apart (RFC 9110 §9.2.2): the upstream closes an idle connection at the
-//! moment when a request is sent on it; idempotent requests without a body are sent again. Never is a request sent again of
-//! whose body anything was read.
+//! moment when a request is sent on it; idempotent requests without a body are sent again. Without configuration, no request is
+//! sent again of whose body anything was read.
+//!
+//! A route may ask for more ([`RetryOn`]): tries that were lost, answers of some status. Then a body is kept while it streams,
+//! up to 64 KiB, to be sent again from its beginning; what is longer is not retried, and the answer says so.
 //!
 //! All of it is bounded by the retry budget, but for going to another endpoint because no connection came about.
 
@@ -20,19 +23,21 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::body::{Body, BodyError};
+use super::body::{Body, BodyError, grpc_status};
 use super::failure::{Failure, told};
+use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::head::{Head, MALLA_UPGRADE, Original, Upgrade};
 use super::pipe::{Pipe, PipeError};
+use super::replay::Replay;
 use super::request_body::{Gate, RequestBody};
 use super::response::{Held, Lease};
 use super::tunnel::{StreamIo, TunnelIo};
-use crate::balance::{self, LoadGuard};
+use crate::balance::{self, LoadGuard, RetryGuard};
 use crate::outcome::Outcome;
 use crate::pool::{ConnectFailure, Target, chain};
 use crate::reason::Reason;
 use crate::shared::Worker;
-use crate::snapshot::{Cluster, Endpoints, Retry, UpstreamHttp};
+use crate::snapshot::{Cluster, Endpoints, Retry, RetryOn, UpstreamHttp};
 
 /// An HTTP/1 connection that has been idle for longer may just be being closed by the upstream: requests that could not be
 /// sent again get another one. Common servers close after 2 to 75 seconds.
@@ -47,6 +52,8 @@ pub(super) struct Plan<'a> {
     /// The address, for clusters without addresses.
     pub(super) fixed: Option<Target>,
     pub(super) try_timeout: Option<Duration>,
+    /// When the caller of a gRPC call gives up: passed on with each try, as what is left.
+    pub(super) grpc_deadline: Option<Instant>,
     pub(super) retry: &'a Retry,
     /// Stands in for a missing host towards HTTP/1.
     pub(super) default_host: &'a str,
@@ -62,6 +69,27 @@ pub(super) struct Upstream {
     pub(super) held: Held,
     /// When this try must be over.
     pub(super) try_deadline: Option<Instant>,
+    /// Why it was not retried, though the route retries its status and tries were left.
+    pub(super) not_retried: Option<NotRetried>,
+}
+
+/// Why an answer was not retried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotRetried {
+    /// The body is too long to be kept.
+    BodyTooLarge,
+    /// The service's retry budget is spent.
+    BudgetSpent,
+}
+
+impl NotRetried {
+    /// For the response header.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            NotRetried::BodyTooLarge => "body_too_large",
+            NotRetried::BudgetSpent => "retry_budget_spent",
+        }
+    }
 }
 
 /// What follows the head.
@@ -105,6 +133,13 @@ pub(super) async fn forward(
         return Err(Failure::new(Reason::CircuitOpen, format!("{} has too many requests at once", cluster.name)));
     };
     let (mut head, mut body) = (head, body);
+    let on = &plan.retry.on;
+    let mut recorded = None;
+    if plan.retry.attempts > 0 && !on.is_nothing() && head.upgrade.is_none() {
+        let replay = Replay::new(std::mem::replace(&mut body, Body::empty()));
+        body = replay.body().unwrap_or(Body::empty());
+        recorded = Some((head.method.clone(), replay));
+    }
     let mut tried = SmallVec::<[SocketAddr; 2]>::new();
     let (mut left, mut interval) = (plan.retry.attempts, plan.retry.base_interval);
     let mut retry = None;
@@ -116,6 +151,11 @@ pub(super) async fn forward(
         }
         let from_sidecar = matches!(&target, Target::Endpoint(endpoint) if endpoint.identity.is_some());
         let try_deadline = plan.try_timeout.map(|limit| Instant::now() + limit);
+        if let Some(deadline) = plan.grpc_deadline {
+            let until = try_deadline.map_or(deadline, |at| at.min(deadline));
+            head.headers.insert(GRPC_TIMEOUT, grpc_timeout::write(until.duration_since(Instant::now())));
+        }
+        let kept = recorded.as_ref().filter(|_| left > 0).map(|(_, replay)| (head.clone(), replay));
         let sending = send(worker, plan, &target, head, body, gate.as_ref(), left > 0);
         let result = match try_deadline {
             None => sending.await,
@@ -124,40 +164,76 @@ pub(super) async fn forward(
                 Err(TryFailure::new(failure, None))
             }),
         };
-        let TryFailure { failure, again, connected } = match result {
-            Ok((head, body, lease, upload)) => {
+        let cause;
+        (cause, head, body) = match result {
+            Ok((response, body, lease, upload)) => {
                 if let Some(load) = &mut load {
                     load.answered();
                 }
-                let held = Held { lease, _load: load, _place: place, _retry: retry, upload, gate };
-                return Ok(Upstream { head, body, from_sidecar, held, try_deadline });
+                let wanted = kept.filter(|(head, _)| retries_answer(on, &head.method, &response));
+                match wanted.map(|(head, replay)| answered_again(cluster, head, replay)) {
+                    Some(Ok((head, body, permission))) => {
+                        retry = Some(permission);
+                        (Reason::RetriableStatus, head, body)
+                    }
+                    settled => {
+                        let held = Held { lease, _load: load, _place: place, _retry: retry, upload, gate };
+                        let not_retried = settled.and_then(Result::err);
+                        return Ok(Upstream { head: response, body, from_sidecar, held, try_deadline, not_retried });
+                    }
+                }
             }
-            Err(failure) => failure,
+            Err(TryFailure { failure, again, connected }) => {
+                match &mut load {
+                    Some(load) if is_endpoints_fault(failure.reason) => load.failed(),
+                    Some(load) => load.discard(),
+                    None => {}
+                }
+                let lost = matches!(failure.reason, Reason::UpstreamReset | Reason::TryTimeout)
+                    && recorded.as_ref().is_some_and(|(method, _)| on.reset(method));
+                if again.is_none() && !lost {
+                    return Err(failure);
+                }
+                if left == 0 {
+                    return Err(exhausted(failure, plan.retry.attempts));
+                }
+                let again = again.or_else(|| kept.and_then(|(head, replay)| Some((head, replay.body()?))));
+                let Some((head, body)) = again else {
+                    let what = format!("{}; not retried: the request's body is longer than 64 KiB", failure.what);
+                    return Err(Failure::new(failure.reason, what));
+                };
+                // Where no connection came about, another endpoint gets the request for the first time: nobody has more to do,
+                // and all that waited for one connection fail at once, which no budget has room for.
+                if connected || !has_other(cluster, &tried) {
+                    retry = cluster.retry_budget.take(cluster.usage.requests());
+                    if retry.is_none() {
+                        let what = format!("after {}: {}", failure.reason, failure.what);
+                        return Err(Failure::new(Reason::RetryBudgetSpent, what));
+                    }
+                }
+                (failure.reason, head, body)
+            }
         };
-        match &mut load {
-            Some(load) if is_endpoints_fault(failure.reason) => load.failed(),
-            Some(load) => load.discard(),
-            None => {}
-        }
-        (head, body) = again.ok_or_else(|| failure.clone())?;
-        if left == 0 {
-            return Err(exhausted(failure, plan.retry.attempts));
-        }
-        // Where no connection came about, another endpoint gets the request for the first time: nobody has more to do, and
-        // all that waited for one connection fail at once, which no budget has room for.
-        if connected || !has_other(cluster, &tried) {
-            retry = cluster.retry_budget.take(cluster.usage.requests());
-            if retry.is_none() {
-                let what = format!("after {}: {}", failure.reason, failure.what);
-                return Err(Failure::new(Reason::RetryBudgetSpent, what));
-            }
-        }
         left -= 1;
-        worker.shared.metrics.retried(&cluster.name, failure.reason);
+        worker.shared.metrics.retried(&cluster.name, cause);
         drop(load);
         sleep(jittered(interval)).await;
         interval = interval.saturating_mul(2).min(plan.retry.max_interval);
     }
+}
+
+/// Whether an answer is one that the route retries. Of gRPC only answers without a message can be: others have begun to
+/// reach the caller (gRFC A6).
+fn retries_answer(on: &RetryOn, method: &http::Method, response: &response::Parts) -> bool {
+    let grpc = if on.grpc_statuses == 0 { None } else { grpc_status(&response.headers) };
+    on.answer(method, response.status.as_u16(), grpc)
+}
+
+/// The request once more, after an answer that is to be retried, if it is still there and the budget permits it.
+fn answered_again(cluster: &Cluster, head: Head, replay: &Replay) -> Result<(Head, Body, RetryGuard), NotRetried> {
+    let body = replay.body().ok_or(NotRetried::BodyTooLarge)?;
+    let permission = cluster.retry_budget.take(cluster.usage.requests()).ok_or(NotRetried::BudgetSpent)?;
+    Ok((head, body, permission))
 }
 
 /// Between half and the whole of the interval: those that failed together do not come back together.

@@ -62,6 +62,7 @@ pub(crate) fn route(cluster: &Arc<Cluster>) -> Route {
         try_timeout: None,
         retry: Retry::default(),
         filters: None,
+        limits: Vec::new(),
     }
 }
 

@@ -5,3 +5,4 @@ mod grpc;
 mod http1;
 mod limits;
 mod retry;
+mod retry_on;

@@ -14,6 +14,7 @@ use crate::decode::cluster::Discovery;
 use crate::decode::endpoints::Sidecar;
 use crate::decode::listener::{RouteSource, ServiceSpec, TcpSpec};
 use crate::decode::{ClusterSpec, EndpointSpec, InboundSpec, ListenerSpec, RouteTable};
+use crate::filter::RateLimit;
 use crate::names::{Name, SpiffeId};
 use crate::snapshot::{
     Cluster, Endpoint, Endpoints, HttpRoutes, Inbound, InboundPort, Limits, Outbound, OutboundService, Route,
@@ -202,6 +203,7 @@ impl Linker {
             return Ok(linked.routes.clone());
         }
         let mut linked = clusters.iter().cloned();
+        let mut limits = Limiters::of(self.routes.get(&table.name).map(|linked| &*linked.routes));
         let virtual_hosts = table.virtual_hosts.iter().map(|host| {
             let routes = host.routes.iter().map(|route| Route {
                 name: route.name.clone(),
@@ -215,6 +217,7 @@ impl Linker {
                 try_timeout: route.try_timeout,
                 retry: route.retry.clone(),
                 filters: route.filters.clone(),
+                limits: route.limits.iter().map(|limit| limits.shared(&route.name, limit)).collect(),
             });
             VirtualHost { domains: host.domains.clone(), routes: routes.collect() }
         });
@@ -246,6 +249,28 @@ impl Linker {
         let cluster = Arc::new(build(name, source, before.map(|linked| &*linked.cluster)));
         self.clusters.insert(name.clone(), LinkedCluster { from, cluster: cluster.clone() });
         Ok(cluster)
+    }
+}
+
+/// The rate limits of a route configuration: one for all entries of a rule, and the same as before if it has not changed, so that a
+/// change elsewhere gives nobody a full bucket.
+struct Limiters(Vec<(Name, Arc<RateLimit>)>);
+
+impl Limiters {
+    fn of(before: Option<&HttpRoutes>) -> Self {
+        let routes = before.into_iter().flat_map(|routes| &routes.virtual_hosts).flat_map(|host| &host.routes);
+        Limiters(
+            routes.flat_map(|route| route.limits.iter().map(|limit| (route.name.clone(), limit.clone()))).collect(),
+        )
+    }
+
+    fn shared(&mut self, route: &Name, limit: &Arc<RateLimit>) -> Arc<RateLimit> {
+        let known = self.0.iter().find(|(name, known)| name == route && known.is_same(limit));
+        if let Some((_, known)) = known {
+            return known.clone();
+        }
+        self.0.push((route.clone(), limit.clone()));
+        limit.clone()
     }
 }
 

@@ -2,6 +2,9 @@
 
 use malla_xds::envoy::core::HeaderValueOption;
 use malla_xds::envoy::core::header_value_option::HeaderAppendAction;
+use malla_xds::envoy::fault::HttpFault;
+use malla_xds::envoy::fault_common::fault_delay::FaultDelaySecifier;
+use malla_xds::envoy::local_ratelimit::LocalRateLimit;
 use malla_xds::envoy::protobuf;
 use malla_xds::envoy::route::header_matcher::HeaderMatchSpecifier;
 use malla_xds::envoy::route::query_parameter_matcher::QueryParameterMatchSpecifier;
@@ -10,10 +13,11 @@ use malla_xds::envoy::route::route::Action;
 use malla_xds::envoy::route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use malla_xds::envoy::route::route_match::PathSpecifier;
 use malla_xds::envoy::route::weighted_cluster::ClusterWeight;
-use malla_xds::envoy::route::{RedirectAction, Route, RouteConfiguration};
+use malla_xds::envoy::route::{FilterConfig, RedirectAction, RetryPolicy, Route, RouteConfiguration};
+use malla_xds::envoy::types::TokenBucket;
 use malla_xds::names;
 
-use super::{seconds, string};
+use super::{seconds, string, unpack};
 
 pub(super) fn routes(configuration: &RouteConfiguration) -> String {
     let mut text = String::new();
@@ -77,8 +81,7 @@ fn route_text(route: &Route) -> String {
                 text += &format!(" at {host}");
             }
             if let Some(retry) = &action.retry_policy {
-                assert_eq!((retry.retry_on.as_str(), retry.num_retries.as_ref().map(|n| n.value)), ("", Some(1)));
-                text += &format!(" try {}", retry.per_try_timeout.as_ref().map(seconds).unwrap_or_default());
+                text += &retry_text(retry);
             }
         }
         Some(Action::Redirect(redirect)) => text += &redirect_text(redirect),
@@ -86,6 +89,9 @@ fn route_text(route: &Route) -> String {
     }
     text += &changes("req", &route.request_headers_to_add, &route.request_headers_to_remove);
     text += &changes("resp", &route.response_headers_to_add, &route.response_headers_to_remove);
+    let mut overrides: Vec<_> = route.typed_per_filter_config.iter().collect();
+    overrides.sort_by_key(|(name, _)| *name);
+    overrides.into_iter().for_each(|(name, any)| text += &override_text(name, any));
     format!("{text} ({})\n", route.name)
 }
 
@@ -118,4 +124,53 @@ fn changes(whose: &str, add: &[HeaderValueOption], remove: &[String]) -> String 
     });
     let all: Vec<String> = add.chain(remove.iter().map(|name| format!("-{name}"))).collect();
     if all.is_empty() { String::new() } else { format!(" {whose}[{}]", all.join(" ")) }
+}
+
+fn retry_text(retry: &RetryPolicy) -> String {
+    let mut text = String::new();
+    if !retry.retry_on.is_empty() {
+        let idempotent = if retry.retriable_request_headers.is_empty() { "" } else { " idempotent" };
+        let codes: String = retry.retriable_status_codes.iter().map(|code| format!(" {code}")).collect();
+        let number = retry.num_retries.as_ref().map_or(0, |number| number.value);
+        text += &format!(" retry[{number} {}{codes}{idempotent}]", retry.retry_on.replace(SAFE, "safe"));
+    }
+    if let Some(back_off) = &retry.retry_back_off {
+        let max = back_off.max_interval.as_ref().map(seconds).unwrap_or_default();
+        text += &format!(" after {}..{max}", back_off.base_interval.as_ref().map(seconds).expect("is set"));
+    }
+    text + &retry.per_try_timeout.as_ref().map(|timeout| format!(" try {}", seconds(timeout))).unwrap_or_default()
+}
+
+const SAFE: &str = "connect-failure,refused-stream,reset-before-request";
+
+fn override_text(name: &str, any: &protobuf::Any) -> String {
+    if name == names::FAULT_FILTER {
+        let fault: HttpFault = unpack(any);
+        let delay = fault.delay.map(|delay| {
+            let Some(FaultDelaySecifier::FixedDelay(time)) = &delay.fault_delay_secifier else { panic!("is fixed") };
+            format!(" delay {} of {}", seconds(time), delay.percentage.expect("is set").numerator)
+        });
+        let abort = fault.abort.map(|abort| {
+            format!(" abort {:?} of {}", abort.error_type.expect("is set"), abort.percentage.expect("is set").numerator)
+        });
+        return format!(" fault[{}{}]", delay.unwrap_or_default(), abort.unwrap_or_default());
+    }
+    let optional: FilterConfig = unpack(any);
+    assert!(optional.is_optional, "gRPC does not know {name}");
+    assert_eq!(name, names::RATE_LIMIT_FILTER);
+    let limit: LocalRateLimit = unpack(&optional.config.expect("is set"));
+    let bucket = |bucket: &Option<TokenBucket>| {
+        let bucket = bucket.as_ref().expect("is set");
+        let fill = bucket.tokens_per_fill.as_ref().expect("is set").value;
+        format!("{}+{fill}/{}", bucket.max_tokens, bucket.fill_interval.as_ref().map(seconds).expect("is set"))
+    };
+    let own: String = limit
+        .descriptors
+        .iter()
+        .map(|descriptor| {
+            let [entry] = &descriptor.entries[..] else { panic!("one entry") };
+            format!(" {}={}:{}", entry.key, entry.value, bucket(&descriptor.token_bucket))
+        })
+        .collect();
+    format!(" limit[{} {}{own}]", limit.stat_prefix, bucket(&limit.token_bucket))
 }

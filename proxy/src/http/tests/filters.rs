@@ -11,7 +11,10 @@ use super::super::Version;
 use super::super::testing::{
     Listening, cluster, counted, endpoint, exchange_raw, knows, outbound, read_until, route, scripted, worker,
 };
-use crate::filter::{Filters, HeaderChange, HeaderChanges, HeaderFilters, PathRewrite, Redirect, Rewrite, Write};
+use crate::filter::{
+    Abort, Bucket, Fault, Filters, HeaderChange, HeaderChanges, HeaderFilters, PathRewrite, RateLimit, Redirect,
+    Rewrite, Share, TokenBucket, Write,
+};
 use crate::snapshot::{Route, RouteAction, WeightedClusters};
 
 /// An application that keeps the heads it gets, and answers each with a header.
@@ -125,4 +128,58 @@ async fn a_redirect_is_answered_without_an_upstream() {
     assert!(answer.starts_with("HTTP/1.1 308 ") && answer.contains("location: https://cart/a?b=c\r\n"), "{answer}");
     assert!(!answer.contains("malla-reason"), "it is no failure: {answer}");
     assert_eq!(counted(&sidecar.worker, "malla_requests_total", &["status=\"308\"", "reason=\"\""]), 1);
+}
+
+#[tokio::test]
+async fn a_fault_answers_in_the_upstreams_place() {
+    let (address, heads, _running) = application().await;
+    let cluster = Arc::new(cluster("cart.shop:80", vec![endpoint(address)]));
+    let fault = Fault { abort: Some((Abort::Http(418), Share(1_000_000))), delay: None };
+    let filters = Filters { fault: Some(fault), ..Filters::default() };
+    let sidecar = sidecar(Route { filters: filters.shared(), ..route(&cluster) }).await;
+    let answer = exchange_raw(sidecar.address, &get("/", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 418 ") && answer.contains("malla-reason: fault_injected"), "{answer}");
+    let call = get("/", "content-type: application/grpc\r\n");
+    let answer = exchange_raw(sidecar.address, &call).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("grpc-status: 2\r\n"), "{answer}");
+    assert!(heads.lock().is_empty(), "nothing was forwarded");
+    assert_eq!(counted(&sidecar.worker, "malla_requests_total", &["reason=\"fault_injected\""]), 2);
+}
+
+#[tokio::test]
+async fn a_delay_goes_before_the_request_and_counts_for_the_time_out() {
+    let (address, _heads, _running) = application().await;
+    let cluster = Arc::new(cluster("cart.shop:80", vec![endpoint(address)]));
+    let with = |time| {
+        let fault = Fault { delay: Some((std::time::Duration::from_millis(time), Share(1_000_000))), abort: None };
+        Filters { fault: Some(fault), ..Filters::default() }.shared()
+    };
+    let delayed = sidecar(Route { filters: with(50), ..route(&cluster) }).await;
+    let begun = std::time::Instant::now();
+    assert!(exchange_raw(delayed.address, &get("/", "")).await.starts_with("HTTP/1.1 200"));
+    assert!(begun.elapsed().as_millis() >= 50);
+    let timeout = Some(std::time::Duration::from_millis(50));
+    let limited = sidecar(Route { filters: with(60_000), timeout, ..route(&cluster) }).await;
+    let answer = exchange_raw(limited.address, &get("/", "")).await;
+    assert!(answer.contains("malla-reason: request_timeout"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_rate_limit_answers_429_and_when_to_come_back() {
+    let (address, heads, _running) = application().await;
+    let cluster = Arc::new(cluster("cart.shop:80", vec![endpoint(address)]));
+    let bucket = |burst| Bucket::new(TokenBucket { tokens: 1, interval: std::time::Duration::from_secs(100), burst });
+    let clients = vec![("shop/web".into(), bucket(2))];
+    let limit = RateLimit { name: "shop/l".into(), bucket: bucket(1), clients, header: None };
+    let sidecar = sidecar(Route { limits: vec![limit.into()], ..route(&cluster) }).await;
+    for _ in 0..2 {
+        assert!(exchange_raw(sidecar.address, &get("/", "")).await.starts_with("HTTP/1.1 200"));
+    }
+    let answer = exchange_raw(sidecar.address, &get("/", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("malla-reason: rate_limited"), "{answer}");
+    let after = answer.split("retry-after: ").nth(1).and_then(|rest| rest.split('\r').next());
+    assert!(after.is_some_and(|seconds| (90..=100).contains(&seconds.parse().unwrap_or(0))), "{answer}");
+    let answer = exchange_raw(sidecar.address, &get("/", "content-type: application/grpc\r\n")).await;
+    assert!(answer.contains("grpc-status: 8\r\n"), "{answer}");
+    assert_eq!(heads.lock().len(), 2);
 }

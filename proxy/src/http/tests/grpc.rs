@@ -51,7 +51,7 @@ pub(super) async fn client(address: SocketAddr) -> (SendRequest<Bytes>, AbortOnD
     (client, AbortOnDropHandle::new(driving))
 }
 
-fn call(path: &str) -> Request<()> {
+pub(super) fn call(path: &str) -> Request<()> {
     Request::post(format!("http://cart{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -99,7 +99,7 @@ async fn pair(application: SocketAddr) -> Pair {
     Pair::new(application, Version::Http2, UpstreamHttp::AsReceived).await
 }
 
-async fn send(client: &mut SendRequest<Bytes>, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
+pub(super) async fn send(client: &mut SendRequest<Bytes>, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
     let mut ready = client.clone().ready().await.expect("ready");
     ready.send_request(request, false).expect("sent")
 }

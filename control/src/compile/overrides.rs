@@ -1,0 +1,130 @@
+//! Faults and rate limits: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
+//! listeners of those routes.
+
+use malla_config::mesh::{Abort, AbortStatus, Delay, Fault, Filters, HttpRoute, RateLimit, Share, TokenBucket};
+use malla_xds::envoy::core::RuntimeFractionalPercent;
+use malla_xds::envoy::fault::fault_abort::ErrorType;
+use malla_xds::envoy::fault::{FaultAbort, HttpFault};
+use malla_xds::envoy::fault_common::FaultDelay;
+use malla_xds::envoy::fault_common::fault_delay::FaultDelaySecifier;
+use malla_xds::envoy::local_ratelimit::LocalRateLimit;
+use malla_xds::envoy::protobuf::{Any, BoolValue};
+use malla_xds::envoy::ratelimit::LocalRateLimitDescriptor;
+use malla_xds::envoy::ratelimit::rate_limit_descriptor::Entry;
+use malla_xds::envoy::route::rate_limit::Action;
+use malla_xds::envoy::route::rate_limit::action::{ActionSpecifier, RequestHeaders, SourceCluster};
+use malla_xds::envoy::route::{FilterConfig, Route};
+use malla_xds::envoy::types::fractional_percent::DenominatorType;
+use malla_xds::envoy::types::{FractionalPercent, TokenBucket as Bucket};
+use malla_xds::envoy::{pack_any, route};
+use malla_xds::names;
+
+use super::filters::{duration, number};
+
+/// The HTTP filters that some rule of these routes asks for, in the order in which they act: name and empty configuration.
+pub(super) fn filters(routes: &[&HttpRoute]) -> Vec<(&'static str, Any)> {
+    let rules = || routes.iter().flat_map(|route| &route.rules).map(|rule| &rule.filters);
+    let mut filters = Vec::new();
+    if rules().any(|filters| filters.rate_limit.is_some()) {
+        let idle = LocalRateLimit { stat_prefix: "malla".into(), ..Default::default() };
+        filters.push((names::RATE_LIMIT_FILTER, pack_any(idle)));
+    }
+    if rules().any(|filters| filters.fault.is_some()) {
+        filters.push((names::FAULT_FILTER, pack_any(HttpFault::default())));
+    }
+    filters
+}
+
+/// The routes of one match, with what its rule asks for. A fault for requests with a header becomes a route of its own
+/// before the other: clients that know no such condition follow it all the same.
+pub(super) fn of_rule(route: Route, filters: &Filters) -> Vec<Route> {
+    let mut route = route;
+    if let Some(limit) = &filters.rate_limit {
+        let config = optional(pack_any(rate_limit(limit)));
+        route.typed_per_filter_config.insert(names::RATE_LIMIT_FILTER.into(), config);
+    }
+    let Some(fault) = &filters.fault else { return vec![route] };
+    let mut faulty = route.clone();
+    faulty.typed_per_filter_config.insert(names::FAULT_FILTER.into(), pack_any(http_fault(fault)));
+    let Some((name, value)) = &fault.only_with_header else { return vec![faulty] };
+    let condition = super::route::exact_header(name, value);
+    if let Some(matching) = &mut faulty.r#match {
+        matching.headers.push(condition);
+    }
+    vec![faulty, route]
+}
+
+/// For clients that do not have the filter.
+fn optional(config: Any) -> Any {
+    pack_any(FilterConfig { config: Some(config), is_optional: true, ..Default::default() })
+}
+
+fn http_fault(fault: &Fault) -> HttpFault {
+    HttpFault {
+        delay: fault.delay.map(|Delay { time, share }| FaultDelay {
+            percentage: Some(fraction(share)),
+            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(time))),
+        }),
+        abort: fault.abort.map(|Abort { status, share }| FaultAbort {
+            percentage: Some(fraction(share)),
+            error_type: Some(match status {
+                AbortStatus::Http(status) => ErrorType::HttpStatus(status.into()),
+                AbortStatus::Grpc(status) => ErrorType::GrpcStatus(status.into()),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn rate_limit(limit: &RateLimit) -> LocalRateLimit {
+    let all =
+        || Some(RuntimeFractionalPercent { default_value: Some(fraction(Share::ALL)), runtime_key: "malla".into() });
+    let descriptor = |key: &str, (value, limit): &(std::sync::Arc<str>, TokenBucket)| LocalRateLimitDescriptor {
+        entries: vec![Entry { key: key.to_owned(), value: value.to_string() }],
+        token_bucket: Some(bucket(limit)),
+        ..Default::default()
+    };
+    let action = |specifier| route::RateLimit {
+        actions: vec![Action { action_specifier: Some(specifier) }],
+        ..Default::default()
+    };
+    let mut descriptors = Vec::new();
+    let mut actions = Vec::new();
+    if let Some(header) = &limit.header {
+        descriptors.extend(header.buckets.iter().map(|bucket| descriptor(&header.name, bucket)));
+        actions.push(action(ActionSpecifier::RequestHeaders(RequestHeaders {
+            header_name: header.name.to_string(),
+            descriptor_key: header.name.to_string(),
+            skip_if_absent: true,
+        })));
+    }
+    if !limit.clients.is_empty() {
+        descriptors.extend(limit.clients.iter().map(|bucket| descriptor(names::RATE_LIMIT_CLIENT, bucket)));
+        actions.push(action(ActionSpecifier::SourceCluster(SourceCluster::default())));
+    }
+    LocalRateLimit {
+        stat_prefix: limit.name.to_string(),
+        token_bucket: Some(bucket(&limit.bucket)),
+        filter_enabled: all(),
+        filter_enforced: all(),
+        descriptors,
+        rate_limits: actions,
+        always_consume_default_token_bucket: Some(BoolValue { value: false }),
+        rate_limited_as_resource_exhausted: true,
+        enable_retry_after_header: true,
+        ..Default::default()
+    }
+}
+
+fn bucket(limit: &TokenBucket) -> Bucket {
+    Bucket {
+        max_tokens: limit.burst,
+        tokens_per_fill: number(limit.requests),
+        fill_interval: Some(duration(limit.interval)),
+    }
+}
+
+fn fraction(share: Share) -> FractionalPercent {
+    FractionalPercent { numerator: share.parts(), denominator: DenominatorType::Million.into() }
+}
