@@ -11,8 +11,8 @@ use crate::mesh::{Mesh, MeshSettings, ServiceName, WorkloadName};
 use crate::object::{Object, Objects};
 use crate::route::Context;
 use crate::{
-    checks, endpoint_slice, extension, external_names, grpc_route, http_route, mesh_settings, policies,
-    reference_grant, service, stream_route, workload,
+    authorization_policy, checks, endpoint_slice, extension, external_names, grpc_route, http_route, mesh_settings,
+    policies, reference_grant, service, stream_route, workload,
 };
 
 /// The mesh of all objects. It is whole only if nothing was reported.
@@ -78,7 +78,7 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
         policies::traffic(object, &index, diagnostics);
     }
     for object in of_kind(Kind::AuthorizationPolicy) {
-        policies::authorization(object, &index, diagnostics);
+        mesh.authorization_policies.extend(authorization_policy::ready(object, &index, diagnostics));
     }
 
     mesh.services = ready_ones(index.services);

@@ -13,6 +13,7 @@
 
 pub mod api;
 mod assemble;
+mod authorization_policy;
 mod checks;
 mod conflicts;
 mod cursor;

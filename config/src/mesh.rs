@@ -3,6 +3,7 @@
 //! Every value here is valid and every reference inside it resolves: a [`Mesh`] exists only if loading found no error.
 //! Nothing downstream checks again what this module's types guarantee.
 
+mod authorization;
 mod filter;
 mod policy;
 
@@ -12,6 +13,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::authorization::{
+    AuthorizationAction, AuthorizationPolicy, AuthorizationRule, AuthorizationTarget, Caller, CallerCondition,
+    DefaultAuthorization, IdentityMatch, Operation,
+};
 pub use self::filter::{BackendFilters, Filters, HeaderChanges, PathRewrite, Redirect, Rewrite, Scheme};
 pub use self::policy::{
     Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket,
@@ -35,6 +40,8 @@ pub struct Mesh {
     pub tcp_routes: Vec<TcpRoute>,
     /// `TLSRoute`s attached to services.
     pub tls_routes: Vec<TlsRoute>,
+    /// `AuthorizationPolicy`s, in file order.
+    pub authorization_policies: Vec<AuthorizationPolicy>,
 }
 
 /// Mesh-wide settings (kind `Mesh`).
@@ -48,6 +55,8 @@ pub struct MeshSettings {
     pub namespace_mtls: BTreeMap<Arc<str>, MtlsMode>,
     /// What a sidecar does with destinations outside the mesh. Default pass through.
     pub unknown_destinations: UnknownDestinations,
+    /// What happens to a request where no policy that allows is about its port. Default allow.
+    pub default_authorization: DefaultAuthorization,
 }
 
 impl Default for MeshSettings {
@@ -57,6 +66,7 @@ impl Default for MeshSettings {
             mtls: MtlsMode::Strict,
             namespace_mtls: BTreeMap::new(),
             unknown_destinations: UnknownDestinations::PassThrough,
+            default_authorization: DefaultAuthorization::Allow,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `Mesh` → [`MeshSettings`].
 
-use crate::api::{MeshMtls, MeshSpec, UnknownDestinations as Written};
+use crate::api::{self, MeshMtls, MeshSpec, UnknownDestinations as Written};
 use crate::diagnostic::{Code, Diagnostics};
-use crate::mesh::{MeshSettings, UnknownDestinations};
+use crate::mesh::{DefaultAuthorization, MeshSettings, UnknownDestinations};
 use crate::names;
 use crate::object::Object;
 use crate::suggest::shown;
@@ -11,7 +11,7 @@ use crate::workload::mtls_mode;
 /// The settings of an object; nothing if something is wrong with it.
 pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<MeshSettings> {
     let errors = diagnostics.count();
-    let MeshSpec { trust_domain, mtls, unknown_destinations } = object.typed(diagnostics)?;
+    let MeshSpec { trust_domain, mtls, unknown_destinations, default_authorization } = object.typed(diagnostics)?;
     let spec = object.cursor();
     let mut settings = MeshSettings::default();
     if let Some(domain) = trust_domain {
@@ -31,6 +31,13 @@ pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Me
         settings.unknown_destinations = match written {
             Written::PassThrough => UnknownDestinations::PassThrough,
             Written::Deny => UnknownDestinations::Deny,
+        };
+    }
+    if let Some(written) = default_authorization {
+        settings.default_authorization = match written {
+            api::DefaultAuthorization::Allow => DefaultAuthorization::Allow,
+            api::DefaultAuthorization::Deny => DefaultAuthorization::Deny,
+            api::DefaultAuthorization::Audit => DefaultAuthorization::Audit,
         };
     }
     (diagnostics.count() == errors && !object.is_damaged()).then_some(settings)

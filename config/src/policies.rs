@@ -1,13 +1,10 @@
-//! `TrafficPolicy` and `AuthorizationPolicy`: checked like everything else, and then refused, because they have no effect
-//! yet and a policy that seems to protect is worse than none.
+//! `TrafficPolicy`: checked like everything else, and then refused, because it has no effect yet.
 
 use crate::api::{
-    Algorithm, AuthorizationPolicySpec, AuthorizationRule, Balancing, ConsistentHash, HealthCheck, Operation,
-    OutlierDetection, Peer, PolicyTarget, TrafficPolicySpec,
+    Algorithm, Balancing, ConsistentHash, HealthCheck, OutlierDetection, PolicyTarget, TrafficPolicySpec,
 };
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
-use crate::http_match;
 use crate::index::{Index, port_listing};
 use crate::mesh::ServiceName;
 use crate::names;
@@ -37,35 +34,6 @@ pub(crate) fn traffic(object: &Object, index: &Index<'_>, diagnostics: &mut Diag
             }
             duration(cursor, "interval", interval, diagnostics);
             duration(cursor, "timeout", timeout, diagnostics);
-        }
-    }
-    refuse(object, diagnostics);
-}
-
-/// Checks an `AuthorizationPolicy` and refuses it.
-pub(crate) fn authorization(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics) {
-    let spec = object.cursor();
-    if let Some(AuthorizationPolicySpec { selector, action: _, rules }) = object.typed(diagnostics) {
-        if let Some(selector) = selector {
-            let mut workloads =
-                index.workloads.values().filter(|workload| workload.object.namespace == object.namespace);
-            let carries = |labels: &std::collections::BTreeMap<String, String>| {
-                selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
-            };
-            if !workloads.any(|workload| carries(&workload.object.labels)) && index.complete {
-                let message = format!("the selector selects no Workload of the namespace `{}`", object.namespace);
-                let help = "write labels that its workloads carry";
-                spec.field("selector").error(diagnostics, Code::DanglingReference, message, help);
-            }
-        }
-        for (at, AuthorizationRule { from, to }) in rules.into_iter().enumerate() {
-            let rule = spec.field("rules").item(at);
-            for (at, peer) in from.into_iter().flatten().enumerate() {
-                check_peer(rule.field("from").item(at), peer, diagnostics);
-            }
-            for (at, operation) in to.into_iter().flatten().enumerate() {
-                check_operation(rule.field("to").item(at), operation, diagnostics);
-            }
         }
     }
     refuse(object, diagnostics);
@@ -142,68 +110,5 @@ fn duration(cursor: Cursor<'_>, field: &str, written: Option<String>, diagnostic
     if names::duration(&text).is_none_or(|duration| duration.is_zero()) {
         let message = format!("`{}` is not a duration greater than zero", shown(&text));
         cursor.field(field).error(diagnostics, Code::InvalidValue, message, names::DURATION_HELP);
-    }
-}
-
-fn check_peer(cursor: Cursor<'_>, peer: Peer, diagnostics: &mut Diagnostics) {
-    let Peer { namespaces, service_accounts, identities } = peer;
-    if namespaces.is_none() && service_accounts.is_none() && identities.is_none() {
-        let help = "write `namespaces`, `serviceAccounts` or `identities`; leave `from` out for everybody";
-        cursor.error(diagnostics, Code::MissingField, "a caller without any field", help);
-    }
-    let mut each = |field: &str, values: Option<Vec<String>>, valid: fn(&str) -> bool, help: &str| {
-        for (at, value) in values.into_iter().flatten().enumerate() {
-            if !valid(&value) {
-                let message = format!("`{}` is not valid in `{field}`", shown(&value));
-                cursor.field(field).item(at).error(diagnostics, Code::InvalidValue, message, help);
-            }
-        }
-    };
-    each("namespaces", namespaces, |name| names::dns_label(name).is_ok(), names::DNS_LABEL_HELP);
-    let account = |name: &str| {
-        name.split_once('/').is_some_and(|(namespace, account)| {
-            names::dns_label(namespace).is_ok() && names::dns_subdomain(account).is_ok()
-        })
-    };
-    each("serviceAccounts", service_accounts, account, "write `namespace/name`");
-    let identity = |text: &str| {
-        text.strip_prefix("spiffe://")
-            .and_then(|rest| rest.split_once('/'))
-            .is_some_and(|(domain, path)| names::trust_domain(domain).is_ok() && !path.is_empty())
-    };
-    each("identities", identities, identity, "write `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`");
-}
-
-fn check_operation(cursor: Cursor<'_>, operation: Operation, diagnostics: &mut Diagnostics) {
-    let Operation { ports, methods, paths, hosts } = operation;
-    if ports.is_none() && methods.is_none() && paths.is_none() && hosts.is_none() {
-        let help = "write `ports`, `methods`, `paths` or `hosts`; leave `to` out for every request";
-        cursor.error(diagnostics, Code::MissingField, "a request without any field", help);
-    }
-    for (at, port) in ports.into_iter().flatten().enumerate() {
-        if port == 0 {
-            let help = "write a number from 1 to 65535";
-            cursor.field("ports").item(at).error(diagnostics, Code::InvalidValue, "0 is not a port", help);
-        }
-    }
-    for (at, method) in methods.into_iter().flatten().enumerate() {
-        if names::http_token(&method).is_err() || method != method.to_ascii_uppercase() {
-            let message = format!("`{}` is not a method", shown(&method));
-            let help = "write it in upper case, as in `GET`";
-            cursor.field("methods").item(at).error(diagnostics, Code::InvalidValue, message, help);
-        }
-    }
-    for (at, path) in paths.into_iter().flatten().enumerate() {
-        if let Err((fault, help)) = http_match::check_path(path.strip_suffix('*').unwrap_or(&path)) {
-            let message = format!("`{}` is not a path: {fault}", shown(&path));
-            cursor.field("paths").item(at).error(diagnostics, Code::InvalidValue, message, help);
-        }
-    }
-    for (at, host) in hosts.into_iter().flatten().enumerate() {
-        if let Err(fault) = names::route_hostname(&host) {
-            let message = format!("`{}` is not a valid hostname: {fault}", shown(&host));
-            let help = "write a DNS name in lower case";
-            cursor.field("hosts").item(at).error(diagnostics, Code::InvalidValue, message, help);
-        }
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use malla_config::mesh::{
-    AppProtocol, EndpointSource, Mesh, MtlsMode, PathMatch, PathRewrite, RouteKind, ServiceName, Sidecar, TargetPort,
-    UnknownDestinations, ValueMatch, WorkloadName,
+    AppProtocol, AuthorizationAction, AuthorizationTarget, DefaultAuthorization, EndpointSource, Mesh, MtlsMode,
+    PathMatch, PathRewrite, RouteKind, ServiceName, Sidecar, TargetPort, UnknownDestinations, ValueMatch, WorkloadName,
 };
 use malla_config::{SourceFile, load};
 
@@ -146,4 +146,17 @@ fn tls_passthrough() {
     let mesh = load_example("tls-passthrough");
     assert_eq!(mesh.tls_routes[0].hostnames, ["eu.vault.example.com".into()]);
     assert_eq!(service(&mesh, "secrets", "vault").ports[0].protocol, AppProtocol::Tls);
+}
+
+#[test]
+fn authorization() {
+    let mesh = load_example("authorization");
+    assert_eq!(mesh.settings.default_authorization, DefaultAuthorization::Deny);
+    let [callers, deletes] = &mesh.authorization_policies[..] else { panic!("two policies") };
+    assert_eq!((callers.action, deletes.action), (AuthorizationAction::Allow, AuthorizationAction::Deny));
+    let backend = ServiceName::new("prod", "backend");
+    assert_eq!(callers.target, AuthorizationTarget::Services(vec![(backend, None)]));
+    assert_eq!(callers.rules[1].to[0].paths, [PathMatch::Prefix("/admin".into())]);
+    assert_eq!(deletes.target, AuthorizationTarget::Namespace);
+    assert_eq!((&deletes.rules[0].from[..], &*deletes.rules[0].to[0].methods[0]), (&[][..], "DELETE"));
 }

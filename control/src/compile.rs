@@ -5,6 +5,7 @@
 //! feature becomes which field.
 
 mod attached;
+mod authorization;
 mod cluster;
 mod endpoints;
 mod filters;

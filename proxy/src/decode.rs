@@ -5,6 +5,7 @@
 //! logs, mirrors: what a proxyless gRPC client ignores too) is not. References between resources stay names
 //! here; `link` follows them.
 
+mod authorization;
 pub mod cluster;
 pub mod endpoints;
 pub mod fault;

@@ -21,7 +21,7 @@ mod stall;
 pub(crate) mod testing;
 mod tunnel;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use http::uri::Authority;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::authorize::Authorization;
 use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
@@ -82,11 +83,13 @@ pub struct Inbound {
     pub port: u16,
     /// Identity of the client's sidecar; `None` in plaintext.
     pub peer: Option<SpiffeId>,
+    /// Address of the peer that connected.
+    pub source: IpAddr,
     /// Address that the client connected to before redirection; used for upstreams of the original destination.
     pub original_destination: Option<SocketAddr>,
-    /// Where the application was when the connection came in. It serves the connection on when the configuration forgets the
-    /// workload: clients may not have been told yet.
-    pub upstream: Option<Arc<Cluster>>,
+    /// Where the application was, and who might call it, when the connection came in. It serves the connection on when the
+    /// configuration forgets the workload: clients may not have been told yet.
+    pub before: Option<(Arc<Cluster>, Option<Arc<Authorization>>)>,
 }
 
 /// Serves one connection until it ends, is drained or is cut by the drop of the future.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::authorize::{Subject, Verdict, authorize};
 use crate::detect::{self, Detected};
 use crate::http::{self, Side, Version};
 use crate::metrics::Direction;
@@ -53,7 +54,7 @@ pub async fn serve(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
             match (mesh_port(&inbound, port, sni), port) {
                 (Some(port), _) => Box::pin(mesh(worker, port, stream, original, peer)).await,
                 (None, Some(port)) if !sni.ends_with(MESH) => {
-                    Box::pin(application_tls(&shared, port, stream, original)).await;
+                    Box::pin(application_tls(&shared, port, stream, original, peer)).await;
                 }
                 _ => refuse(&shared, stream.into(), Reason::NoInboundPort, &sni),
             }
@@ -107,7 +108,7 @@ async fn mesh(worker: Arc<Worker>, port: &InboundPort, stream: Replay, original:
             return tracing::info!(reason = %error.reason(), %error, cause, %peer, "inbound handshake failed");
         }
     };
-    carry(worker, port, accepted.stream, accepted.alpn, Some(accepted.peer), original).await;
+    carry(worker, port, accepted.stream, accepted.alpn, Some(accepted.peer), original, peer).await;
 }
 
 /// To the application, as what the port speaks; `alpn` is what the client said about it.
@@ -118,6 +119,7 @@ async fn carry(
     alpn: Option<Alpn>,
     client: Option<SpiffeId>,
     original: OriginalDst,
+    peer: SocketAddr,
 ) {
     let shared = worker.shared.clone();
     let version = match (port.protocol, alpn) {
@@ -146,33 +148,61 @@ async fn carry(
                 service: port.service.clone(),
                 port: port.port,
                 peer: client,
+                source: peer.ip(),
                 original_destination: Some(destination),
-                upstream: Some(port.upstream.clone()),
+                before: Some((port.upstream.clone(), port.authorization.clone())),
             });
             Box::pin(http::serve(worker, stream, version, side)).await;
         }
-        None => raw(&shared, port, stream, client.as_ref(), destination).await,
+        None => raw(&shared, port, stream, client.as_ref(), destination, peer).await,
     }
 }
 
 /// The application's own TLS, untouched: who the client is, is the application's to judge.
-async fn application_tls(shared: &Shared, port: &InboundPort, stream: Replay, original: OriginalDst) {
+async fn application_tls(shared: &Shared, port: &InboundPort, stream: Replay, original: OriginalDst, peer: SocketAddr) {
     let destination = SocketAddr::new(original.address.ip(), port.port);
-    raw(shared, port, stream.into(), None, destination).await;
+    raw(shared, port, stream.into(), None, destination, peer).await;
 }
 
-async fn raw(shared: &Shared, port: &InboundPort, stream: Stream, client: Option<&SpiffeId>, destination: SocketAddr) {
+async fn raw(
+    shared: &Shared,
+    port: &InboundPort,
+    stream: Stream,
+    client: Option<&SpiffeId>,
+    destination: SocketAddr,
+    peer: SocketAddr,
+) {
+    let identity = client.map_or("", SpiffeId::as_str);
+    if !may(shared, port, client, peer) {
+        shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(Reason::Denied);
+        return refuse(shared, stream, Reason::Denied, &format_args!("{peer} {identity} to {}", port.service));
+    }
     match Box::pin(tcp::open(shared, &port.upstream, Some(destination))).await {
         Ok(upstream) => {
             let upstream = upstream.labelled(&port.service);
             tcp::carry(shared, Direction::Inbound, stream, client, upstream).await;
         }
         Err(error) => {
-            let identity = client.map_or("", SpiffeId::as_str);
             shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(error.reason());
             refuse(shared, stream, error.reason(), &error);
         }
     }
+}
+
+/// Asks the rules of the port about a raw stream.
+fn may(shared: &Shared, port: &InboundPort, client: Option<&SpiffeId>, peer: SocketAddr) -> bool {
+    let Some(rules) = &port.authorization else { return true };
+    let subject = Subject { peer: client, source: peer.ip(), port: port.port, head: None };
+    let Verdict { denied, audited } = authorize(rules, &subject);
+    if let Some(policy) = audited {
+        shared.metrics.audited(&port.service, policy);
+        let caller = client.map_or("", SpiffeId::as_str);
+        tracing::info!(service = %port.service, policy, caller, %peer, "a policy would refuse this connection");
+    }
+    if let Some(policy) = denied {
+        shared.metrics.denied(&port.service, policy);
+    }
+    denied.is_none()
 }
 
 /// Counts, says why, and resets: a clean end would look like an empty answer.

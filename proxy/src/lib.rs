@@ -5,6 +5,7 @@
 //! What is applied lives in a [`snapshot`], which [`subscribe`] and [`decode`] make from xDS.
 
 pub mod admin;
+pub mod authorize;
 pub mod balance;
 pub mod certificates;
 pub mod control;

@@ -150,6 +150,16 @@ impl Metrics {
         self.connections.upstream(cluster).0.inc();
     }
 
+    /// A policy refused a request or a stream; the name of a policy comes from the configuration.
+    pub fn denied(&self, service: &Name, policy: &str) {
+        self.connections.denied(service, policy);
+    }
+
+    /// A policy that is only audited would have refused it.
+    pub fn audited(&self, service: &Name, policy: &str) {
+        self.connections.audited(service, policy);
+    }
+
     /// A connection of the pool ended.
     pub fn upstream_closed(&self, cluster: &Name) {
         self.connections.upstream(cluster).1.inc();
@@ -222,6 +232,8 @@ mod tests {
         metrics.detected(Direction::Outbound, Detected::Http1);
         metrics.tls_failed(Direction::Inbound, Reason::TlsUntrusted);
         metrics.plaintext_accepted(&service);
+        metrics.denied(&service, "shop/cart/0");
+        metrics.audited(&service, "none");
         metrics.upstream_connected(&service);
         metrics.upstream_closed(&service);
         metrics.upstream_connect_failed(&service, Reason::ConnectRefused);

@@ -46,6 +46,7 @@ reasons! {
     IdentityMissing = "identity_missing", 503, "this sidecar has no certificate yet";
     IdentityExpired = "identity_expired", 503, "this sidecar's certificate has expired";
     PlaintextRefused = "plaintext_refused", 403, "the workload takes only mesh mTLS and the peer spoke plaintext";
+    Denied = "denied", 403, "the caller may not do this by the mesh's authorization policies";
     UpstreamReset = "upstream_reset", 502, "the endpoint closed the connection before it had answered";
     UpstreamProtocol = "upstream_protocol", 502, "the endpoint's answer was not valid HTTP";
     RequestTimeout = "request_timeout", 504, "the request took longer than its time-out";

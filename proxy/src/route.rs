@@ -71,7 +71,7 @@ fn matches_path(matcher: &PathMatch, path: &str) -> bool {
     }
 }
 
-fn matches_value(matcher: &ValueMatch, value: &str) -> bool {
+pub(crate) fn matches_value(matcher: &ValueMatch, value: &str) -> bool {
     match matcher {
         ValueMatch::Exact(exact) => value == &**exact,
         ValueMatch::Regex(regex) => regex.is_match(value),
@@ -80,7 +80,7 @@ fn matches_value(matcher: &ValueMatch, value: &str) -> bool {
 }
 
 /// Several lines of a header are one value, joined by commas (RFC 9110 §5.3).
-fn matches_header(name: &HeaderName, matcher: &ValueMatch, headers: &HeaderMap) -> bool {
+pub(crate) fn matches_header(name: &HeaderName, matcher: &ValueMatch, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return false };
     if matches!(matcher, ValueMatch::Present) {

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 pub use self::weighted::WeightedClusters;
+use crate::authorize::Authorization;
 use crate::balance::{EndpointSet, Load, RetryBudget};
 use crate::filter::{Filters, RateLimit, Redirect};
 use crate::names::{Name, SpiffeId};
@@ -366,6 +367,8 @@ pub struct InboundPort {
     pub plaintext: Plaintext,
     /// Where the application listens: a cluster of one address, or of the original destination.
     pub upstream: Arc<Cluster>,
+    /// Who may; nothing where everybody may.
+    pub authorization: Option<Arc<Authorization>>,
 }
 
 /// Whether plaintext is taken.

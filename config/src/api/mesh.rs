@@ -27,6 +27,22 @@ pub struct MeshSpec {
     /// What a sidecar does with destinations outside the mesh. Default `passThrough`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_destinations: Option<UnknownDestinations>,
+    /// What happens to a request where no `AuthorizationPolicy` with `action: Allow` is about its port. Default `allow`. Begin with
+    /// `audit` to see what `deny` would refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_authorization: Option<DefaultAuthorization>,
+}
+
+/// What happens to a request that no policy decides.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DefaultAuthorization {
+    /// It is let through.
+    Allow,
+    /// It is refused with `denied`.
+    Deny,
+    /// It is let through, and counted and logged as what `deny` would have refused.
+    Audit,
 }
 
 /// mTLS of the mesh and of its namespaces. A workload's own mode wins over both.

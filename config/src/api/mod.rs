@@ -12,10 +12,11 @@ mod traffic_policy;
 mod workload;
 
 pub use authorization_policy::{
-    AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Operation, Peer, Selector,
+    AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Caller, GrpcMethod,
+    HeaderCondition, HeaderConditionType, Operation, PathCondition, PathConditionType, Selector,
 };
 pub use fault_injection::{FaultAbort, FaultDelay, FaultInjection, FaultInjectionSpec, HeaderValue};
-pub use mesh::{Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
+pub use mesh::{DefaultAuthorization, Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
 pub use rate_limit::{ClientLimit, HeaderLimits, RateLimit, RateLimitSpec, ValueLimit};
 pub use retry_policy::{GrpcStatus, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
 pub use traffic_policy::{

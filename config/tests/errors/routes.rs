@@ -243,13 +243,59 @@ fn what_is_not_supported_yet() {
     expect(
         &policy(
             "AuthorizationPolicy",
-            "  action: allow\n  rules: [{from: [{identities: [web]}], to: [{methods: [get]}]}]\n",
+            "  action: Allow\n  rules: [{from: [{identities: [web]}], to: [{methods: [get]}]}]\n",
         ),
         &[
-            (NotSupported, (2, 7), "AuthorizationPolicy shop/p", "AuthorizationPolicy is not supported yet", ""),
             (InvalidValue, (6, 33), "AuthorizationPolicy shop/p", "`web` is not valid in `identities`", "spiffe://"),
             (InvalidValue, (6, 57), "AuthorizationPolicy shop/p", "`get` is not a method", "upper case"),
         ],
+    );
+    let rejected = |spec: &str, code: Code, place: (usize, usize), message: &'static str, help: &'static str| {
+        expect(&policy("AuthorizationPolicy", spec), &[(code, place, "AuthorizationPolicy shop/p", message, help)]);
+    };
+    rejected("  action: Deny\n", Code::NoEffect, (5, 3), "without rules this policy matches nothing", "rules: [{}]");
+    rejected(
+        "  action: Allow\n  rules: [{from: []}]\n",
+        Code::NoEffect,
+        (6, 18),
+        "an empty `from`",
+        "leave `from` out",
+    );
+    rejected("  action: Allow\n  rules: [{to: [{}]}]\n", Code::MissingField, (6, 17), "without any condition", "ports");
+    rejected(
+        "  action: Allow\n  rules: [{from: [{ipBlocks: [10.0.0.1/8]}]}]\n",
+        InvalidValue,
+        (6, 31),
+        "`10.0.0.1/8` is not valid in `ipBlocks`",
+        "10.0.0.0/8",
+    );
+    rejected(
+        "  action: Allow\n  targetRefs: [{group: '', kind: Service, name: crat}]\n",
+        Code::DanglingReference,
+        (6, 49),
+        "`crat`",
+        "`cart`",
+    );
+    rejected(
+        "  action: Allow\n  targetRefs: [{group: g, kind: HTTPRoute, name: r}]\n",
+        NotSupported,
+        (6, 16),
+        "a target of the kind `HTTPRoute` is not supported yet",
+        "kind: Service",
+    );
+    rejected(
+        "  action: Allow\n  selector: {matchLabels: {app: nobody}}\n",
+        Code::DanglingReference,
+        (6, 13),
+        "selects no Workload",
+        "labels",
+    );
+    expect(
+        &policy(
+            "AuthorizationPolicy",
+            "  action: Deny\n  rules: [{from: [{notNamespaces: [shop]}], to: [{paths: [{value: /admin}], ports: [8080]}]}]\n",
+        ),
+        &[],
     );
 }
 

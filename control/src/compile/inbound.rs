@@ -10,8 +10,9 @@ use malla_xds::envoy::listener::{Filter, FilterChain, FilterChainMatch, Listener
 use malla_xds::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use malla_xds::{Resource, ResourceType, names};
 
+use super::authorization::Rules;
 use super::filters::number;
-use super::{cluster, filters, route, tls};
+use super::{authorization, cluster, filters, route, tls};
 use crate::world::{ServedPort, World};
 
 /// Renders the ports of a workload; nothing for one without a sidecar.
@@ -33,14 +34,15 @@ pub(super) fn render(
         let address = application.map(|application| SocketAddr::new(application, *port));
         resources.push(cluster::to_application(&cluster_name, address, served.agreed_protocol()));
 
+        let rules = authorization::rules(world, workload, served);
         let first = chains.len();
         for service in &served.services {
-            let filters = chain_filters(&service.name.to_string(), &cluster_name, service.protocol);
+            let filters = chain_filters(&service.name.to_string(), &cluster_name, service.protocol, &rules);
             chains.push(mesh_chain(service.name.to_string(), *port, service.name.server_name(), filters));
         }
         if served.services.is_empty() {
             let name = names::service_port(&workload.name, *port);
-            let filters = chain_filters(&name, &cluster_name, AppProtocol::Detect);
+            let filters = chain_filters(&name, &cluster_name, AppProtocol::Detect, &rules);
             chains.push(mesh_chain(name, *port, server_name(&workload.name, *port, ports), filters));
         }
         if permissive {
@@ -94,16 +96,21 @@ fn plaintext_chain(chain: &FilterChain) -> FilterChain {
     }
 }
 
-/// Requests, streams, or both: then the sidecar chooses by what arrives.
-fn chain_filters(name: &str, cluster: &str, protocol: AppProtocol) -> Vec<Filter> {
+/// Requests, streams, or both: then the sidecar chooses by what arrives. The rules who may are in front of each.
+fn chain_filters(name: &str, cluster: &str, protocol: AppProtocol, rules: &Rules) -> Vec<Filter> {
     let requests = || {
         let routes = RouteSpecifier::RouteConfig(route::to_cluster(name, cluster));
-        filters::http_filter(filters::http_manager(name, routes, Vec::new()))
+        let mut manager = filters::http_manager(name, routes, Vec::new());
+        manager.http_filters.splice(0..0, rules.http_filters());
+        filters::http_filter(manager)
     };
-    let streams = || filters::tcp_filter(name, ClusterSpecifier::Cluster(cluster.to_owned()));
+    let streams = || {
+        let proxy = filters::tcp_filter(name, ClusterSpecifier::Cluster(cluster.to_owned()));
+        rules.network_filters(name).chain([proxy])
+    };
     match protocol {
         AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => vec![requests()],
-        AppProtocol::Tcp | AppProtocol::Tls => vec![streams()],
-        AppProtocol::Detect => vec![requests(), streams()],
+        AppProtocol::Tcp | AppProtocol::Tls => streams().collect(),
+        AppProtocol::Detect => [requests()].into_iter().chain(streams()).collect(),
     }
 }

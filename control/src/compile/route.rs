@@ -170,7 +170,7 @@ fn route_match(matching: &HttpMatch, path: PathSpecifier) -> RouteMatch {
     }
 }
 
-fn string_match(value: &ValueMatch) -> StringMatcher {
+pub(super) fn string_match(value: &ValueMatch) -> StringMatcher {
     let pattern = match value {
         ValueMatch::Exact(text) => string_matcher::MatchPattern::Exact(text.to_string()),
         ValueMatch::Regex(pattern) => string_matcher::MatchPattern::SafeRegex(regex(pattern)),
@@ -178,7 +178,7 @@ fn string_match(value: &ValueMatch) -> StringMatcher {
     StringMatcher { match_pattern: Some(pattern), ..Default::default() }
 }
 
-fn regex(pattern: &str) -> RegexMatcher {
+pub(super) fn regex(pattern: &str) -> RegexMatcher {
     RegexMatcher { regex: pattern.to_owned(), ..Default::default() }
 }
 

@@ -556,3 +556,96 @@ fn the_same_configuration_is_the_same_bytes() {
         assert!(one.all(kind).map(|resource| &resource.body).eq(other.all(kind).map(|resource| &resource.body)));
     }
 }
+
+/// Of an RBAC filter: whether it is enforced, its action, the names of its policies.
+type Rules = (bool, i32, Vec<String>);
+
+/// The RBAC filters of a workload's chains, in order.
+fn rules(resources: &Resources, workload: &str) -> Vec<(String, Vec<Rules>)> {
+    use malla_xds::envoy::http_connection_manager::{HttpConnectionManager, http_filter};
+    use malla_xds::envoy::listener::filter;
+    use malla_xds::envoy::{http_rbac, network_rbac, rbac};
+    use prost::Message as _;
+    let found = |shadow: Option<rbac::Rbac>, enforced: Option<rbac::Rbac>| {
+        let is_enforced = enforced.is_some();
+        let rules = shadow.or(enforced).expect("rules");
+        let mut names: Vec<String> = rules.policies.into_keys().collect();
+        names.sort_unstable();
+        (is_enforced, rules.action, names)
+    };
+    let resource = resources.get(Listener, &format!("inbound/{workload}")).expect("a listener");
+    let listener: malla_xds::envoy::listener::Listener = super::describe::decode(resource.body.clone());
+    let chains = listener.filter_chains.iter().map(|chain| {
+        let of_chain = chain.filters.iter().flat_map(|filter| {
+            let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else { panic!("no configuration") };
+            if any.type_url.ends_with("network.rbac.v3.RBAC") {
+                let rbac = network_rbac::Rbac::decode(&*any.value).expect("decodes");
+                assert!(!rbac.stat_prefix.is_empty());
+                return vec![found(rbac.shadow_rules, rbac.rules)];
+            }
+            let Ok(manager) = HttpConnectionManager::decode(&*any.value) else { return Vec::new() };
+            let filters = manager.http_filters.iter().filter(|filter| filter.name == "rbac");
+            let decoded = filters.map(|filter| {
+                let Some(http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else { panic!("none") };
+                let rbac = http_rbac::Rbac::decode(&*any.value).expect("decodes");
+                found(rbac.shadow_rules, rbac.rules)
+            });
+            decoded.collect()
+        });
+        (chain.name.clone(), of_chain.collect())
+    });
+    chains.collect()
+}
+
+fn authorization(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: malla.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {spec}\n---\n"
+    )
+}
+
+#[test]
+fn policies_are_rendered_where_they_protect_by_whatever_name_that_is_reached() {
+    let version = "{targetRefs: [{group: '', kind: Service, name: cart-v1}], action: Allow, rules: [{}, {}]}";
+    let deny = "{selector: {matchLabels: {version: v2}}, action: Deny, rules: [{from: [{notNamespaces: [shop]}]}]}";
+    let audit = "{action: Audit, rules: [{to: [{methods: [DELETE]}]}]}";
+    let yaml = [authorization("some", version), authorization("never", deny), authorization("log", audit)].concat();
+    let resources = shop(&yaml);
+    let (allow, denied, audited) = (
+        (true, 0, vec!["shop/some/0".to_owned(), "shop/some/1".to_owned()]),
+        (true, 1, vec!["shop/never/0".to_owned()]),
+        (false, 1, vec!["shop/log/0".to_owned()]),
+    );
+    // The service `cart` leads to the same port as `cart-v1`: it is no way around the policy.
+    let of_cart_1 = rules(&resources, "cart-1.shop");
+    assert_eq!(of_cart_1.iter().map(|(chain, _)| &**chain).collect::<Vec<_>>(), ["cart.shop:80", "cart-v1.shop:80"]);
+    for (chain, found) in of_cart_1 {
+        assert_eq!(found, [audited.clone(), allow.clone()], "{chain}");
+    }
+    for (chain, found) in rules(&resources, "cart-2.shop") {
+        assert_eq!(found, [audited.clone(), denied.clone()], "{chain}");
+    }
+    // Maps are in random order in memory, and in one order on the wire.
+    let bytes = |resources: &Resources| resources.get(Listener, "inbound/cart-1.shop").expect("there").version.clone();
+    for _ in 0..20 {
+        assert_eq!(bytes(&shop(&yaml)), bytes(&resources));
+    }
+}
+
+#[test]
+fn the_default_decides_where_no_policy_allows() {
+    let mesh = |default: &str| {
+        format!(
+            "apiVersion: malla.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: mesh}}\nspec: {{defaultAuthorization: {default}}}\n---\n"
+        )
+    };
+    let allow = authorization("some", "{selector: {matchLabels: {version: v1}}, action: Allow, rules: [{}]}");
+    for (default, expected) in
+        [("allow", vec![]), ("deny", vec![(true, 0, vec![])]), ("audit", vec![(false, 0, Vec::<String>::new())])]
+    {
+        let resources = shop(&format!("{}{allow}", mesh(default)));
+        assert!(rules(&resources, "cart-2.shop").iter().all(|(_, found)| *found == expected), "{default}");
+        let named = vec![(true, 0, vec!["shop/some/0".to_owned()])];
+        assert!(rules(&resources, "cart-1.shop").iter().all(|(_, found)| *found == named), "{default}");
+    }
+}

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
+use crate::authorize::{Action, Authorization, Enforcement, RuleSet};
 use crate::shared::Shared;
 use crate::snapshot::{
     Cluster, Endpoints, HttpRoutes, Outbound, OutboundService, PathMatch, Plaintext, Protocol, Route, RouteAction,
@@ -72,6 +73,8 @@ pub(super) struct InboundPort {
     pub(super) protocol: &'static str,
     pub(super) plaintext: &'static str,
     pub(super) cluster: String,
+    /// The policies about who may, in the order in which they decide; none where everybody may.
+    pub(super) authorization: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -153,6 +156,7 @@ impl Config {
                         Plaintext::Accepted => "accepted",
                     },
                     cluster: port.upstream.name.to_string(),
+                    authorization: port.authorization.as_deref().map(rules).unwrap_or_default(),
                 }
             });
             ports.collect()
@@ -170,6 +174,18 @@ impl Config {
             clusters: clusters.into_values().map(|cluster| view(&cluster)).collect(),
         }
     }
+}
+
+/// `deny shop/p/0`, `audited: allow nobody`.
+fn rules(authorization: &Authorization) -> Vec<String> {
+    let set = |set: &RuleSet| {
+        let audited = if set.enforcement == Enforcement::Shadow { "audited: " } else { "" };
+        let action = if set.action == Action::Allow { "allow" } else { "deny" };
+        let names: Vec<&str> = set.policies.iter().map(|policy| &*policy.name).collect();
+        let names = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+        format!("{audited}{action} {names}")
+    };
+    authorization.sets.iter().map(set).collect()
 }
 
 fn control(shared: &Shared) -> Control {

@@ -74,6 +74,9 @@ fn inbound(page: &mut String, config: &Config) -> std::fmt::Result {
             "  port {}  {}  {}  as {}, plaintext {}, to {}",
             port.port, port.service, port.protocol, port.server_name, port.plaintext, port.cluster
         )?;
+        for rules in &port.authorization {
+            writeln!(page, "    {rules}")?;
+        }
     }
     Ok(())
 }

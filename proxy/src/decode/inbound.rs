@@ -3,13 +3,15 @@
 //! Stricter than the rest: whatever is not understood here might have kept somebody out.
 
 use malla_xds::envoy::http_connection_manager::HttpConnectionManager;
-use malla_xds::envoy::listener::{FilterChain, Listener};
+use malla_xds::envoy::listener::{Filter, FilterChain, Listener};
 use malla_xds::names::is_mesh_server_name;
 use std::sync::Arc;
 
+use super::authorization::{self, Rules};
 use super::fault::{At, Fault};
 use super::listener::{self, RouteSource};
 use super::{tls, unsupported};
+use crate::authorize::Authorization;
 use crate::names::Name;
 use crate::snapshot::{PathMatch, Plaintext, Protocol};
 
@@ -37,6 +39,8 @@ pub struct InboundPortSpec {
     pub plaintext: Plaintext,
     /// Cluster of the local application.
     pub cluster: Name,
+    /// Who may; nothing where everybody may.
+    pub authorization: Option<Arc<Authorization>>,
 }
 
 /// Suffix of the name of a chain that takes plaintext.
@@ -86,7 +90,16 @@ fn chain(written: &FilterChain) -> Result<Chain, Fault> {
     let port = matched.destination_port.as_ref().map(|port| port.value);
     let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
     let port = port.ok_or_else(|| Fault::new("is not a port").within("filter_chain_match.destination_port"))?;
-    let (protocol, cluster) = upstream(written)?;
+    let (filters, rules) = without_rules(&written.filters)?;
+    let (protocol, cluster, http_rules) = upstream(&filters)?;
+    let rules = match protocol {
+        Protocol::Http => http_rules,
+        Protocol::Detect if http_rules != rules => {
+            return Err(Fault::new("the rules for HTTP and for TCP differ").within("filters"));
+        }
+        _ => rules,
+    };
+    let authorization = authorization::compile(&rules).at("filters")?;
     if written.name.is_empty() {
         return Err(Fault::new("is missing").within("name"));
     }
@@ -107,6 +120,7 @@ fn chain(written: &FilterChain) -> Result<Chain, Fault> {
                 protocol,
                 plaintext: Plaintext::Refused,
                 cluster,
+                authorization,
             }))
         }
         ("raw_buffer", None) => {
@@ -126,19 +140,37 @@ fn chain(written: &FilterChain) -> Result<Chain, Fault> {
     }
 }
 
-/// What is spoken, and the one cluster of the local application.
-fn upstream(written: &FilterChain) -> Result<(Protocol, Name), Fault> {
-    let filters = listener::network_filters(&written.filters)?;
-    let http = filters.http.map(http_cluster).transpose().at("filters[0]")?;
+/// Network filters without those of RBAC, and these. They must be directly before the filter for raw streams: what is before
+/// both would be asked about requests, too, in another way than the rules of HTTP.
+fn without_rules(written: &[Filter]) -> Result<(Vec<Filter>, Vec<Rules>), Fault> {
+    let (mut filters, mut rules) = (Vec::with_capacity(written.len()), Vec::new());
+    for (index, filter) in written.iter().enumerate() {
+        match authorization::from_network(filter).at(format_args!("filters[{index}]"))? {
+            Some(found) => rules.push(found),
+            None => filters.push(filter.clone()),
+        }
+    }
+    Ok((filters, rules))
+}
+
+/// What is spoken, the one cluster of the local application, and the rules of requests.
+fn upstream(written: &[Filter]) -> Result<(Protocol, Name, Vec<Rules>), Fault> {
+    let filters = listener::network_filters(written)?;
+    let mut rules = Vec::new();
+    let http = filters.http.map(|mut manager| {
+        rules = authorization::from_http(&mut manager.http_filters)?;
+        http_cluster(manager)
+    });
+    let http = http.transpose().at("filters[0]")?;
     let tcp = match filters.tcp.as_ref().map(|tcp| tcp.clusters.as_slice()) {
         None => None,
         Some([(cluster, _)]) => Some(cluster.clone()),
         Some(_) => return Err(Fault::new("tcp_proxy must lead to one cluster").within("filters")),
     };
     match (http, tcp) {
-        (Some(http), None) => Ok((Protocol::Http, http)),
-        (None, Some(tcp)) => Ok((Protocol::Tcp, tcp)),
-        (Some(http), Some(tcp)) if http == tcp => Ok((Protocol::Detect, http)),
+        (Some(http), None) => Ok((Protocol::Http, http, rules)),
+        (None, Some(tcp)) => Ok((Protocol::Tcp, tcp, rules)),
+        (Some(http), Some(tcp)) if http == tcp => Ok((Protocol::Detect, http, rules)),
         (Some(_), Some(_)) => Err(Fault::new("HTTP and TCP lead to different clusters").within("filters")),
         (None, None) => Err(Fault::new("is empty").within("filters")),
     }

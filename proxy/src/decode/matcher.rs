@@ -60,13 +60,13 @@ fn path(written: Option<&PathSpecifier>) -> Result<PathMatch, Fault> {
     }
 }
 
-enum Condition {
+pub(super) enum Condition {
     Header(http::HeaderName, ValueMatch),
     Method(http::Method),
 }
 
 #[allow(deprecated, reason = "the deprecated forms mean the same and are still sent")]
-fn condition(written: &HeaderMatcher) -> Result<Condition, Fault> {
+pub(super) fn condition(written: &HeaderMatcher) -> Result<Condition, Fault> {
     unsupported("invert_match", written.invert_match)?;
     unsupported("treat_missing_header_as_empty", written.treat_missing_header_as_empty)?;
     let value = match written.header_match_specifier.as_ref() {
@@ -110,7 +110,7 @@ fn query_parameter(written: &QueryParameterMatcher) -> Result<(Arc<str>, ValueMa
     Ok((written.name.as_str().into(), value))
 }
 
-fn string(written: &StringMatcher) -> Result<ValueMatch, Fault> {
+pub(super) fn string(written: &StringMatcher) -> Result<ValueMatch, Fault> {
     unsupported("ignore_case", written.ignore_case)?;
     match written.match_pattern.as_ref() {
         Some(MatchPattern::Exact(text)) => Ok(ValueMatch::Exact(text.as_str().into())),

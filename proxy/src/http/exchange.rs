@@ -17,6 +17,7 @@ use super::request_body::Gate;
 use super::response::{Exchange, ResponseBody};
 use super::tunnel::Tunnel;
 use super::{Connection, Inbound, Outbound, Side};
+use crate::authorize::{Authorization, Subject, Verdict, authorize};
 use crate::filter::{Fault, Filters, Redirect};
 use crate::metrics::Protocol;
 use crate::names::{self, Name, SpiffeId};
@@ -260,8 +261,12 @@ async fn to_application(
     let of_service = |port: &&InboundPort| port.service == side.service;
     let same = ports.iter().find(|port| of_service(port) && port.port == side.port);
     // The service may have got another target while the connection lives; only where it has none is the old one kept.
-    let port = same.or_else(|| ports.iter().find(of_service)).map(|port| &port.upstream);
-    let upstream = port.or(side.upstream.as_ref()).ok_or_else(gone)?;
+    let port = same.or_else(|| ports.iter().find(of_service)).map(|port| (&port.upstream, &port.authorization));
+    let before = || side.before.as_ref().map(|(upstream, authorization)| (upstream, authorization));
+    let (upstream, authorization) = port.or_else(before).ok_or_else(gone)?;
+    if let Some(rules) = authorization {
+        may(connection, side, rules, &head)?;
+    }
     let fixed = match upstream.endpoints {
         snapshot::Endpoints::OriginalDst => side.original_destination.map(Target::Address),
         _ => None,
@@ -269,6 +274,25 @@ async fn to_application(
     let route = connection.worker.pool.pass_through();
     exchange.outcome.route(route.name.clone());
     run(connection, upstream, fixed, route, &side.service, head, body, gate, exchange).await
+}
+
+/// Asks the rules of the port about the request that will be forwarded.
+fn may(connection: &Connection, side: &Inbound, rules: &Authorization, head: &Head) -> Result<(), Failure> {
+    let Inbound { peer, source, port, service, .. } = side;
+    let subject = Subject { peer: peer.as_ref(), source: *source, port: *port, head: Some(head.seen()) };
+    let Verdict { denied, audited } = authorize(rules, &subject);
+    let (metrics, log) = (&connection.worker.shared.metrics, &connection.worker.shard.log);
+    let caller = peer.as_ref().map_or("a caller without identity", SpiffeId::as_str);
+    if let Some(policy) = audited {
+        metrics.audited(service, policy);
+        if let Some(suppressed) = log.permit(Instant::now().into_std()) {
+            let (method, path) = (head.method.as_str(), head.path.path());
+            tracing::info!(%service, policy, caller, %source, method, path, suppressed, "a policy would refuse this request");
+        }
+    }
+    let Some(policy) = denied else { return Ok(()) };
+    metrics.denied(service, policy);
+    Err(Failure::new(Reason::Denied, format!("{caller} to {service}")))
 }
 
 #[allow(clippy::too_many_arguments, reason = "the end of both ways, which differ in all of them")]

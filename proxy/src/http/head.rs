@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, Request, Uri, request};
 use super::failure::{Failure, MALLA_REASON};
 use crate::filter::Filters;
 use crate::reason::Reason;
+use crate::route;
 
 /// Tells the inbound sidecar in which version a request came to the outbound one: `1.0`, `1.1` or `2`.
 pub(crate) const MALLA_HTTP: HeaderName = HeaderName::from_static("malla-http");
@@ -153,6 +154,17 @@ impl Head {
         }
         if let Some(path) = filters.rewrite.path.as_ref().and_then(|rewrite| rewrite.apply(&self.path)) {
             self.path = path;
+        }
+    }
+
+    /// The part that routes and rules look at.
+    pub(crate) fn seen(&self) -> route::Head<'_> {
+        route::Head {
+            method: &self.method,
+            host: self.host(),
+            path: self.path.path(),
+            query: self.path.query(),
+            headers: &self.headers,
         }
     }
 

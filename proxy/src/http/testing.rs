@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Inbound, Outbound, Side, Version, serve};
+use crate::authorize::Authorization;
 use crate::identity::{Identity, IdentityStore, KeyPem};
 use crate::names::SpiffeId;
 use crate::settings::Settings;
@@ -181,9 +182,21 @@ pub(crate) fn serves(application: SocketAddr, http: UpstreamHttp) -> Snapshot {
         protocol: Protocol::Http,
         plaintext: Plaintext::Refused,
         upstream: Arc::new(upstream),
+        authorization: None,
     };
     let own = snapshot::Inbound { name: "inbound/cart-1.shop".into(), ports: vec![port] };
     Snapshot { inbound: Some(Arc::new(own)), ..Snapshot::default() }
+}
+
+/// The same, with rules who may call it.
+pub(crate) fn guards(application: SocketAddr, http: UpstreamHttp, rules: Authorization) -> Snapshot {
+    let mut snapshot = serves(application, http);
+    let rules = Arc::new(rules);
+    snapshot.inbound = snapshot.inbound.take().and_then(Arc::into_inner).map(|mut inbound| {
+        inbound.ports.iter_mut().for_each(|port| port.authorization = Some(rules.clone()));
+        Arc::new(inbound)
+    });
+    snapshot
 }
 
 /// The inbound sidecar of an application.
@@ -193,8 +206,9 @@ pub(crate) async fn inbound(application: SocketAddr, http: UpstreamHttp) -> List
         service: SERVICE.into(),
         port: application.port(),
         peer: None,
+        source: std::net::Ipv4Addr::LOCALHOST.into(),
         original_destination: None,
-        upstream: None,
+        before: None,
     };
     listen(worker, move |worker, socket| {
         let side = side.clone();

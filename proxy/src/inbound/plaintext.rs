@@ -35,7 +35,7 @@ pub(super) async fn serve(
     match port {
         Some(port) if port.plaintext == Plaintext::Accepted => {
             shared.metrics.plaintext_accepted(&port.service);
-            Box::pin(carry(worker, port, stream.into(), None, None, original)).await;
+            Box::pin(carry(worker, port, stream.into(), None, None, original, peer)).await;
         }
         Some(port) => Box::pin(answer(&worker, stream, Reason::PlaintextRefused, &peer, &port.service)).await,
         None if original.redirected => {

@@ -1,5 +1,6 @@
 //! Whole ways over loopback: application → outbound → mTLS → inbound → application, and what is refused.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::authorize::{Action, Authorization, Condition, Enforcement, Policy, RuleSet};
 use crate::names::Name;
 use crate::settings::{LocalListen, Settings};
 use crate::snapshot::{
     Cluster, Inbound, InboundPort, Outbound, OutboundService, Plaintext, Protocol, Snapshot, UnknownDestination,
+    ValueMatch,
 };
 use crate::stream::Stream;
 use crate::testing::{Authority, Sidecar, cluster, route, settings};
@@ -39,6 +42,16 @@ async fn application() -> SocketAddr {
 
 /// The sidecar beside the application.
 fn server(authority: &Authority, application: SocketAddr, protocol: Protocol) -> Sidecar {
+    guarded(authority, application, protocol, None)
+}
+
+/// With rules who may call.
+fn guarded(
+    authority: &Authority,
+    application: SocketAddr,
+    protocol: Protocol,
+    authorization: Option<Arc<Authorization>>,
+) -> Sidecar {
     let port = InboundPort {
         service: SERVICE.into(),
         sni: "3306.db.shop.mesh".into(),
@@ -46,6 +59,7 @@ fn server(authority: &Authority, application: SocketAddr, protocol: Protocol) ->
         protocol,
         plaintext: Plaintext::Refused,
         upstream: cluster("inbound/db-1.shop:3306", &[(application, None)]),
+        authorization,
     };
     let inbound = Inbound { name: "inbound/db-1.shop".into(), ports: vec![port] };
     let snapshot = Snapshot { inbound: Some(Arc::new(inbound)), ..Snapshot::default() };
@@ -107,6 +121,37 @@ async fn a_server_that_speaks_first_is_heard_through_both_sidecars() {
         // The end reaches the client before the connection is counted out.
         while cluster.usage.connections() > 0 {
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Only this identity may.
+fn only(identity: &str) -> Option<Arc<Authorization>> {
+    let principals = vec![Condition::Identity(ValueMatch::Exact(identity.into()))];
+    let policy = Policy { name: "shop/p/0".into(), permissions: vec![Condition::Any], principals };
+    let set = RuleSet { action: Action::Allow, enforcement: Enforcement::Enforced, policies: vec![policy] };
+    Some(Arc::new(Authorization { sets: vec![set] }))
+}
+
+#[tokio::test]
+async fn raw_streams_are_for_those_who_may() {
+    let authority = Authority::new();
+    for (identity, may) in [(CLIENT, true), (SERVER, false)] {
+        let server = guarded(&authority, application().await, Protocol::Tcp, only(identity));
+        let cluster = cluster(SERVICE, &[(server.inbound, Some(SERVER))]);
+        let client = client(&authority, SERVICE, service(Protocol::Tcp, cluster));
+        if may {
+            converse(client.local[0]).await;
+            continue;
+        }
+        let mut socket = connect(client.local[0]).await;
+        assert!(rest(&mut socket).await.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+        let exposed = server.shared.metrics.exposition();
+        for counted in [
+            "malla_authorization_denied_total{service=\"db.shop:3306\",policy=\"none\"} 1",
+            "malla_connections_refused_total{direction=\"inbound\",reason=\"denied\"} 1",
+        ] {
+            assert!(exposed.contains(counted), "{counted} is not in\n{exposed}");
         }
     }
 }

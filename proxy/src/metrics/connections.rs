@@ -49,6 +49,12 @@ struct TcpReason {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServicePolicy {
+    service: Name,
+    policy: Name,
+}
+
 /// The families, and the TCP edges for the live table.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
@@ -57,6 +63,8 @@ pub(super) struct Connections {
     detected: Family<Labels<2>, Counter>,
     tls_failed: Family<Labels<2>, Counter>,
     plaintext: Family<ServiceLabel, Counter>,
+    denied: Family<ServicePolicy, Counter>,
+    audited: Family<ServicePolicy, Counter>,
     opened: Family<ClusterLabel, Counter>,
     closed: Family<ClusterLabel, Counter>,
     not_made: Family<ClusterReason, Counter>,
@@ -100,6 +108,8 @@ impl Connections {
             "protocol_detected": detected,
             "tls_handshakes_failed": tls_failed,
             "plaintext_accepted": plaintext,
+            "authorization_denied": denied,
+            "authorization_audited": audited,
             "upstream_connections_opened": opened,
             "upstream_connections_closed": closed,
             "upstream_connections_failed": not_made,
@@ -129,6 +139,14 @@ impl Connections {
 
     pub(super) fn plaintext_accepted(&self, service: &Name) {
         self.plaintext.get_or_create(&ServiceLabel { service: service.clone() }).inc();
+    }
+
+    pub(super) fn denied(&self, service: &Name, policy: &str) {
+        self.denied.get_or_create(&ServicePolicy { service: service.clone(), policy: policy.into() }).inc();
+    }
+
+    pub(super) fn audited(&self, service: &Name, policy: &str) {
+        self.audited.get_or_create(&ServicePolicy { service: service.clone(), policy: policy.into() }).inc();
     }
 
     /// Connections opened and closed.

@@ -49,6 +49,8 @@ pub const TABLE: &[Documented] = &[
     counter("malla_protocol_detected", &["direction", "protocol"], "What the first bytes of connections were"),
     counter("malla_tls_handshakes_failed", &["direction", "reason"], "Mesh TLS handshakes that failed"),
     counter("malla_plaintext_accepted", &["service"], "Plaintext connections taken because the mode is permissive"),
+    counter("malla_authorization_denied", &["service", "policy"], "Requests and raw streams that a policy refused"),
+    counter("malla_authorization_audited", &["service", "policy"], "What a policy that is only audited would refuse"),
     counter("malla_upstream_connections_opened", &["cluster"], "HTTP connections to upstreams made"),
     counter("malla_upstream_connections_closed", &["cluster"], "HTTP connections to upstreams that ended"),
     counter("malla_upstream_connections_failed", &["cluster", "reason"], "HTTP connections to upstreams not made"),

@@ -121,6 +121,7 @@ impl Linker {
                 protocol: port.protocol,
                 plaintext: port.plaintext,
                 upstream: cluster.clone(),
+                authorization: port.authorization.clone(),
             });
             let inbound = Arc::new(Inbound { name: spec.name.clone(), ports: ports.collect() });
             self.inbound = Some(LinkedInbound { spec, clusters, inbound: inbound.clone() });

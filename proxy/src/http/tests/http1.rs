@@ -365,11 +365,22 @@ async fn a_client_that_has_gone_cancels_the_applications_work() {
     eventually("it is counted", || counted(&pair.outbound.worker, "malla_requests_total", &labels) == 1).await;
 }
 
+/// The side of a workload that the configuration does not know.
+fn nowhere() -> Inbound {
+    Inbound {
+        service: "cart.shop:80".into(),
+        port: 80,
+        peer: None,
+        source: std::net::Ipv4Addr::LOCALHOST.into(),
+        original_destination: None,
+        before: None,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn heads_that_do_not_end_are_given_up() {
     let worker = worker(Snapshot::default(), "cart");
-    let side =
-        Inbound { service: "cart.shop:80".into(), port: 80, peer: None, original_destination: None, upstream: None };
+    let side = nowhere();
     let (mut client, server) = tokio::io::duplex(1024);
     let serving = tokio::spawn(serve(worker.clone(), server, Version::Http1, Side::Inbound(side)));
     client.write_all(b"GET / HTTP/1.1\r\nhost: ca").await.expect("sent");
@@ -385,8 +396,7 @@ async fn heads_that_do_not_end_are_given_up() {
 #[tokio::test(start_paused = true)]
 async fn idle_connections_are_kept_for_an_hour() {
     let worker = worker(Snapshot::default(), "cart");
-    let side =
-        Inbound { service: "cart.shop:80".into(), port: 80, peer: None, original_destination: None, upstream: None };
+    let side = nowhere();
     let (mut client, server) = tokio::io::duplex(1024);
     tokio::spawn(serve(worker, server, Version::Http1, Side::Inbound(side)));
     client.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.expect("sent");

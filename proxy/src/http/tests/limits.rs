@@ -16,11 +16,12 @@ use tokio::sync::watch;
 use super::super::Version;
 use super::super::stall;
 use super::super::testing::{
-    Listening, Pair, cluster, counted, endpoint, eventually, exchange_raw, identity, knows, outbound, read_until,
-    route, scripted, serves, worker,
+    Listening, Pair, cluster, counted, endpoint, eventually, exchange_raw, guards, identity, knows, outbound,
+    read_until, route, scripted, serves, worker,
 };
 use super::grpc;
-use crate::snapshot::{Cluster, Limits, Route, UpstreamHttp};
+use crate::authorize::{Action, Authorization, Condition, Enforcement, Policy, RuleSet};
+use crate::snapshot::{Cluster, Limits, Route, UpstreamHttp, ValueMatch};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
 
@@ -209,6 +210,37 @@ async fn connections_that_live_follow_a_service_to_its_new_target() {
     pair.inbound.worker.shared.directory.replace(serves(new, UpstreamHttp::Http1));
     assert!(exchange_raw(pair.outbound.address, GET).await.ends_with("new"));
     assert_eq!(counted(&pair.outbound.worker, "malla_upstream_connections_opened_total", &[]), 1);
+}
+
+#[tokio::test]
+async fn requests_are_for_those_who_may_from_the_next_one_on() {
+    let (application, _running) = named("served").await;
+    let pair = Pair::new(application, Version::Http1, UpstreamHttp::Http1).await;
+    let ask = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n");
+        let address = pair.outbound.address;
+        async move { exchange_raw(address, &request).await }
+    };
+    assert!(ask("/admin").await.ends_with("served"));
+    let rules = |enforcement| {
+        let web = Condition::Identity(ValueMatch::Exact("spiffe://test/ns/shop/sa/web".into()));
+        let cart = Condition::Path(ValueMatch::Exact("/cart".into()));
+        let policy = Policy { name: "shop/p/0".into(), permissions: vec![cart], principals: vec![web] };
+        Authorization { sets: vec![RuleSet { action: Action::Allow, enforcement, policies: vec![policy] }] }
+    };
+    let directory = &pair.inbound.worker.shared.directory;
+    directory.replace(guards(application, UpstreamHttp::Http1, rules(Enforcement::Shadow)));
+    assert!(ask("/admin").await.ends_with("served"), "it is only audited");
+    assert_eq!(counted(&pair.inbound.worker, "malla_authorization_audited_total", &["policy=\"none\""]), 1);
+    directory.replace(guards(application, UpstreamHttp::Http1, rules(Enforcement::Enforced)));
+    let denied = ask("/admin").await;
+    assert!(denied.starts_with("HTTP/1.1 403"), "{denied}");
+    assert!(denied.contains("malla-reason: denied"), "{denied}");
+    assert!(denied.contains("spiffe://test/ns/shop/sa/web to cart.shop:80"), "{denied}");
+    assert!(ask("/x/../cart").await.ends_with("served"), "what is judged is what is forwarded");
+    assert!(ask("/cart/%2e%2e/admin").await.contains("malla-reason: denied"));
+    assert_eq!(counted(&pair.inbound.worker, "malla_authorization_denied_total", &["policy=\"none\""]), 2);
+    assert_eq!(counted(&pair.inbound.worker, "malla_requests_total", &["reason=\"denied\""]), 2);
 }
 
 #[tokio::test]
