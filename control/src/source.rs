@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use malla_config::mesh::Mesh;
 use malla_config::{Report, SourceFile};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -84,6 +85,19 @@ pub struct ReadFailed(ReadError);
 /// What cannot be read, and why.
 pub fn read(config: &Path) -> Result<Vec<SourceFile>, ReadFailed> {
     scan(config).content.map(|content| content.files).map_err(ReadFailed)
+}
+
+/// Why a valid mesh was not rendered, which is a defect of the control server.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct RenderFailed(WorldError);
+
+/// Renders a mesh into resources. `trust_bundle` is PEM, all trust anchors.
+///
+/// # Errors
+/// A defect.
+pub fn render(mesh: Mesh, trust_bundle: &str) -> Result<Resources, RenderFailed> {
+    World::new(mesh).and_then(|world| compile(&world, trust_bundle)).map_err(RenderFailed)
 }
 
 /// What the last attempt was made of, to tell a change from a look that found none.
@@ -171,7 +185,7 @@ enum Refusal {
     #[error(transparent)]
     Invalid(Report),
     #[error("internal error, please report it")]
-    Uncompiled(#[source] WorldError),
+    Uncompiled(#[source] RenderFailed),
     #[error("internal error, please report it: loading this configuration panicked")]
     Panicked,
 }
@@ -205,8 +219,7 @@ fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resou
     let compiled = || {
         let content = content.map_err(Refusal::Unread)?;
         let mesh = malla_config::load(&content.files).map_err(Refusal::Invalid)?;
-        let world = World::new(mesh).map_err(Refusal::Uncompiled)?;
-        compile(&world, trust_bundle).map_err(Refusal::Uncompiled)
+        render(mesh, trust_bundle).map_err(Refusal::Uncompiled)
     };
     // A defect in reading or compiling must not take down what serves.
     let loaded = catch_unwind(AssertUnwindSafe(compiled)).unwrap_or(Err(Refusal::Panicked));

@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod examples;
 mod link;
+pub mod offline;
 pub mod status;
 mod store;
 mod stream;

@@ -76,7 +76,7 @@ impl Member {
     #[track_caller]
     pub(crate) fn launch(&mut self, mesh: &Mesh) -> &mut Member {
         if self.manner == Sidecar::Transparent {
-            self.pod.exec(&[&inside("malla-proxy"), "init"]).success();
+            self.pod.redirect();
         }
         self.start_sidecar(mesh, &[]);
         self
@@ -91,6 +91,12 @@ impl Member {
     /// Starts the sidecar as some user, by a command that runs what follows it.
     #[track_caller]
     pub fn start_sidecar_as(&mut self, user: u32, wrapper: &[&str], mesh: &Mesh, more: &[&str]) {
+        self.sidecar = Some(self.spawn_sidecar(user, wrapper, mesh, more));
+    }
+
+    /// As [`Member::start_sidecar_as`], but the caller keeps the sidecar.
+    #[track_caller]
+    pub fn spawn_sidecar(&self, user: u32, wrapper: &[&str], mesh: &Mesh, more: &[&str]) -> Process {
         let (trust, token) = (mesh.trust(), mesh.token(self.app(), "1h"));
         let (control, program, address) = (mesh.control_address(), inside("malla-proxy"), self.ipv4().to_string());
         let (trust, token) = (trust.to_string_lossy(), token.to_string_lossy());
@@ -103,15 +109,21 @@ impl Member {
             command.extend(["--mode", "explicit", "--address", &address]);
         }
         command.extend(more);
-        let sidecar = self.pod.spawn_as(user, &command, &[]);
-        self.sidecar = Some(sidecar);
+        self.pod.spawn_as(user, &command, &[])
     }
 
     /// Waits until the sidecar says that it is ready.
     #[track_caller]
     pub fn wait_ready(&mut self) {
+        let mut sidecar = self.take_sidecar();
+        self.wait_sidecar_ready(&mut sidecar);
+        self.sidecar = Some(sidecar);
+    }
+
+    /// As [`Member::wait_ready`], for a sidecar that the caller keeps.
+    #[track_caller]
+    pub fn wait_sidecar_ready(&self, sidecar: &mut Process) {
         let what = format!("the sidecar of {} to be ready", self.name());
-        let sidecar = self.sidecar.as_mut().expect("started above");
         self.pod.wait_listening(sidecar, 15021);
         wait::until(&what, PATIENCE, || {
             assert!(!sidecar.has_ended(), "the sidecar ended:\n{}", sidecar.tail());

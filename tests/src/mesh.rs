@@ -35,7 +35,12 @@ impl Mesh {
     /// A sandbox with a pod for the control server, which [`Mesh::start`] starts.
     #[track_caller]
     pub fn new() -> Mesh {
-        let sandbox = Sandbox::new();
+        Mesh::within(Sandbox::new())
+    }
+
+    /// As [`Mesh::new`], in a sandbox that was made already.
+    #[track_caller]
+    pub fn within(sandbox: Sandbox) -> Mesh {
         let control_pod = sandbox.pod("control");
         fs::create_dir_all(sandbox.directory().join("config")).expect("the sandbox's directory is writable");
         Mesh { control: None, control_pod, services: Cell::new(0), sandbox }

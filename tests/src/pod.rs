@@ -133,6 +133,12 @@ impl Pod {
         process.unwrap_or_else(|error| panic!("in pod {}: {error:#}", self.name))
     }
 
+    /// Redirects the pod's connections to a sidecar, as `malla-proxy init` does.
+    #[track_caller]
+    pub fn redirect(&self) {
+        self.exec(&[&inside("malla-proxy"), "init"]).success();
+    }
+
     /// Whether something listens on a TCP port.
     pub fn listens(&self, port: u16) -> bool {
         // Read from the kernel's table: connecting would be counted by the program, or redirected.

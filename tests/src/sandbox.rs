@@ -24,6 +24,9 @@ use crate::tools;
 /// How long a test may take before its sandbox, and with it every program it waits for, is taken away.
 const LIMIT: Duration = Duration::from_secs(240);
 
+/// The programs of this workspace that every sandbox has.
+const OURS: [&str; 4] = ["malla", "malla-proxy", "malla-load", "malla-peer"];
+
 /// Where the sandbox keeps what every user of a pod may read, whatever the permissions of the user's home are.
 pub(crate) const SHARED: &str = "/mnt";
 
@@ -46,12 +49,20 @@ impl Sandbox {
     #[track_caller]
     #[expect(clippy::new_without_default, reason = "namespaces are nothing to make by default")]
     pub fn new() -> Sandbox {
-        Sandbox::make().unwrap_or_else(|error| panic!("{error:#}"))
+        Sandbox::lasting(LIMIT, &[])
     }
 
-    fn make() -> Result<Sandbox> {
+    /// As [`Sandbox::new`], for longer, and with further programs that its pods find by name as they find ours
+    /// ([`crate::pod::inside`]).
+    #[track_caller]
+    pub fn lasting(limit: Duration, programs: &[(&str, &Path)]) -> Sandbox {
+        Sandbox::make(limit, programs).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    fn make(limit: Duration, programs: &[(&str, &Path)]) -> Result<Sandbox> {
         let root = rustix::process::geteuid().is_root();
-        let made = if root { start(None) } else { start(Some(UserNamespace::new()?)) };
+        let user = if root { None } else { Some(UserNamespace::new()?) };
+        let made = start(user, limit, programs);
         let holder = made.context(
             "this machine lets the tests make network namespaces neither as root nor in a user namespace: \
              run tests/setup, then the tests as root or as a user with subordinate ids (/etc/subuid, newuidmap)",
@@ -168,13 +179,14 @@ fn subordinate(file: &str, name: &str, uid: u32) -> Result<(u32, u32)> {
 }
 
 /// Starts the process that holds the namespaces; returns when the bridge is up.
-fn start(user: Option<UserNamespace>) -> Result<Child> {
+fn start(user: Option<UserNamespace>, limit: Duration, programs: &[(&str, &Path)]) -> Result<Child> {
     let inside = format!(
         "set -e
          mount -t tmpfs -o mode=755 malla {SHARED}
-         for name in malla malla-proxy malla-load malla-peer; do
-             : >{SHARED}/$name
-             if [ -e \"$1/$name\" ]; then mount --bind \"$1/$name\" {SHARED}/$name; fi
+         while [ $# -gt 0 ]; do
+             : >{SHARED}/$1
+             if [ -e \"$2\" ]; then mount --bind \"$2\" {SHARED}/$1; fi
+             shift 2
          done
          ip link set lo up
          ip link add bridge type bridge
@@ -183,7 +195,7 @@ fn start(user: Option<UserNamespace>) -> Result<Child> {
          ip link set bridge up
          echo ready
          exec timeout --foreground --signal=KILL {} cat",
-        LIMIT.as_secs()
+        limit.as_secs()
     );
     let outside = "echo waiting; read -r answer; exec \"$@\"";
     let mut command = Command::new("unshare");
@@ -191,7 +203,12 @@ fn start(user: Option<UserNamespace>) -> Result<Child> {
         command.args(["--user", "--", "sh", "-c", outside, "sh", "unshare"]);
     }
     command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-c", &inside, "sh"]);
-    command.arg(tools::binary("malla-load").parent().context("a binary is in a directory")?);
+    let built = tools::binary("malla-proxy");
+    let directory = built.parent().context("a binary is in a directory")?;
+    let ours = OURS.map(|name| (name, directory.join(name)));
+    for (name, path) in ours.iter().map(|(name, path)| (*name, path.as_path())).chain(programs.iter().copied()) {
+        command.arg(name).arg(path);
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut holder = command.spawn().context("running unshare, which util-linux brings")?;
     match introduce(&mut holder, user) {

@@ -1,0 +1,65 @@
+//! Memory of the pair, each time with proxies that were just started.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bench::accounting::resident;
+
+use super::{Bench, PAIR, progress, record};
+use crate::contender::{Contender, Running};
+use crate::figures::{Figures, Metric};
+
+/// Connections that stay idle.
+const CONNECTIONS: usize = 10_000;
+
+/// Seconds after the load.
+const REST: &str = "10";
+
+/// Idle, under the load of 64 connections, and ten seconds after it.
+pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) -> Result<()> {
+    for contender in
+        bench.contenders.iter().filter(|contender| **contender != Contender::Direct && contender.takes(PAIR))
+    {
+        progress(&format!("{work}: {}", contender.title()));
+        let running = contender.start(bench.stage, PAIR)?;
+        // What starting has left over is given back within the first second.
+        std::thread::sleep(Duration::from_secs(1));
+        figures.add(work, *contender, Metric::IDLE, total(&running));
+        let load = ["http1", "--connections", "64"].map(str::to_owned);
+        let sample = bench.measure(&running, load.to_vec())?;
+        record(work, *contender, &sample, &[(Metric::LOADED, |sample| sample.memory() as f64 / 1e6)], figures);
+        let rested = [&load[..], &["--rest".to_owned(), REST.to_owned()]].concat();
+        let sample = bench.measure(&running, rested)?;
+        record(work, *contender, &sample, &[(Metric::RESTED, |sample| sample.memory() as f64 / 1e6)], figures);
+    }
+    progress("");
+    Ok(())
+}
+
+/// Many connections, each after one request.
+pub(super) fn idle(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) -> Result<()> {
+    // A relay has two files open for each connection, and some more.
+    let connections = CONNECTIONS.min(bench.stage.files as usize / 2 - 256);
+    if connections < CONNECTIONS {
+        figures.note(work, format!("{connections} connections: the limit of open files permits no more"));
+    }
+    for contender in
+        bench.contenders.iter().filter(|contender| **contender != Contender::Direct && contender.takes(PAIR))
+    {
+        progress(&format!("{work}: {}", contender.title()));
+        let running = contender.start(bench.stage, PAIR)?;
+        let one = |connections: usize| ["idle", "--connections", &connections.to_string()].map(str::to_owned).to_vec();
+        // The first connection also makes what all connections share.
+        bench.measure(&running, one(1))?;
+        let before: u64 = running.ids().into_iter().map(resident).sum();
+        let sample = bench.measure(&running, one(connections))?;
+        let each = sample.memory().saturating_sub(before) as f64 / 1e3 / connections as f64;
+        figures.add(work, *contender, Metric::EACH, each);
+    }
+    progress("");
+    Ok(())
+}
+
+fn total(running: &Running) -> f64 {
+    running.ids().into_iter().map(resident).sum::<u64>() as f64 / 1e6
+}
