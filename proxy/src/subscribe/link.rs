@@ -314,7 +314,8 @@ fn assemble(service: &ServiceSpec, parts: &Parts) -> OutboundService {
 
 /// Takes as many clusters as there are weights; they were linked in the same order.
 fn weighted(weights: &[(Name, u32)], clusters: &mut impl Iterator<Item = Arc<Cluster>>) -> Option<WeightedClusters> {
-    WeightedClusters::new(clusters.by_ref().zip(weights).map(|(cluster, (_, weight))| (cluster, *weight)))
+    // The weights first: whoever asks for a cluster when no weight is left takes the next route's.
+    WeightedClusters::new(weights.iter().zip(clusters).map(|((_, weight), cluster)| (cluster, *weight)))
 }
 
 /// A cluster, with the loads, limits and budgets of the one before it.
@@ -412,6 +413,18 @@ fn same_source(a: &Source, b: &Source) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_route_takes_its_own_clusters_and_no_others() {
+        let cluster = |name: &str| Arc::new(crate::http::testing::cluster(name, Vec::new()));
+        let mut linked = ["a", "b", "c", "d"].map(cluster).into_iter();
+        for expected in [&["a"][..], &["b", "c"], &[], &["d"]] {
+            let weights: Vec<(Name, u32)> = expected.iter().map(|name| (Name::from(*name), 1)).collect();
+            let taken = weighted(&weights, &mut linked).map_or_else(Vec::new, |weighted| weighted.clusters);
+            let taken: Vec<&str> = taken.iter().map(|(cluster, _)| &*cluster.name).collect();
+            assert_eq!(taken, expected);
+        }
+    }
 
     #[test]
     fn plaintext_needs_the_control_servers_word_where_the_cluster_has_tls() {
