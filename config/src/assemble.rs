@@ -17,7 +17,7 @@ use crate::{
 
 /// The mesh of all objects. It is whole only if nothing was reported.
 pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnostics) -> Mesh {
-    let unique = without_duplicates(&objects.objects, diagnostics);
+    let (unique, duplicates) = without_duplicates(&objects.objects, diagnostics);
     let of_kind = |kind: Kind| unique.iter().copied().filter(move |object| object.kind == kind);
 
     let mut index = Index {
@@ -81,6 +81,10 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
         mesh.authorization_policies.extend(authorization_policy::ready(object, &index, diagnostics));
     }
 
+    for object in duplicates {
+        check_alone(object, &index, diagnostics);
+    }
+
     mesh.services = ready_ones(index.services);
     mesh.workloads = ready_ones(index.workloads);
     mesh.endpoint_slices = slices.into_iter().filter_map(|(_, slice)| slice).collect();
@@ -104,21 +108,21 @@ fn routes(
                     Kind::HttpRoute => http_route::ready(context, diagnostics),
                     _ => grpc_route::ready(context, diagnostics),
                 };
-                if let Some(route) = route {
-                    claims.add_http(object, &route, diagnostics);
-                    mesh.http_routes.push(route);
+                if let Some(checked) = route {
+                    claims.add_http(object, &checked, diagnostics);
+                    mesh.http_routes.extend(checked.whole.then_some(checked.route));
                 }
             }
             Kind::TcpRoute => {
-                if let Some(route) = stream_route::ready_tcp(context, diagnostics) {
-                    claims.add_tcp(object, &route, diagnostics);
-                    mesh.tcp_routes.push(route);
+                if let Some(checked) = stream_route::ready_tcp(context, diagnostics) {
+                    claims.add_tcp(object, &checked, diagnostics);
+                    mesh.tcp_routes.extend(checked.whole.then_some(checked.route));
                 }
             }
             Kind::TlsRoute => {
-                if let Some(route) = stream_route::ready_tls(context, diagnostics) {
-                    claims.add_tls(object, &route, diagnostics);
-                    mesh.tls_routes.push(route);
+                if let Some(checked) = stream_route::ready_tls(context, diagnostics) {
+                    claims.add_tls(object, &checked, diagnostics);
+                    mesh.tls_routes.extend(checked.whole.then_some(checked.route));
                 }
             }
             _ => continue,
@@ -133,11 +137,35 @@ fn ready_ones<K: Ord, T>(declared: BTreeMap<K, Declared<'_, T>>) -> BTreeMap<K, 
     declared.into_iter().filter_map(|(name, declared)| Some((name, declared.ready?))).collect()
 }
 
-/// The objects with each name once, in the order of files.
-fn without_duplicates<'a>(objects: &'a [Object], diagnostics: &mut Diagnostics) -> Vec<&'a Object> {
+/// Checks what a document says by itself: the second of a name is as wrong as it would be under another.
+fn check_alone(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics) {
+    let context = Context { object, index };
+    match object.kind {
+        Kind::Service => drop(service::ready(object, diagnostics)),
+        Kind::Workload => drop(workload::ready(object, diagnostics)),
+        Kind::EndpointSlice => drop(endpoint_slice::ready(object, index, diagnostics)),
+        Kind::HttpRoute => drop(http_route::ready(context, diagnostics)),
+        Kind::GrpcRoute => drop(grpc_route::ready(context, diagnostics)),
+        Kind::TcpRoute => drop(stream_route::ready_tcp(context, diagnostics)),
+        Kind::TlsRoute => drop(stream_route::ready_tls(context, diagnostics)),
+        Kind::ReferenceGrant => drop(reference_grant::ready(object, index, diagnostics)),
+        Kind::Mesh => drop(mesh_settings::ready(object, diagnostics)),
+        Kind::TrafficPolicy => policies::traffic(object, index, diagnostics),
+        Kind::AuthorizationPolicy => drop(authorization_policy::ready(object, index, diagnostics)),
+        Kind::FaultInjection | Kind::RateLimit | Kind::RetryPolicy => drop(extension::ready(object, diagnostics)),
+    }
+}
+
+/// The objects with each name once, and those whose name was taken, in the order of files.
+fn without_duplicates<'a>(objects: &'a [Object], diagnostics: &mut Diagnostics) -> (Vec<&'a Object>, Vec<&'a Object>) {
     let mut first: HashMap<(Kind, Arc<str>, Arc<str>), &Object> = HashMap::new();
     let mut unique = Vec::with_capacity(objects.len());
+    let mut duplicates = Vec::new();
     for object in objects {
+        if !object.named || !object.placed {
+            unique.push(object);
+            continue;
+        }
         // There is one mesh, whatever it is called.
         let name = if object.kind == Kind::Mesh { "".into() } else { object.name.clone() };
         let key = (object.kind, object.namespace.clone(), name);
@@ -153,6 +181,7 @@ fn without_duplicates<'a>(objects: &'a [Object], diagnostics: &mut Diagnostics) 
         let cursor = object.root_cursor().field("metadata").field("name");
         let place = earlier.root_cursor().field("metadata").field("name").place();
         diagnostics.push(cursor.problem(Code::Duplicate, message).help(help).related(place, "declared here"));
+        duplicates.push(object);
     }
-    unique
+    (unique, duplicates)
 }

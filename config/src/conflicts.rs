@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
+use crate::doubts::Doubts;
 use crate::index::Index;
 use crate::kinds::Kind;
 use crate::mesh::{HttpMatch, HttpRoute, ParentRef, PathMatch, ServiceName, TcpRoute, TlsRoute, ValueMatch};
 use crate::object::Object;
-use crate::route::parent_carries;
+use crate::route::{Checked, parent_carries};
 use crate::source::Span;
 
 /// What a route claims: requests of one service and port, for one host, of one shape.
@@ -34,29 +35,45 @@ impl<'a> Claims<'a> {
         Claims { index, taken: HashMap::new(), reported: HashSet::new(), routes: 0 }
     }
 
-    /// Takes the claims of an `HTTPRoute` or `GRPCRoute`, and says which were taken before.
-    pub(crate) fn add_http(&mut self, object: &'a Object, route: &HttpRoute, diagnostics: &mut Diagnostics) {
-        for (at, rule) in route.rules.iter().enumerate() {
-            let list = object.cursor().field("rules").item(at).field("matches");
+    /// Takes the claims of an `HTTPRoute` or `GRPCRoute`, and says which were taken before. What is wrong in a route takes
+    /// away only the claims that it makes doubtful.
+    pub(crate) fn add_http(&mut self, object: &'a Object, checked: &Checked<HttpRoute>, diagnostics: &mut Diagnostics) {
+        let Checked { route, whole } = checked;
+        let doubts = if *whole { Doubts::none() } else { Doubts::about(object, diagnostics) };
+        let rules = if doubts.of_route(object) { &[][..] } else { &route.rules };
+        for (at, rule) in rules.iter().enumerate() {
+            let written = object.cursor().field("rules").item(at);
+            if doubts.of_rule(written, rule.matches.len()) {
+                continue;
+            }
+            let list = written.field("matches");
             for (at, matched) in rule.matches.iter().enumerate() {
-                let shape = http_shape(matched);
-                self.add(object, &route.parents, &route.hostnames, &shape, list.item(at), diagnostics);
+                if !doubts.of_match(list.item(at)) {
+                    let shape = http_shape(matched);
+                    self.add(object, &route.parents, &route.hostnames, &shape, list.item(at), diagnostics);
+                }
             }
         }
         self.routes += 1;
     }
 
     /// Takes the claims of a `TCPRoute`.
-    pub(crate) fn add_tcp(&mut self, object: &'a Object, route: &TcpRoute, diagnostics: &mut Diagnostics) {
-        let place = object.cursor().field("parentRefs");
-        self.add(object, &route.parents, &[], "every connection", place, diagnostics);
+    pub(crate) fn add_tcp(&mut self, object: &'a Object, checked: &Checked<TcpRoute>, diagnostics: &mut Diagnostics) {
+        let Checked { route, whole } = checked;
+        if *whole || !Doubts::about(object, diagnostics).of_route(object) {
+            let place = object.cursor().field("parentRefs");
+            self.add(object, &route.parents, &[], "every connection", place, diagnostics);
+        }
         self.routes += 1;
     }
 
     /// Takes the claims of a `TLSRoute`.
-    pub(crate) fn add_tls(&mut self, object: &'a Object, route: &TlsRoute, diagnostics: &mut Diagnostics) {
-        let place = object.cursor().field("hostnames");
-        self.add(object, &route.parents, &route.hostnames, "every TLS connection", place, diagnostics);
+    pub(crate) fn add_tls(&mut self, object: &'a Object, checked: &Checked<TlsRoute>, diagnostics: &mut Diagnostics) {
+        let Checked { route, whole } = checked;
+        if *whole || !Doubts::about(object, diagnostics).of_route(object) {
+            let place = object.cursor().field("hostnames");
+            self.add(object, &route.parents, &route.hostnames, "every TLS connection", place, diagnostics);
+        }
         self.routes += 1;
     }
 

@@ -49,6 +49,17 @@ impl<'a> Cursor<'a> {
         self.node.entry(name).is_some()
     }
 
+    /// Where a field of a mapping is written: its key and its value.
+    pub(crate) fn spans(self, name: &str) -> Option<[Span; 2]> {
+        self.node.entry(name).map(|entry| [entry.key_span, entry.value.span])
+    }
+
+    /// Whether what is named here without a namespace, or in another one, can be looked for: not if the namespace of the
+    /// object is itself wrong.
+    pub(crate) fn is_placed(self) -> bool {
+        self.object.placed
+    }
+
     /// The same position, shown by its key rather than its value.
     pub(crate) fn key(self) -> Key<'a> {
         Key(self)

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::source::Place;
+use crate::source::{Place, Span};
 
 /// How many diagnostics a [`Report`] keeps; further ones are only counted.
 const MAX_DIAGNOSTICS: usize = 1_000;
@@ -192,6 +192,15 @@ impl Diagnostics {
     /// Whether further errors are only counted: what would be said about them is not worth finding out.
     pub(crate) fn is_full(&self) -> bool {
         self.found.len() >= MAX_DIAGNOSTICS
+    }
+
+    /// The places in a source of what was found so far.
+    pub(crate) fn spans_in<'a>(
+        &'a self,
+        source: &'a std::sync::Arc<crate::source::Source>,
+    ) -> impl Iterator<Item = Span> {
+        let here = move |found: &&Diagnostic| std::sync::Arc::ptr_eq(&found.place.source, source);
+        self.found.iter().filter(here).map(|found| found.place.span)
     }
 
     /// How many errors there are so far.

@@ -10,14 +10,14 @@ use crate::filter;
 use crate::http_match::{self, How};
 use crate::mesh::{Backend, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind};
 use crate::retry;
-use crate::route::{Context, RawBackend, at_most};
+use crate::route::{Checked, Context, RawBackend, at_most};
 use crate::suggest::shown;
 
 /// Gateway API's limit of the name of a service or method.
 const MAX_NAME: usize = 1024;
 
-/// The route of an object; nothing if something is wrong with it.
-pub(crate) fn ready(context: Context<'_>, diagnostics: &mut Diagnostics) -> Option<HttpRoute> {
+/// The route of an object; nothing if it has not the shape of one.
+pub(crate) fn ready(context: Context<'_>, diagnostics: &mut Diagnostics) -> Option<Checked<HttpRoute>> {
     let errors = diagnostics.count();
     let object = context.object;
     let gateway::GrpcRouteSpec { hostnames, parent_refs, rules, use_default_gateways } = object.typed(diagnostics)?;
@@ -40,7 +40,8 @@ pub(crate) fn ready(context: Context<'_>, diagnostics: &mut Diagnostics) -> Opti
         .map(|(at, rule)| ready_rule(context, list.item(at), rule, &mut rule_names, diagnostics))
         .collect();
     let whole = diagnostics.count() == errors && !object.is_damaged();
-    whole.then(|| HttpRoute { kind: RouteKind::Grpc, name: context.name(), parents, hostnames, rules })
+    let route = HttpRoute { kind: RouteKind::Grpc, name: context.name(), parents, hostnames, rules };
+    Some(Checked { route, whole })
 }
 
 fn ready_rule(

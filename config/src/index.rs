@@ -57,7 +57,7 @@ impl Index<'_> {
         if let Some(declared) = self.services.get(name) {
             return declared.ready.as_ref();
         }
-        if self.may_exist(&name.name) {
+        if self.may_exist(&name.name) || !cursor.is_placed() {
             return None;
         }
         let neighbours = self.services.keys().filter(|other| other.namespace == name.namespace);
@@ -99,7 +99,7 @@ impl Index<'_> {
 
     /// The workload of a name; says at `cursor` that there is none.
     pub(crate) fn workload_exists(&self, cursor: Cursor<'_>, name: &WorkloadName, diagnostics: &mut Diagnostics) {
-        if self.workloads.contains_key(name) || self.may_exist(&name.name) {
+        if self.workloads.contains_key(name) || self.may_exist(&name.name) || !cursor.is_placed() {
             return;
         }
         let neighbours = self.workloads.keys().filter(|other| other.namespace == name.namespace);

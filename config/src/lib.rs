@@ -18,6 +18,7 @@ mod checks;
 mod conflicts;
 mod cursor;
 mod diagnostic;
+mod doubts;
 mod endpoint_slice;
 mod extension;
 mod external_names;

@@ -17,6 +17,10 @@ pub(crate) struct Metadata {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Whether `name` is one; if not, it is what was written, or nothing.
+    pub(crate) named: bool,
+    /// Whether `namespace` is one; if not, what the resource refers to may be anywhere.
+    pub(crate) placed: bool,
 }
 
 /// Fields that people write.
@@ -40,18 +44,25 @@ const WRITTEN_BY_CLUSTERS: [&str; 10] = [
 const ROUTING_ANNOTATIONS: [&str; 2] =
     ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
 
-/// Reads `metadata` of a document; nothing if it has no usable name.
-pub(crate) fn read(walk: &mut Walk<'_>, root: &Node, kind: Kind) -> Option<Metadata> {
+/// Reads `metadata` of a document. What is wrong with it does not keep the rest of the document from being checked.
+pub(crate) fn read(walk: &mut Walk<'_>, root: &Node, kind: Kind) -> Metadata {
+    let nameless = Metadata {
+        namespace: "default".into(),
+        name: "".into(),
+        labels: BTreeMap::new(),
+        named: false,
+        placed: !kind.namespaced(),
+    };
     let Some(metadata) = root.get("metadata") else {
         walk.missing(root, "metadata");
-        return None;
+        return nameless;
     };
     if metadata.entries().is_empty() {
         if !matches!(metadata.value, Value::Broken) {
             let help = "write `metadata:` with a `name:` below it";
             walk.report(Code::WrongType, metadata.span, "`metadata` must be a mapping", help);
         }
-        return None;
+        return nameless;
     }
     for entry in metadata.entries() {
         if FIELDS.contains(&&*entry.key) || WRITTEN_BY_CLUSTERS.contains(&&*entry.key) {
@@ -73,12 +84,20 @@ pub(crate) fn read(walk: &mut Walk<'_>, root: &Node, kind: Kind) -> Option<Metad
         Some(entry) => {
             let help = "it is about the whole mesh: remove the line";
             walk.report(Code::NoEffect, entry.key_span, format!("{} has no namespace", kind.with_article()), help);
-            None
+            Some("default".into())
         }
     };
     let labels = labels(walk, metadata);
     annotations(walk, metadata);
-    Some(Metadata { namespace: namespace?, name: name?, labels })
+    let (named, placed) = (name.is_some(), namespace.is_some());
+    let written = |field: &str| metadata.get(field).and_then(Node::as_str).unwrap_or_default().into();
+    Metadata {
+        namespace: namespace.unwrap_or_else(|| written("namespace")),
+        name: name.unwrap_or_else(|| written("name")),
+        labels,
+        named,
+        placed,
+    }
 }
 
 fn name(walk: &mut Walk<'_>, metadata: &Node, field: &str, label: bool) -> Option<Arc<str>> {

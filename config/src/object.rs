@@ -57,6 +57,10 @@ pub(crate) struct Object {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Whether `name` is a name; if not, nothing can refer to this.
+    pub(crate) named: bool,
+    /// Whether `namespace` is one; if not, what this refers to may be anywhere.
+    pub(crate) placed: bool,
     /// The whole document, as written.
     pub(crate) root: Node,
     /// `spec`, or the document of a flat kind; what has not the shape of the schema is left out of it.
@@ -82,7 +86,7 @@ impl Object {
 
     /// Whether something is wrong with its shape, so that what it lacks means nothing.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.content.is_none() || !self.reported.is_empty()
+        self.content.is_none() || !self.reported.is_empty() || !self.named || !self.placed
     }
 
     /// The content as its type.
@@ -103,7 +107,7 @@ impl Object {
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) objects: Vec<Object>,
-    /// Names of documents that could not be read as resources: a reference to them is not said to dangle.
+    /// Names of documents that could not be read, or not be told apart: a reference to them is not said to dangle.
     pub(crate) unreadable: HashSet<Arc<str>>,
 }
 
@@ -123,7 +127,12 @@ impl Objects {
             None => None,
         };
         match object {
-            Some(object) => self.objects.push(object),
+            Some(object) => {
+                if !object.named || !object.placed {
+                    self.unreadable.insert(object.name.clone());
+                }
+                self.objects.push(object);
+            }
             None => self.unreadable.extend(Resource::of(root).and_then(|resource| resource.name)),
         }
     }
@@ -240,7 +249,7 @@ impl<'a> ObjectReader<'a, '_> {
             }
         };
         let reported = walk.into_reported();
-        let Metadata { namespace, name, labels } = metadata?;
+        let Metadata { namespace, name, labels, named, placed } = metadata;
         Some(Object {
             source: self.source.clone(),
             kind,
@@ -248,6 +257,8 @@ impl<'a> ObjectReader<'a, '_> {
             namespace,
             name,
             labels,
+            named,
+            placed,
             root: self.root.clone(),
             content,
             reported,

@@ -56,6 +56,14 @@ raw_references! {
     tlsroutes: TlsRouteParentRefs;
 }
 
+/// A route, as far as it could be read.
+#[derive(Debug)]
+pub(crate) struct Checked<T> {
+    pub(crate) route: T,
+    /// Whether nothing is wrong with it.
+    pub(crate) whole: bool,
+}
+
 /// What the routes of one object need to resolve what they name.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
@@ -107,6 +115,7 @@ impl Context<'_> {
             if parents.iter().any(overlaps) {
                 let message = format!("the service {} is a parent of this route twice", parent.service);
                 cursor.error(diagnostics, Code::Duplicate, message, "remove one, or give each a `port:` of its own");
+                continue;
             }
             parents.push(parent);
         }
@@ -133,7 +142,8 @@ impl Context<'_> {
         let namespace: Arc<str> = namespace.map_or_else(|| self.object.namespace.clone(), Arc::from);
         let service_name = ServiceName::new(namespace.clone(), name);
         let service = self.index.service(cursor.field("name"), &service_name, diagnostics);
-        if namespace != self.object.namespace && self.index.services.contains_key(&service_name) {
+        let elsewhere = namespace != self.object.namespace && self.object.placed;
+        if elsewhere && self.index.services.contains_key(&service_name) {
             let what = "a parent in another namespace (a consumer route)";
             let help = format!("write the route in the namespace `{namespace}`: it then holds for all callers");
             cursor.field("namespace").unsupported_because(diagnostics, what, &help);
@@ -247,7 +257,7 @@ impl Context<'_> {
         let service = self.index.service(cursor.field("name"), &service_name, diagnostics);
         let (kind, from) = (self.object.kind, &self.object.namespace);
         let exists = self.index.services.contains_key(&service_name);
-        if exists && self.index.complete && !self.index.granted(kind, from, &service_name) {
+        if exists && self.object.placed && self.index.complete && !self.index.granted(kind, from, &service_name) {
             let a_kind = kind.with_article();
             let message = format!("no ReferenceGrant lets {a_kind} of `{from}` use services of `{namespace}`");
             let help = format!(

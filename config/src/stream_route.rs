@@ -4,10 +4,10 @@ use gateway_api::apis::experimental::{tcproutes, tlsroutes};
 
 use crate::diagnostic::{Code, Diagnostics};
 use crate::mesh::{Backend, TcpRoute, TlsRoute};
-use crate::route::{Context, RawBackend};
+use crate::route::{Checked, Context, RawBackend};
 
-/// The TCP route of an object; nothing if something is wrong with it.
-pub(crate) fn ready_tcp(context: Context<'_>, diagnostics: &mut Diagnostics) -> Option<TcpRoute> {
+/// The TCP route of an object; nothing if it has not the shape of one.
+pub(crate) fn ready_tcp(context: Context<'_>, diagnostics: &mut Diagnostics) -> Option<Checked<TcpRoute>> {
     let errors = diagnostics.count();
     let tcproutes::TcpRouteSpec { parent_refs, rules, use_default_gateways } = context.object.typed(diagnostics)?;
     let asks = matches!(use_default_gateways, Some(tcproutes::TcpRouteUseDefaultGateways::All));
@@ -22,11 +22,12 @@ pub(crate) fn ready_tcp(context: Context<'_>, diagnostics: &mut Diagnostics) -> 
     });
     let backends = only_rule(context, rules.collect(), diagnostics);
     let whole = diagnostics.count() == errors && !context.object.is_damaged();
-    whole.then(|| TcpRoute { name: context.name(), parents, backends })
+    let route = TcpRoute { name: context.name(), parents, backends };
+    Some(Checked { route, whole })
 }
 
-/// The TLS route of an object; nothing if something is wrong with it.
-pub(crate) fn ready_tls(context: Context<'_>, diagnostics: &mut Diagnostics) -> Option<TlsRoute> {
+/// The TLS route of an object; nothing if it has not the shape of one.
+pub(crate) fn ready_tls(context: Context<'_>, diagnostics: &mut Diagnostics) -> Option<Checked<TlsRoute>> {
     let errors = diagnostics.count();
     let tlsroutes::TlsRouteSpec { hostnames, parent_refs, rules, use_default_gateways } =
         context.object.typed(diagnostics)?;
@@ -48,7 +49,8 @@ pub(crate) fn ready_tls(context: Context<'_>, diagnostics: &mut Diagnostics) -> 
     });
     let backends = only_rule(context, rules.collect(), diagnostics);
     let whole = diagnostics.count() == errors && !context.object.is_damaged();
-    whole.then(|| TlsRoute { name: context.name(), parents, hostnames, backends })
+    let route = TlsRoute { name: context.name(), parents, hostnames, backends };
+    Some(Checked { route, whole })
 }
 
 /// The backends of the only rule that such routes have.

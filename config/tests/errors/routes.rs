@@ -333,3 +333,81 @@ fn duplicates_and_conflicts() {
     let two = format!("{tcp}---\n{}", tcp.replace("name: r", "name: s"));
     expect(&two, &[(Code::Conflict, (12, 15), "TCPRoute shop/s", "every connection to cart.shop", "")]);
 }
+
+#[test]
+fn the_second_of_a_name_is_checked_too() {
+    let twice = service("  selector: {app: cart}\n  ports: [{port: 0}]\n").replace("name: new", "name: cart");
+    expect(
+        &twice,
+        &[
+            (Code::Duplicate, (3, 18), "Service shop/cart", "declared already", "rename"),
+            (Code::InvalidValue, (6, 18), "Service shop/cart", "0 is not a port", ""),
+        ],
+    );
+    let one = http("  rules: [{backendRefs: [{name: cart, port: 80}]}]\n");
+    let two = http("  rules: [{backendRefs: [{name: crat, port: 80}]}]\n");
+    expect(
+        &format!("{one}---\n{two}"),
+        &[
+            (Code::Duplicate, (10, 18), "HTTPRoute shop/r", "declared already", "rename"),
+            (Code::DanglingReference, (13, 33), "HTTPRoute shop/r", "`crat`", "`cart`"),
+        ],
+    );
+}
+
+#[test]
+fn a_wrong_name_or_namespace_does_not_hide_the_rest() {
+    let text = http("  rules: [{backendRefs: [{name: crat, port: 80}], matches: [{path: {value: a}}]}]\n");
+    let rest = [(6, 33, "`crat`"), (6, 76, "`a`")];
+    let found = errors(&text.replace("name: r,", "name: R_,"));
+    let places: Vec<_> = found.iter().map(|error| (error.line, error.column)).collect();
+    assert_eq!(places, [(3, 18), (rest[0].0, rest[0].1), (rest[1].0, rest[1].1)], "{found:?}");
+    let found = errors(&text.replace("name: r, ", ""));
+    assert_eq!(found.len(), 3, "{found:?}");
+    // Where it is unknown in which namespace a route is, what it refers to may be there.
+    let found = errors(&text.replace("namespace: shop", "namespace: S_"));
+    let told: Vec<_> = found.iter().map(|error| error.message.as_str()).collect();
+    assert_eq!(found.len(), 2, "{told:?}");
+    assert!(told[0].contains("`S_` is not a valid namespace") && told[1].contains(rest[1].2), "{told:?}");
+    // Two without names are not the same.
+    let nameless = service("  selector: {app: cart}\n  ports: [{port: 80}]\n").replace("name: new, ", "");
+    let found = errors(&format!("{nameless}---\n{nameless}"));
+    assert!(found.len() == 2 && found.iter().all(|error| error.code == Code::MissingField), "{found:?}");
+}
+
+#[test]
+fn routes_with_errors_conflict_too() {
+    let rule = |matches: &str, backend: &str| {
+        format!("    - {{matches: [{matches}], backendRefs: [{{name: {backend}, port: 80}}]}}\n")
+    };
+    let two =
+        |first: &str, second: &str| format!("{}---\n{}", http(first), http(second).replace("name: r,", "name: s,"));
+    let conflicts = |text: &str| errors(text).iter().filter(|error| error.code == Code::Conflict).count();
+    let good = format!("  rules:\n{}", rule("{path: {value: /a}}", "cart"));
+    // What the errors are about says nothing about the match.
+    for wrong in [
+        format!("  rules:\n{}", rule("{path: {value: /a}}", "crat")),
+        format!("  rules:\n{}", rule("{path: {value: /a}}, {path: {value: b}}", "cart")),
+        format!("  rules:\n{}{}", rule("{path: {value: /a}}", "cart"), rule("{header: []}", "cart")),
+        "  rules:\n    - {timeouts: {request: 1}, matches: [{path: {value: /a}}], backendRefs: []}\n".to_owned(),
+    ] {
+        let text = two(&wrong, &good);
+        assert_eq!((errors(&text).len(), conflicts(&text)), (2, 1), "{text}\n{:?}", errors(&text));
+        let text = two(&good, &wrong);
+        assert_eq!((errors(&text).len(), conflicts(&text)), (2, 1), "{text}\n{:?}", errors(&text));
+    }
+    // What may mean something else does not conflict.
+    let everything = "  rules: [{backendRefs: [{name: cart, port: 80}]}]\n".to_owned();
+    for (wrong, good) in [
+        (format!("  hostname: [a.com]\n{good}"), &good),
+        (format!("  hostnames: [A_]\n{good}"), &good),
+        (good.replace("{path:", "{headres: [], path:"), &good),
+        ("  rules: [{mathces: [], backendRefs: [{name: cart, port: 80}]}]\n".to_owned(), &everything),
+        ("  rules: [{matches: [{path: 1}], backendRefs: [{name: cart, port: 80}]}]\n".to_owned(), &everything),
+    ] {
+        let text = two(&wrong, good);
+        assert_eq!((errors(&text).len(), conflicts(&text)), (1, 0), "{text}\n{:?}", errors(&text));
+    }
+    let tcp = route("TCPRoute", "  rules: [{backendRefs: [{name: crat, port: 3306}]}]\n");
+    assert_eq!(conflicts(&format!("{tcp}---\n{}", tcp.replace("name: r,", "name: s,"))), 1);
+}
