@@ -32,6 +32,7 @@ pub mod mesh;
 mod mesh_settings;
 mod metadata;
 mod names;
+mod notices;
 mod object;
 mod policies;
 mod protocol;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use malla_xds::envoy::{http_connection_manager, listener, pack_any, route, router, tcp_proxy};
+use malla_xds::envoy::{core, http_connection_manager, listener, pack_any, route, router, tcp_proxy};
 use malla_xds::names::{self, Name};
 use malla_xds::{Resource, ResourceType, SpiffeId};
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ pub struct Resources {
     by_name: HashMap<(ResourceType, Name), Arc<Resource>>,
     in_order: Vec<Arc<Resource>>,
     workloads: HashMap<Name, SpiffeId>,
+    notices: Vec<String>,
 }
 
 /// What a sidecar is told about names that do not exist.
@@ -45,6 +46,7 @@ impl Resources {
             by_name: HashMap::new(),
             in_order: Vec::new(),
             workloads: HashMap::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -82,7 +84,24 @@ impl Resources {
         owners.sort();
         owners.iter().for_each(|(workload, identity)| digest.push_str(&format!("{workload}={identity} ")));
         let version = malla_xds::resource::version(digest.as_bytes());
-        Resources { version, trust_domain: Some(trust_domain), unknown_destinations, by_name, in_order, workloads }
+        let trust_domain = Some(trust_domain);
+        let notices = Vec::new();
+        Resources { version, trust_domain, unknown_destinations, by_name, in_order, workloads, notices }
+    }
+
+    /// The same, with sentences that are shown to people as long as it serves. They are no part of the version.
+    pub fn with_notices(self, notices: Vec<String>) -> Self {
+        Resources { notices, ..self }
+    }
+
+    /// What people should not forget about this configuration, in sentences.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// Whether there is a workload of a name, `cart-1.shop`.
+    pub fn has_workload(&self, name: &str) -> bool {
+        self.workloads.contains_key(name)
     }
 
     /// Content hash of the whole set.
@@ -122,8 +141,17 @@ impl Resources {
     /// The listener that answers for a name that does not exist: an API listener whose inline route configuration is empty
     /// (HTTP and gRPC fail at once), and a way out for raw connections if the mesh lets unknown destinations pass.
     pub fn unknown_listener(&self, name: &str) -> Resource {
-        if names::inbound_workload(name).is_some() {
-            let message = listener::Listener { name: name.to_owned(), ..Default::default() };
+        if let Some(workload) = names::inbound_workload(name) {
+            if self.has_workload(workload) {
+                // It is said to have no sidecar.
+                let message = listener::Listener { name: name.to_owned(), ..Default::default() };
+                return Resource::new(ResourceType::Listener, name, [], &message);
+            }
+            // An own listener without ports is what a workload has that no service selects: this one says more.
+            let fields = malla_xds::resource::string_struct([(names::METADATA_WORKLOAD, names::UNKNOWN_WORKLOAD)]);
+            let metadata =
+                core::Metadata { filter_metadata: [(names::METADATA.to_owned(), fields)].into(), ..Default::default() };
+            let message = listener::Listener { name: name.to_owned(), metadata: Some(metadata), ..Default::default() };
             return Resource::new(ResourceType::Listener, name, [], &message);
         }
         use http_connection_manager::http_connection_manager::RouteSpecifier;

@@ -56,9 +56,7 @@ pub enum SourceError {
 /// The path does not exist. A configuration that exists and is invalid is no error here: [`Published::last_reload`] tells,
 /// and [`Resources::is_loaded`] is false until it is mended.
 pub fn start(config: &Path, trust_bundle: Arc<str>) -> Result<Source, SourceError> {
-    if let Err(cause) = config.metadata() {
-        return Err(SourceError::Missing { path: config.to_owned(), cause });
-    }
+    exists(config)?;
     let first = scan(config);
     let seen = Seen::of(&first.content);
     let (resources, outcome) = match load(first.content, &trust_bundle) {
@@ -71,6 +69,14 @@ pub fn start(config: &Path, trust_bundle: Arc<str>) -> Result<Source, SourceErro
     watcher.follow(first.places);
     let watching = tokio::spawn(watch(config.to_owned(), trust_bundle, watcher, seen, publisher));
     Ok(Source { published, _watching: AbortOnDropHandle::new(watching) })
+}
+
+/// Whether there is anything at the path of the configuration.
+///
+/// # Errors
+/// There is not.
+pub fn exists(config: &Path) -> Result<(), SourceError> {
+    config.metadata().map(drop).map_err(|cause| SourceError::Missing { path: config.to_owned(), cause })
 }
 
 /// Why configuration files were not read, in a sentence that names the file.
@@ -97,7 +103,9 @@ pub struct RenderFailed(WorldError);
 /// # Errors
 /// A defect.
 pub fn render(mesh: Mesh, trust_bundle: &str) -> Result<Resources, RenderFailed> {
-    World::new(mesh).and_then(|world| compile(&world, trust_bundle)).map_err(RenderFailed)
+    let notices = mesh.notices();
+    let rendered = World::new(mesh).and_then(|world| compile(&world, trust_bundle));
+    rendered.map(|resources| resources.with_notices(notices)).map_err(RenderFailed)
 }
 
 /// What the last attempt was made of, to tell a change from a look that found none.
@@ -164,7 +172,8 @@ fn apply(loaded: Result<Resources, Refusal>, publisher: &Publisher) {
         Ok(resources) => {
             let version = resources.version().clone();
             publisher.resources.send_if_modified(|current| {
-                let changed = !current.is_loaded() || *current.version() != version;
+                let changed =
+                    !current.is_loaded() || *current.version() != version || current.notices() != resources.notices();
                 if changed {
                     *current = Arc::new(resources);
                 }
@@ -224,7 +233,12 @@ fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resou
     // A defect in reading or compiling must not take down what serves.
     let loaded = catch_unwind(AssertUnwindSafe(compiled)).unwrap_or(Err(Refusal::Panicked));
     match &loaded {
-        Ok(resources) => tracing::info!(version = %resources.version(), "the configuration is applied"),
+        Ok(resources) => {
+            tracing::info!(version = %resources.version(), "the configuration is applied");
+            for notice in resources.notices() {
+                tracing::warn!("{notice}");
+            }
+        }
         Err(refusal) => refusal.log(),
     }
     loaded

@@ -12,7 +12,7 @@ use malla_xds::{Name, Rejection, ResourceType, SpiffeId, TypeProgress};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::resources::{Published, ReloadOutcome};
+use crate::resources::{Published, ReloadOutcome, Resources};
 
 /// Refusals that are kept per stream; of more, the newest.
 const DENIALS_KEPT: usize = 8;
@@ -26,6 +26,8 @@ pub struct Status {
     pub trust_domain: Option<String>,
     /// How many resources there are of each type.
     pub resources: BTreeMap<String, usize>,
+    /// What should not be forgotten about the configuration that serves, in sentences: who takes plaintext.
+    pub notices: Vec<String>,
     /// The last attempt to load the configuration.
     pub last_reload: ReloadStatus,
     /// Open xDS streams, oldest first.
@@ -67,6 +69,8 @@ pub struct StreamStatus {
     pub types: BTreeMap<String, TypeStatus>,
     /// What it asked for and may not have, newest last.
     pub denied: Vec<String>,
+    /// The workload whose ports it asked for, if the configuration has none of that name: it then serves nothing.
+    pub unknown_workload: Option<String>,
 }
 
 /// One type of resource on one stream.
@@ -105,6 +109,8 @@ pub(crate) struct Streams {
 struct StreamEntry {
     node: String,
     software: String,
+    /// The workload whose ports it asked for.
+    own: Option<String>,
     identity: SpiffeId,
     address: SocketAddr,
     flavour: &'static str,
@@ -133,6 +139,7 @@ impl Streams {
         let entry = StreamEntry {
             node: String::new(),
             software: String::new(),
+            own: None,
             identity,
             address,
             flavour,
@@ -155,6 +162,11 @@ impl StreamReport {
             entry.node = node.to_owned();
             entry.software = software.to_owned();
         });
+    }
+
+    /// The client asked for the ports of a workload, `cart-1.shop`.
+    pub(crate) fn serves(&self, workload: &str) {
+        self.with(|entry| entry.own = Some(workload.to_owned()));
     }
 
     /// Something was sent or answered.
@@ -214,8 +226,9 @@ impl Status {
                 .into_iter()
                 .map(|kind| (kind.word().to_owned(), resources.all(kind).count()))
                 .collect(),
+            notices: resources.notices().to_vec(),
             last_reload: ReloadStatus { at: seconds(last.at), applied, errors, error_count },
-            streams: streams.streams.lock().values().map(StreamEntry::status).collect(),
+            streams: streams.streams.lock().values().map(|entry| entry.status(&resources)).collect(),
         }
     }
 
@@ -226,11 +239,18 @@ impl Status {
         let version = if self.version.is_empty() { "none yet" } else { &self.version };
         let counts: Vec<String> = self.resources.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         let _ = writeln!(text, "configuration  {version} ({})", counts.join(", "));
+        for notice in &self.notices {
+            let _ = writeln!(text, "WARNING        {notice}");
+        }
         let reload = &self.last_reload;
+        let errors = match reload.error_count {
+            1 => "1 error".to_owned(),
+            count => format!("{count} errors"),
+        };
         let outcome = match (reload.applied, self.version.is_empty()) {
             (true, _) => "applied".to_owned(),
-            (false, false) => format!("REFUSED, {} errors; the configuration above keeps serving", reload.error_count),
-            (false, true) => format!("REFUSED, {} errors; there is none to serve yet", reload.error_count),
+            (false, false) => format!("REFUSED, {errors}; the configuration above keeps serving"),
+            (false, true) => format!("REFUSED, {errors}; there is none to serve yet"),
         };
         let _ = writeln!(text, "last reload    {} ago: {outcome}", ago(now, reload.at));
         if !reload.applied {
@@ -264,6 +284,13 @@ impl Status {
             for denied in &stream.denied {
                 let _ = writeln!(text, "\n{} may not have {denied}", stream.node);
             }
+            if let Some(workload) = &stream.unknown_workload {
+                let _ = writeln!(
+                    text,
+                    "\nWARNING: the configuration has no Workload {workload}, so the sidecar of that name serves nothing: \
+                     is its --workload or --namespace misspelt?"
+                );
+            }
         }
         text
     }
@@ -289,7 +316,7 @@ impl StreamStatus {
 }
 
 impl StreamEntry {
-    fn status(&self) -> StreamStatus {
+    fn status(&self, resources: &Resources) -> StreamStatus {
         let types: BTreeMap<String, TypeStatus> = self.progress.iter().map(|of_type| self.of_type(of_type)).collect();
         let mut applied = types.values().map(|of_type| of_type.applied.clone());
         let first = applied.next().flatten();
@@ -304,6 +331,7 @@ impl StreamEntry {
             applied,
             types,
             denied: self.denied.clone(),
+            unknown_workload: self.own.as_deref().filter(|own| !resources.has_workload(own)).map(str::to_owned),
         }
     }
 
@@ -352,11 +380,12 @@ fn write_columns<const N: usize>(rows: &[[String; N]], text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::{LastReload, Resources, publish};
+    use crate::resources::{LastReload, publish};
 
     #[test]
     fn shows_who_rejected_what_and_why_and_the_last_error() {
-        let resources = Resources::new("cluster.local", Default::default(), [], Default::default());
+        let resources = Resources::new("cluster.local", Default::default(), [], Default::default())
+            .with_notices(vec!["plaintext is taken by x.y".to_owned()]);
         let version = resources.version().clone();
         let (publisher, published) = publish(resources, ReloadOutcome::Applied { version: version.clone() });
         let refused = ReloadOutcome::Refused { errors: "routes.yaml:3:5: no such service".into(), count: 1 };
@@ -377,15 +406,18 @@ mod tests {
             unanswered: 0,
             rejections: vec![rejection],
         }]);
+        report.serves("cart-1.shop");
         let status = Status::now(&published, &streams);
         let table = status.table(seconds(SystemTime::now()));
         for part in [
-            "REFUSED, 1 errors; the configuration above keeps serving",
+            "REFUSED, 1 error; the configuration above keeps serving",
             "routes.yaml:3:5: no such service",
             "cart-1.shop  spiffe://cluster.local/ns/shop/sa/cart  127.0.0.1:4000",
             "1 rejected",
             "cart-1.shop rejected clusters pay.shop:80",
             "pay.shop:80: field lb_policy",
+            "WARNING        plaintext is taken by x.y",
+            "the configuration has no Workload cart-1.shop",
         ] {
             assert!(table.contains(part), "{part:?} is not in\n{table}");
         }

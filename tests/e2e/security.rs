@@ -144,6 +144,14 @@ fn permissive_workloads_take_plaintext_and_count_it() {
     wait::until("plaintext to be counted", Duration::from_secs(10), || {
         (servers::plaintext(&web) > before).then_some(())
     });
+    // Nobody forgets it.
+    let notice = "plaintext is taken by web-1.shop (1 of 2 workloads)";
+    let log = format!("{}{}", mesh.control().stdout(), mesh.control().stderr());
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(notice)), "{log}");
+    let status = mesh.malla(&["status"]).success().text();
+    assert!(status.lines().any(|line| line.starts_with("WARNING") && line.contains(notice)), "{status}");
+    let check = mesh.malla(&["check", &mesh.configuration().to_string_lossy()]).success().text();
+    assert!(check.contains("Warning: ") && check.contains(notice), "{check}");
     // Sidecars speak mTLS with each other all the same.
     let capture = Capture::start(mesh.sandbox(), &format!("tcp and host {} and not port 15012", client.ipv4()));
     assert_eq!(client.exec(&["curl", "-sS", "http://web.shop/"]).success().text(), "web.shop\n");
@@ -155,6 +163,7 @@ fn permissive_workloads_take_plaintext_and_count_it() {
         (!stranger.exec(&["curl", "-sSf", "--max-time", "5", &url]).status.success()).then_some(())
     });
     assert_eq!(client.exec(&["curl", "-sS", "http://web.shop/"]).success().text(), "web.shop\n");
+    assert_eq!(mesh.status()["notices"], serde_json::json!([]));
 }
 
 #[test]
@@ -257,7 +266,8 @@ fn keys_never_leave_their_owners() {
         let entry = entry.expect("a readable directory");
         let mode = entry.metadata().expect("a file").permissions().mode() & 0o777;
         let name = entry.file_name();
-        assert!(mode == 0o600 || name == "root.pem", "{name:?} has mode {mode:o}");
+        // The root certificate is what everybody is given; everything else is nobody's business.
+        assert_eq!(mode, if name == "root.pem" { 0o644 } else { 0o600 }, "{name:?} has mode {mode:o}");
     }
     let mode = fs::metadata(mesh.state()).expect("it exists").permissions().mode() & 0o777;
     assert_eq!(mode, 0o700);

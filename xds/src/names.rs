@@ -34,6 +34,8 @@ pub const WHOLE_PATH: &str = "^/.*$";
 pub const METADATA: &str = "malla.dev";
 /// Metadata field: the workload behind an endpoint, `name.namespace`.
 pub const METADATA_WORKLOAD: &str = "workload";
+/// What [`METADATA_WORKLOAD`] says on the own listener of a workload that the configuration does not have.
+pub const UNKNOWN_WORKLOAD: &str = "unknown";
 /// Metadata field: the SPIFFE ID that the endpoint's sidecar presents; absent where there is no sidecar.
 pub const METADATA_IDENTITY: &str = "identity";
 

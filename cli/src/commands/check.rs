@@ -19,10 +19,15 @@ pub(crate) fn run(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<Ex
         Err(report) => (Err(report), ExitCode::FAILURE),
     };
     match (arguments.output.format, result) {
-        (OutputFormat::Json, Ok(_)) => output::print_json(&json!({"errors": 0, "diagnostics": []}))?,
+        (OutputFormat::Json, Ok(mesh)) => {
+            output::print_json(&json!({"errors": 0, "diagnostics": [], "notices": mesh.notices()}))?;
+        }
         (OutputFormat::Json, Err(report)) => output::print_json(&report)?,
         (OutputFormat::Table, Ok(mesh)) => {
             output::print(format!("{} {}", paint.good("No errors:"), contents(files.len(), &mesh)))?;
+            for notice in mesh.notices() {
+                output::print(format!("{} {notice}", paint.bad("Warning:")))?;
+            }
         }
         (OutputFormat::Table, Err(report)) => output::print(report.render(paint.report_style()).trim_end())?,
     }

@@ -32,7 +32,11 @@ pub(crate) async fn run(arguments: StatusArguments, paint: Paint) -> anyhow::Res
 /// Marks lines that need attention.
 fn coloured(paint: Paint, table: &str) -> String {
     let line = |line: &str| match line {
-        bad if bad.contains("REFUSED") || bad.contains(" rejected ") || bad.contains(" may not have ") => {
+        bad if bad.contains("REFUSED")
+            || bad.contains(" rejected ")
+            || bad.contains(" may not have ")
+            || bad.starts_with("WARNING") =>
+        {
             paint.bad(bad)
         }
         heading if heading.starts_with("NODE ") => paint.strong(heading),

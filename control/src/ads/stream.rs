@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use malla_xds::envoy::core;
+use malla_xds::names::inbound_workload;
 use malla_xds::resource::node_metadata;
 use malla_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use malla_xds::{DeltaServer, Push, Reply, ResourceType, SotwServer, SpiffeId, StreamError, TypeProgress, View};
@@ -29,6 +30,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30
 const ENDPOINTS_QUIET: Duration = Duration::from_millis(100);
 /// … and at the latest so long after their first change.
 const ENDPOINTS_DELAY: Duration = Duration::from_secs(1);
+/// The type of which a sidecar's own ports are.
+const LISTENER: &str = ResourceType::Listener.type_url();
 /// Longest node id that is shown.
 const NODE_LIMIT: usize = 256;
 
@@ -43,6 +46,8 @@ pub(super) trait Flavour: Send + 'static {
 
     /// The client's description of itself.
     fn node(request: &Self::Request) -> Option<&core::Node>;
+    /// Type URL and names that a request subscribes to.
+    fn subscribes(request: &Self::Request) -> (&str, &[String]);
     /// Type URL of a response.
     fn type_url(response: &Self::Response) -> &str;
     /// See [`DeltaServer::request`].
@@ -54,7 +59,7 @@ pub(super) trait Flavour: Send + 'static {
 }
 
 macro_rules! flavour {
-    ($machine:ty, $word:literal, $request:ty, $response:ty) => {
+    ($machine:ty, $word:literal, $request:ty, $names:ident, $response:ty) => {
         impl Flavour for $machine {
             type Request = $request;
             type Response = $response;
@@ -62,6 +67,9 @@ macro_rules! flavour {
 
             fn node(request: &Self::Request) -> Option<&core::Node> {
                 request.node.as_ref()
+            }
+            fn subscribes(request: &Self::Request) -> (&str, &[String]) {
+                (&request.type_url, &request.$names)
             }
             fn type_url(response: &Self::Response) -> &str {
                 &response.type_url
@@ -78,8 +86,8 @@ macro_rules! flavour {
         }
     };
 }
-flavour!(DeltaServer, "delta", DeltaDiscoveryRequest, DeltaDiscoveryResponse);
-flavour!(SotwServer, "sotw", DiscoveryRequest, DiscoveryResponse);
+flavour!(DeltaServer, "delta", DeltaDiscoveryRequest, resource_names_subscribe, DeltaDiscoveryResponse);
+flavour!(SotwServer, "sotw", DiscoveryRequest, resource_names, DiscoveryResponse);
 
 /// A stream.
 pub(super) struct Stream<F: Flavour> {
@@ -201,6 +209,11 @@ impl<F: Flavour> Stream<F> {
             Ok(reply) => reply,
             Err(error) => return ControlFlow::Break(limit(error)),
         };
+        if let (LISTENER, names) = F::subscribes(request)
+            && let Some(workload) = names.iter().find_map(|name| inbound_workload(name))
+        {
+            report.serves(workload);
+        }
         let (identity, metrics) = (&self.identity, &self.plane.metrics);
         if let Some((kind, rejection)) = &reply.rejection {
             metrics.rejections.get_or_create(&metrics::Type { r#type: kind.word() }).inc();

@@ -4,7 +4,8 @@
 
 use malla_xds::envoy::http_connection_manager::HttpConnectionManager;
 use malla_xds::envoy::listener::{Filter, FilterChain, Listener};
-use malla_xds::names::is_mesh_server_name;
+use malla_xds::names::{METADATA, METADATA_WORKLOAD, UNKNOWN_WORKLOAD, is_mesh_server_name};
+use malla_xds::resource::struct_string;
 use std::sync::Arc;
 
 use super::authorization::{self, Rules};
@@ -22,6 +23,8 @@ pub struct InboundSpec {
     pub name: Name,
     /// Ports.
     pub ports: Vec<InboundPortSpec>,
+    /// Whether the control server says that it has no workload of this name.
+    pub unknown_workload: bool,
 }
 
 /// A port of this workload.
@@ -75,7 +78,10 @@ pub(super) fn decode(name: &str, written: &Listener) -> Result<InboundSpec, Faul
             }
         }
     }
-    Ok(InboundSpec { name: name.into(), ports })
+    let own = written.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(METADATA));
+    let unknown_workload =
+        own.and_then(|own| struct_string(own, METADATA_WORKLOAD)).is_some_and(|said| said == UNKNOWN_WORKLOAD);
+    Ok(InboundSpec { name: name.into(), ports, unknown_workload })
 }
 
 enum Chain {

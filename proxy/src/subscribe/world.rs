@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use malla_xds::envoy::core;
-use malla_xds::names::ROOT_CA;
+use malla_xds::names::{ROOT_CA, inbound_workload};
 use malla_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use malla_xds::{Change, DeltaClient, ResourceType};
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ use super::status::Status;
 use super::store::{Known, Store};
 use crate::decode::cluster::Discovery;
 use crate::decode::listener::{RouteSource, ServiceSpec};
-use crate::decode::{self, Fault, ListenerSpec, RouteTable, TrustBundle};
+use crate::decode::{self, Decoded, Fault, ListenerSpec, RouteTable, TrustBundle};
 use crate::names::Name;
 use crate::reason::Reason;
 use crate::snapshot::{Destination, Outbound, Snapshot};
@@ -366,6 +366,11 @@ fn apply(change: Change<'_>, store: &mut Store, status: &Status) -> Result<(), S
                 Ok(decoded) => {
                     store.set(asked, &decoded);
                     asked.iter().for_each(|name| status.solved(kind, name));
+                    if let Decoded::Inbound(own) = &decoded
+                        && own.unknown_workload
+                    {
+                        unknown_workload(&own.name, status);
+                    }
                     Ok(())
                 }
                 Err(fault) => {
@@ -391,6 +396,15 @@ fn apply(change: Change<'_>, store: &mut Store, status: &Status) -> Result<(), S
             Ok(())
         }
     }
+}
+
+/// The control server has answered, and knows no workload of this name: all looks well, and nobody can come in.
+fn unknown_workload(listener: &Name, status: &Status) {
+    let workload = inbound_workload(listener).unwrap_or_default();
+    let problem =
+        "the configuration has no Workload of this name, so nothing comes in: is --workload or --namespace misspelt?";
+    tracing::warn!(workload, "{problem}");
+    status.problem(ResourceType::Listener, listener, problem.to_owned());
 }
 
 /// Collects references, each followed once.
