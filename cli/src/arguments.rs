@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::duration::parse_duration;
+use crate::duration::{parse_certificate_lifetime, parse_duration, parse_token_lifetime};
 
 /// Malla: a service mesh without a cluster, without root, without rewriting your programs.
 #[derive(Debug, Parser)]
@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 
     /// What to log, to standard error: `error`, `warn`, `info`, `debug`, or per module `info,malla_proxy=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "RUST_LOG")]
+    #[arg(long, global = true, value_name = "FILTER", env = "MALLA_LOG")]
     pub(crate) log: Option<String>,
 
     /// Never colour the output (colours appear only on a terminal in any case)
@@ -74,8 +74,8 @@ pub(crate) struct ControlArguments {
     #[arg(long, value_name = "NAME", env = "MALLA_ADVERTISE", value_delimiter = ',')]
     pub(crate) advertise: Vec<String>,
 
-    /// How long an issued certificate lives; sidecars renew at half of it
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration, env = "MALLA_CERTIFICATE_LIFETIME")]
+    /// How long an issued certificate lives, from 10s to 30d; sidecars renew at half of it
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_certificate_lifetime, env = "MALLA_CERTIFICATE_LIFETIME")]
     pub(crate) certificate_lifetime: Duration,
 
     /// Root certificate (PEM) to sign with, instead of the one made at the first start
@@ -120,8 +120,8 @@ pub(crate) struct TokenCreateArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) service_account: String,
 
-    /// How long the token may be used; certificates obtained with it are renewed without it
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    /// How long the token may be used, from 1s to 30d; certificates obtained with it are renewed without it
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_token_lifetime)]
     pub(crate) ttl: Duration,
 
     /// Trust domain of the mesh, as in its `Mesh` document
@@ -221,6 +221,22 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_the_control_server_is_an_environment_variable() {
+        let mut command = Arguments::command();
+        command.build();
+        let control = command.find_subcommand("control").expect("there is one");
+        for argument in control.get_arguments() {
+            let Some(flag) = argument.get_long().filter(|flag| !["help", "no-color"].contains(flag)) else { continue };
+            let expected = match flag {
+                // https://no-color.org
+                "no-color-environment" => "NO_COLOR".to_owned(),
+                flag => format!("MALLA_{}", flag.to_uppercase().replace('-', "_")),
+            };
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*expected), "--{flag}");
+        }
     }
 
     #[test]

@@ -30,6 +30,33 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if total.is_zero() { Err(expected()) } else { Ok(total) }
 }
 
+/// Parses the lifetime of certificates: 10 s to 30 days. Shorter ones would be renewed without a pause, and longer ones are
+/// not what a mesh without revocation should have.
+///
+/// # Errors
+/// As [`parse_duration`]; a sentence with the bounds.
+pub(crate) fn parse_certificate_lifetime(text: &str) -> Result<Duration, String> {
+    within(parse_duration(text)?, Duration::from_secs(10), DAYS_30, "certificates live")
+}
+
+/// Parses the time for which a join token can be used: 1 s to 30 days. Whoever finds a token can use it.
+///
+/// # Errors
+/// As [`parse_duration`]; a sentence with the bounds.
+pub(crate) fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
+    within(parse_duration(text)?, Duration::from_secs(1), DAYS_30, "tokens can be used")
+}
+
+const DAYS_30: Duration = Duration::from_secs(30 * 86_400);
+
+fn within(written: Duration, least: Duration, most: Duration, what: &str) -> Result<Duration, String> {
+    if (least..=most).contains(&written) {
+        return Ok(written);
+    }
+    let (least, most) = (display_duration(least), display_duration(most));
+    Err(format!("{what} from {least} to {most}, not {}", display_duration(written)))
+}
+
 /// A duration for people: the two largest units, `2h 5m`, `40s`, `12ms`.
 pub(crate) fn display_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -47,6 +74,16 @@ pub(crate) fn display_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lifetimes_have_bounds() {
+        assert_eq!(parse_certificate_lifetime("10s"), Ok(Duration::from_secs(10)));
+        let short = parse_certificate_lifetime("9s").expect_err("too short");
+        assert_eq!(short, "certificates live from 10s to 30d, not 9s");
+        assert_eq!(parse_token_lifetime("30d"), Ok(DAYS_30));
+        assert_eq!(parse_token_lifetime("31d").expect_err("too long"), "tokens can be used from 1s to 30d, not 31d");
+        assert!(parse_token_lifetime("500ms").is_err());
+    }
 
     #[test]
     fn parses_what_people_type() {

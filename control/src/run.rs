@@ -119,6 +119,8 @@ impl Control {
     /// certifies, tells the errors, and serves once they are mended.
     pub fn start(settings: ControlSettings) -> Result<Control, StartError> {
         let config = settings.config.clone();
+        // Before anything is made: a typing error should leave nothing behind.
+        source::exists(&config)?;
         Control::start_with(settings, |trust_bundle| {
             let source = source::start(&config, trust_bundle)?;
             Ok((source.published.clone(), Some(source)))

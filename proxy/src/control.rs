@@ -4,7 +4,7 @@
 //! an identity. With an identity the sidecar presents it; the server decides what it entitles to.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -120,16 +120,7 @@ impl Connector {
     }
 
     fn tls(&self, key: Option<Arc<CertifiedKey>>) -> Result<ClientConfig, ConnectError> {
-        let problem = |problem: String| ConnectError::Trust { path: self.trust.clone(), problem };
-        let pem = std::fs::read(&self.trust).map_err(|cause| problem(cause.to_string()))?;
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|cause| problem(format!("{cause:?}")))?;
-            roots.add(certificate).map_err(|cause| problem(cause.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(problem("it holds no certificate (PEM)".to_owned()));
-        }
+        let roots = trust_anchors(&self.trust)?;
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots);
@@ -164,6 +155,24 @@ impl Connector {
         });
         Ok(Channel { send, _driver: Arc::new(AbortOnDropHandle::new(driver)) })
     }
+}
+
+/// The certificates of a trust file: at least one.
+///
+/// # Errors
+/// [`ConnectError::Trust`]: it cannot be read, or holds something else.
+pub fn trust_anchors(path: &Path) -> Result<RootCertStore, ConnectError> {
+    let problem = |problem: String| ConnectError::Trust { path: path.to_owned(), problem };
+    let pem = std::fs::read(path).map_err(|cause| problem(cause.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|cause| problem(format!("{cause:?}")))?;
+        roots.add(certificate).map_err(|cause| problem(cause.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(problem("it holds no certificate (PEM)".to_owned()));
+    }
+    Ok(roots)
 }
 
 /// One HTTP/2 connection as a gRPC transport.

@@ -1,7 +1,7 @@
 //! What an operator wrote, made ready: flags and `MALLA_…` variables in, [`Settings`] out.
 //!
 //! The only place of the sidecar that reads the environment. Nothing downstream meets an invalid value. It opens no socket
-//! and reads no file but the gRPC bootstrap file and the token (for its namespace).
+//! and reads no file but the gRPC bootstrap file, the token (for its namespace) and the trust file (whether it is one).
 
 use std::fmt;
 use std::io;
@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::control::{self, ConnectError};
 use crate::names::{self, Name};
 use crate::token;
 
@@ -54,7 +55,7 @@ pub struct Args {
     health_port: u16,
 
     /// A local port that leads to one service, for TCP in explicit mode: 127.0.0.1:3306=mysql.db:3306 (repeatable)
-    #[arg(long, env = "MALLA_LISTEN", value_name = "LOCAL=SERVICE:PORT", value_delimiter = ',')]
+    #[arg(long, env = "MALLA_LOCAL", value_name = "LOCAL=SERVICE:PORT", value_delimiter = ',')]
     listen: Vec<RawListen>,
 
     /// Worker threads
@@ -124,6 +125,9 @@ pub enum SettingsError {
         #[source]
         cause: io::Error,
     },
+    /// The trust file holds no certificates.
+    #[error("--trust must name the control server's root certificate, root.pem in its state directory")]
+    Trust(#[source] ConnectError),
     /// The bootstrap file says nothing usable.
     #[error("{} is not a usable gRPC bootstrap file: {problem}; or give --control HOST:PORT", path.display())]
     Bootstrap {
@@ -270,6 +274,8 @@ impl JoinArgs {
             advice: "give a file with a token, made by `malla token create` on the control server",
         })?;
         readable("--trust", &trust)?;
+        // It is read anew for each connection; what holds no certificate now is a mistake, not a file that is being replaced.
+        control::trust_anchors(&trust).map_err(SettingsError::Trust)?;
         let written = readable("--token", &token)?;
         let control = match (self.control, self.bootstrap) {
             (Some(control), _) => control,
@@ -443,7 +449,9 @@ mod tests {
     impl Files {
         fn new() -> Self {
             let directory = tempfile::tempdir().expect("a directory");
-            std::fs::write(directory.path().join("root.pem"), "").expect("written");
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let root = rcgen::CertificateParams::default().self_signed(&key).expect("signed");
+            std::fs::write(directory.path().join("root.pem"), root.pem()).expect("written");
             // {"namespace":"shop"}
             std::fs::write(directory.path().join("token"), "e30.eyJuYW1lc3BhY2UiOiJzaG9wIn0.x").expect("written");
             Files { directory }
@@ -513,6 +521,33 @@ mod tests {
         let error = files.ready(&[]).expect_err("no token");
         assert!(error.to_string().starts_with("cannot read "), "{error}");
         assert!(error.to_string().ends_with("(--token)"), "{error}");
+    }
+
+    #[test]
+    fn a_trust_file_without_certificate_is_named() {
+        let files = Files::new();
+        for content in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            std::fs::write(files.directory.path().join("root.pem"), content).expect("written");
+            let error = files.ready(&[]).expect_err("no certificate");
+            assert!(error.to_string().contains("--trust"), "{error}");
+            let cause = std::error::Error::source(&error).expect("a cause").to_string();
+            assert!(cause.contains("root.pem"), "{cause}");
+        }
+    }
+
+    #[test]
+    fn every_flag_is_an_environment_variable() {
+        use clap::CommandFactory;
+        for argument in Command::command().get_arguments() {
+            let Some(flag) = argument.get_long() else { continue };
+            let expected = match flag {
+                // MALLA_LISTEN is where the control server listens.
+                "listen" => "MALLA_LOCAL".to_owned(),
+                "bootstrap" => "GRPC_XDS_BOOTSTRAP".to_owned(),
+                flag => format!("MALLA_{}", flag.to_uppercase().replace('-', "_")),
+            };
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*expected), "--{flag}");
+        }
     }
 
     #[test]

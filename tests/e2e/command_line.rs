@@ -33,6 +33,26 @@ fn a_state_directory_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_missing_configuration_leaves_nothing_behind() {
+    let sandbox = Sandbox::new();
+    let pod = sandbox.pod("control");
+    let state = sandbox.directory().join("state");
+    let start = [&*inside("malla"), "control", "--config", "/no/such/mesh", "--state", &state.to_string_lossy()];
+    fails_with(&pod, &start, &["/no/such/mesh", "*.yaml"]);
+    assert!(!state.exists(), "a state directory was made");
+}
+
+#[test]
+fn lifetimes_have_bounds() {
+    let sandbox = Sandbox::new();
+    let pod = sandbox.pod("control");
+    let malla = inside("malla");
+    fails_with(&pod, &[&malla, "control", "--config", "/", "--certificate-lifetime", "9s"], &["from 10s to 30d"]);
+    let create = [&*malla, "token", "create", "--namespace", "a", "--service-account", "b", "--ttl", "31d"];
+    fails_with(&pod, &create, &["from 1s to 30d"]);
+}
+
+#[test]
 fn a_port_that_is_taken_is_named() {
     let sandbox = Sandbox::new();
     let pod = sandbox.pod("control");
@@ -59,6 +79,11 @@ fn a_port_that_is_taken_is_named() {
     fails_with(&pod, &sidecar, &["15001", "--outbound-port"]);
     fails_with(&pod, &[&sidecar[..3], &["--token", "/no/such/file"]].concat(), &["/no/such/file", "--token"]);
     fails_with(&pod, &[&inside("malla-proxy"), "--trust", "/no/trust", "--token", &token], &["/no/trust"]);
+    let no_certificate = [&*inside("malla-proxy"), "--trust", "/etc/hosts", "--token", &token];
+    fails_with(&pod, &no_certificate, &["/etc/hosts", "--trust", "root.pem"]);
+    let certificates =
+        [&*inside("malla-proxy"), "certificates", "--out", "/tmp/out", "--trust", "/etc/hosts", "--token"];
+    fails_with(&pod, &[&certificates[..], &[&*token]].concat(), &["/etc/hosts", "--trust", "root.pem"]);
 }
 
 #[test]
