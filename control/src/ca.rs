@@ -291,7 +291,7 @@ fn make_root(state: &StateDirectory, provider: &CryptoProvider) -> Result<(), Au
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     let certificate = params.self_signed(&key).map_err(AuthorityError::Make)?;
     state.write(ROOT_KEY, &key.serialize_pem())?;
-    if let Err(error) = state.write(ROOT_CERTIFICATE, &certificate.pem()) {
+    if let Err(error) = state.write_public(ROOT_CERTIFICATE, &certificate.pem()) {
         // A key alone would be taken for half of something that was lost.
         let _ = std::fs::remove_file(state.file(ROOT_KEY));
         return Err(error.into());

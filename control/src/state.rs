@@ -1,10 +1,12 @@
-//! The state directory: the keys of the mesh. Files are written whole or not at all, readable by their owner only.
+//! The state directory: the keys of the mesh. Files are written whole or not at all; only the root certificate is for others.
 //! Refuses to guess: what is half there, unreadable or not writable is told with the file's name and what to do.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
 
 /// Largest key or certificate file that is read, in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -101,9 +103,21 @@ impl StateDirectory {
     /// # Errors
     /// The directory is not writable.
     pub fn write(&self, name: &str, text: &str) -> Result<(), StateError> {
+        self.replace(name, text, Mode::from(0o600))
+    }
+
+    /// The same for what is no secret: copies that keep its mode can be read by whoever they are for.
+    ///
+    /// # Errors
+    /// The directory is not writable.
+    pub fn write_public(&self, name: &str, text: &str) -> Result<(), StateError> {
+        self.replace(name, text, Mode::from(0o644))
+    }
+
+    fn replace(&self, name: &str, text: &str, mode: Mode) -> Result<(), StateError> {
         let path = self.file(name);
         let draft = self.file(&format!(".{name}.{}", std::process::id()));
-        write_draft(&draft, text)
+        write_draft(&draft, text, mode)
             .and_then(|()| fs::rename(&draft, &path))
             .and_then(|()| File::open(&self.path)?.sync_all())
             .map_err(|cause| {
@@ -145,8 +159,10 @@ pub(crate) fn read(path: &Path) -> Result<String, StateError> {
     Ok(text)
 }
 
-fn write_draft(draft: &Path, text: &str) -> io::Result<()> {
+fn write_draft(draft: &Path, text: &str, mode: Mode) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(draft)?;
+    // Whatever the umask says.
+    rustix::fs::fchmod(&file, mode)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
@@ -163,11 +179,13 @@ mod tests {
         let state = StateDirectory::open(parent.path().join("deep/state")).expect("opens");
         state.write("root.key", "secret").expect("writes");
         state.write("root.key", "other").expect("writes again");
+        state.write_public("root.pem", "certificate").expect("writes");
         assert_eq!(state.read("root.key").expect("reads").as_deref(), Some("other"));
         assert_eq!(state.read("absent").expect("reads"), None);
         let mode = |path: PathBuf| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
         assert_eq!((mode(state.file("root.key")), mode(parent.path().join("deep/state"))), (0o600, 0o700));
-        assert_eq!(fs::read_dir(state.file("")).expect("lists").count(), 1, "no draft is left");
+        assert_eq!(mode(state.file("root.pem")), 0o644);
+        assert_eq!(fs::read_dir(state.file("")).expect("lists").count(), 2, "no draft is left");
     }
 
     #[test]
