@@ -203,26 +203,8 @@ impl Linker {
         {
             return Ok(linked.routes.clone());
         }
-        let mut linked = clusters.iter().cloned();
-        let mut limits = Limiters::of(self.routes.get(&table.name).map(|linked| &*linked.routes));
-        let virtual_hosts = table.virtual_hosts.iter().map(|host| {
-            let routes = host.routes.iter().map(|route| Route {
-                name: route.name.clone(),
-                matcher: route.matcher.clone(),
-                action: match (&route.redirect, weighted(&route.clusters, &mut linked)) {
-                    (Some(redirect), _) => RouteAction::Redirect(redirect.clone()),
-                    (None, Some(clusters)) => RouteAction::Forward(clusters),
-                    (None, None) => RouteAction::NoBackend,
-                },
-                timeout: route.timeout,
-                try_timeout: route.try_timeout,
-                retry: route.retry.clone(),
-                filters: route.filters.clone(),
-                limits: route.limits.iter().map(|limit| limits.shared(&route.name, limit)).collect(),
-            });
-            VirtualHost { domains: host.domains.clone(), routes: routes.collect() }
-        });
-        let routes = Arc::new(HttpRoutes { name: table.name.clone(), virtual_hosts: virtual_hosts.collect() });
+        let before = self.routes.get(&table.name).map(|linked| &*linked.routes);
+        let routes = Arc::new(table.linked(before, clusters.iter().cloned()));
         self.routes.insert(table.name.clone(), LinkedRoutes { table: table.clone(), clusters, routes: routes.clone() });
         Ok(routes)
     }
@@ -250,6 +232,32 @@ impl Linker {
         let cluster = Arc::new(build(name, source, before.map(|linked| &*linked.cluster)));
         self.clusters.insert(name.clone(), LinkedCluster { from, cluster: cluster.clone() });
         Ok(cluster)
+    }
+}
+
+impl RouteTable {
+    /// The routes as requests choose from them. `clusters` are those that [`RouteTable::clusters`] names, in that order; a
+    /// route whose clusters are not among them leads nowhere. `before` is what serves: unchanged rate limits live on.
+    pub fn linked(&self, before: Option<&HttpRoutes>, mut clusters: impl Iterator<Item = Arc<Cluster>>) -> HttpRoutes {
+        let mut limits = Limiters::of(before);
+        let virtual_hosts = self.virtual_hosts.iter().map(|host| {
+            let routes = host.routes.iter().map(|route| Route {
+                name: route.name.clone(),
+                matcher: route.matcher.clone(),
+                action: match (&route.redirect, weighted(&route.clusters, &mut clusters)) {
+                    (Some(redirect), _) => RouteAction::Redirect(redirect.clone()),
+                    (None, Some(clusters)) => RouteAction::Forward(clusters),
+                    (None, None) => RouteAction::NoBackend,
+                },
+                timeout: route.timeout,
+                try_timeout: route.try_timeout,
+                retry: route.retry.clone(),
+                filters: route.filters.clone(),
+                limits: route.limits.iter().map(|limit| limits.shared(&route.name, limit)).collect(),
+            });
+            VirtualHost { domains: host.domains.clone(), routes: routes.collect() }
+        });
+        HttpRoutes { name: self.name.clone(), virtual_hosts: virtual_hosts.collect() }
     }
 }
 
