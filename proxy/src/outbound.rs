@@ -1,5 +1,7 @@
 //! The way of a connection that leaves the application, in the order of execution.
 
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -154,13 +156,14 @@ pub(crate) fn counted(detected: &Peeked<Detected>) -> metrics::Detected {
     }
 }
 
-/// The first of the names, most specific first, that is the SNI or a wildcard over it.
+/// The route with the most specific name: the SNI itself, else the longest wildcard over it.
 fn by_sni<'a>(service: &'a OutboundService, sni: &str) -> Option<&'a TcpRoute> {
-    let matches = |name: &Arc<str>| match name.strip_prefix('*') {
-        Some(suffix) => sni.len() > suffix.len() && sni.ends_with(suffix),
-        None => **name == *sni,
+    let rank = |name: &Arc<str>| match name.strip_prefix('*') {
+        Some(suffix) => (sni.len() > suffix.len() && sni.ends_with(suffix)).then_some(suffix.len()),
+        None => (**name == *sni).then_some(usize::MAX),
     };
-    service.sni.iter().find(|(names, _)| names.iter().any(matches)).map(|(_, route)| route)
+    let ranked = service.sni.iter().filter_map(|(names, route)| Some((names.iter().filter_map(rank).max()?, route)));
+    ranked.max_by_key(|(rank, _)| *rank).map(|(_, route)| route)
 }
 
 fn port(destination: &str) -> Option<u16> {

@@ -72,7 +72,7 @@ pub struct OutboundService {
     pub http: Option<Arc<HttpRoutes>>,
     /// Where raw TCP goes; present unless the protocol is HTTP.
     pub tcp: Option<TcpRoute>,
-    /// Routes by SNI of the application's own TLS, most specific first; else `tcp`.
+    /// Routes by SNI of the application's own TLS: that with the most specific name; else `tcp`.
     pub sni: Vec<(Vec<Arc<str>>, TcpRoute)>,
 }
 

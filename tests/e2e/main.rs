@@ -8,6 +8,7 @@ mod explicit;
 mod harness;
 mod http1;
 mod http2;
+mod matching;
 mod proxyless;
 mod readme;
 mod redirection;
