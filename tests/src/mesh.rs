@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::member::{Member, Sidecar};
+use crate::metrics;
 use crate::pod::{Pod, inside};
 use crate::process::{Output, Process};
 use crate::sandbox::Sandbox;
@@ -209,6 +210,14 @@ impl Mesh {
         let program = inside("malla");
         let command: Vec<&str> = std::iter::once(program.as_str()).chain(arguments.iter().copied()).collect();
         self.control_pod.exec(&command)
+    }
+
+    /// The sum of a control server's metric's samples that carry all these labels.
+    #[track_caller]
+    pub fn control_metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let page = "http://127.0.0.1:15014/metrics";
+        let exposed = self.control_pod.exec(&["curl", "-sS", "--max-time", "10", page]).success().text();
+        metrics::sum(&exposed, name, labels)
     }
 
     /// What `malla status` tells programs.
