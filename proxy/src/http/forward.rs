@@ -12,7 +12,7 @@
 //! All of it is bounded by the retry budget, but for going to another endpoint because no connection came about.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -156,13 +156,15 @@ pub(super) async fn forward(
             head.headers.insert(GRPC_TIMEOUT, grpc_timeout::write(until.duration_since(Instant::now())));
         }
         let kept = recorded.as_ref().filter(|_| left > 0).map(|(_, replay)| (head.clone(), replay));
-        let sending = send(worker, plan, &target, head, body, gate.as_ref(), left > 0);
-        let result = match try_deadline {
-            None => sending.await,
-            Some(at) => timeout_at(at, Box::pin(sending)).await.unwrap_or_else(|_| {
-                let failure = Failure::new(Reason::TryTimeout, format!("{target} did not answer in time"));
-                Err(TryFailure::new(failure, None))
-            }),
+        let result = {
+            let sending = pin!(send(worker, plan, &target, head, body, gate.as_ref(), left > 0));
+            match try_deadline {
+                None => sending.await,
+                Some(at) => timeout_at(at, sending).await.unwrap_or_else(|_| {
+                    let failure = Failure::new(Reason::TryTimeout, format!("{target} did not answer in time"));
+                    Err(TryFailure::new(failure, None))
+                }),
+            }
         };
         let cause;
         (cause, head, body) = match result {
