@@ -1,25 +1,43 @@
-//! Choosing an endpoint: power of two choices on peak EWMA, and what bounds the use of a cluster.
+//! Choosing an endpoint, and what bounds the use of a cluster.
 //!
-//! Everything here is arithmetic on atomics that all workers share: no locks, no I/O, no tasks. What needs the time or a
-//! random number takes it as an argument underneath [`pick`], so that tests decide both.
+//! Everything on the way of a request is arithmetic on atomics that all workers share: no locks, no I/O, no tasks. What needs the time
+//! or a random number takes it as an argument underneath [`pick`], so that tests decide both.
 //!
-//! Refused: health checks, outlier ejection and zone awareness (they come as further inputs of [`choose`]).
+//! `set` holds the endpoints in the order of preference (`nearness`), each group with what its algorithm needs (`hash`, `stride`);
+//! `choose` chooses; `load` measures; `health` and `outlier` judge, and `plan` draws the consequences; `usage`, `budget` and
+//! `concurrency` bound.
 
 mod budget;
 mod choose;
+mod concurrency;
+mod hash;
+mod health;
+mod key;
 mod load;
+mod nearness;
+mod outlier;
+mod plan;
+mod set;
+mod stride;
+#[cfg(test)]
+mod tests;
 mod usage;
-
-use std::time::Instant;
-
-pub use self::budget::{RetryBudget, RetryGuard};
-pub use self::choose::{EndpointSet, choose};
-pub use self::load::{Load, LoadGuard};
-pub use self::usage::{Usage, UsageGuard};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+pub use self::budget::{RetryBudget, RetryGuard};
+pub use self::choose::{Wish, choose};
+pub use self::concurrency::{Limiter, Priority};
+pub use self::health::{Health, Standing};
+pub use self::key::key;
+pub use self::load::{Load, LoadGuard};
+pub use self::outlier::{Cause, Feedback, Verdict, Watch};
+pub use self::set::EndpointSet;
+pub use self::usage::{Usage, UsageGuard};
+
+use crate::reason::Reason;
 use crate::snapshot::{Cluster, Endpoint, Endpoints};
 
 /// An endpoint that was chosen, counted as busy until the guard is dropped.
@@ -33,11 +51,41 @@ pub struct Picked {
 
 /// Chooses an endpoint of a cluster with known addresses, leaving out those that were tried already.
 ///
-/// `None` if there is no other endpoint, and for clusters whose addresses are not known beforehand
-/// ([`Endpoints::Dns`], [`Endpoints::OriginalDst`]).
+/// `None` if there is no other endpoint, or none that has room ([`why_none`]), and for clusters whose addresses are not known
+/// beforehand ([`Endpoints::Dns`], [`Endpoints::OriginalDst`]).
 pub fn pick(cluster: &Cluster, exclude: &[SocketAddr]) -> Option<Picked> {
+    pick_by(cluster, Wish { exclude, key: None })
+}
+
+/// The same, for a request whose key may decide ([`key`]).
+pub fn pick_by(cluster: &Cluster, wish: Wish<'_>) -> Option<Picked> {
     let Endpoints::Set(set) = &cluster.endpoints else { return None };
     let now = Instant::now();
-    let endpoint = choose(set, exclude, now, |bound| fastrand::u64(..bound))?;
-    Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.load.clone(), now) })
+    let endpoint = choose(set, wish, now, |bound| fastrand::u64(..bound))?;
+    Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.clone(), now) })
+}
+
+/// A place for one more request, within the cluster's limits.
+///
+/// # Errors
+/// [`Reason::CircuitOpen`] at the limit of requests, [`Reason::Overloaded`] where the limit that follows latency has no room for
+/// a request of its priority.
+pub fn admit(cluster: &Cluster, headers: &http::HeaderMap) -> Result<UsageGuard, Reason> {
+    let place = cluster.usage.request(&cluster.limits).ok_or(Reason::CircuitOpen)?;
+    if let Some(limiter) = &cluster.feedback.limiter {
+        let header = limiter.settings().priority_header.as_ref();
+        let priority = Priority::parse(header.and_then(|name| headers.get(name)));
+        if !limiter.admits(cluster.usage.requests(), priority) {
+            return Err(Reason::Overloaded);
+        }
+    }
+    Ok(place)
+}
+
+/// The word for it when nothing can be picked.
+pub fn why_none(cluster: &Cluster) -> Reason {
+    match &cluster.endpoints {
+        Endpoints::Set(set) if set.iter().any(|endpoint| endpoint.load.live() >= set.most_live) => Reason::CircuitOpen,
+        _ => Reason::NoEndpoints,
+    }
 }

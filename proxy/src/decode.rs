@@ -14,6 +14,7 @@ pub mod inbound;
 pub mod listener;
 pub mod matcher;
 mod overrides;
+mod policy;
 mod retry;
 pub mod route;
 pub mod secret;

@@ -99,8 +99,16 @@ pub async fn serve<IO>(worker: Arc<Worker>, io: IO, version: Version, side: Side
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    serve_from(worker, io, version, side, None).await;
+}
+
+/// The same, for a client whose address is known.
+pub async fn serve_from<IO>(worker: Arc<Worker>, io: IO, version: Version, side: Side, source: Option<IpAddr>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let http2 = version == Version::Http2;
-    let connection = Arc::new(Connection { worker, side, http2, last_authority: Mutex::default() });
+    let connection = Arc::new(Connection { worker, side, http2, source, last_authority: Mutex::default() });
     match version {
         Version::Http1 => server1::run(connection, io).await,
         Version::Http2 => server2::run(connection, io).await,
@@ -113,6 +121,8 @@ struct Connection {
     worker: Arc<Worker>,
     side: Side,
     http2: bool,
+    /// The client's address, where it is known.
+    source: Option<IpAddr>,
     /// The authority of the last request, and the name that it normalizes to.
     last_authority: Mutex<Option<(Authority, Name)>>,
 }

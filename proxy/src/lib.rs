@@ -27,6 +27,7 @@ pub mod names;
 pub mod original_dst;
 pub mod outbound;
 pub mod outcome;
+pub mod policy;
 pub mod pool;
 pub mod reason;
 pub mod route;

@@ -4,7 +4,7 @@
 mod tests;
 mod tunnel;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -40,29 +40,43 @@ pub async fn transparent(worker: Arc<Worker>, socket: TcpStream, peer: SocketAdd
         tracing::error!(%peer, %destination, "the redirection does not exempt this sidecar: see `malla-proxy init --help`");
         return refuse(&shared, stream, Reason::Loop, &destination);
     }
-    Box::pin(to(worker, stream, destination, found)).await;
+    Box::pin(to(worker, stream, Some(peer.ip()), destination, found)).await;
 }
 
 /// A connection to a local port that leads to one destination.
 pub async fn local(worker: Arc<Worker>, socket: TcpStream, destination: Name) {
     let found = worker.shared.directory.lookup(&destination).await;
-    Box::pin(to(worker, socket.into(), destination, found)).await;
+    let source = source(&socket);
+    Box::pin(to(worker, socket.into(), source, destination, found)).await;
 }
 
 /// A connection to the HTTP listener of explicit mode: each request says where it goes.
 pub async fn explicit(worker: Arc<Worker>, socket: TcpStream) {
+    let source = source(&socket);
     let mut stream = Stream::from(socket);
     match version(&worker.shared, &mut stream).await {
         Ok(version) => {
-            Box::pin(http::serve(worker, stream, version, Side::Outbound(http::Outbound::ByAuthority))).await;
+            let side = Side::Outbound(http::Outbound::ByAuthority);
+            Box::pin(http::serve_from(worker, stream, version, side, source)).await;
         }
         Err(Reason::ClientReset | Reason::Draining) => {}
         Err(reason) => refuse(&worker.shared, stream, reason, &"the HTTP listener"),
     }
 }
 
+/// The client's address.
+fn source(socket: &TcpStream) -> Option<IpAddr> {
+    socket.peer_addr().ok().map(|peer| peer.ip())
+}
+
 /// Look up → protocol → HTTP, a route by SNI, or TCP.
-async fn to(worker: Arc<Worker>, mut stream: Stream, destination: Name, found: Result<Arc<Outbound>, Reason>) {
+async fn to(
+    worker: Arc<Worker>,
+    mut stream: Stream,
+    source: Option<IpAddr>,
+    destination: Name,
+    found: Result<Arc<Outbound>, Reason>,
+) {
     let shared = worker.shared.clone();
     let service = match found.as_deref() {
         Ok(Outbound::Service(service)) => service,
@@ -80,7 +94,7 @@ async fn to(worker: Arc<Worker>, mut stream: Stream, destination: Name, found: R
     let route = match protocol(&shared, service, &mut stream).await {
         Ok(Spoken::Http(version)) => {
             let side = Side::Outbound(http::Outbound::To(destination));
-            return Box::pin(http::serve(worker, stream, version, side)).await;
+            return Box::pin(http::serve_from(worker, stream, version, side, source)).await;
         }
         Ok(Spoken::Stream(route)) => route,
         Err(Reason::ClientReset | Reason::Draining) => return,

@@ -27,16 +27,11 @@ use self::host::Host;
 use crate::names::Name;
 use crate::reason::Reason;
 use crate::shared::Worker;
-use crate::snapshot::{
-    Cluster, Endpoint, Endpoints, Limits, PathMatch, Retry, Route, RouteAction, RouteMatch, UpstreamHttp,
-};
+use crate::snapshot::{Cluster, Endpoint, Endpoints, PathMatch, Retry, Route, RouteAction, RouteMatch};
 
 pub(crate) use self::connect::{CONNECTION_WINDOW, ConnectFailure, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain};
 pub(crate) use self::http1::Http1Lease;
 pub(crate) use self::http2::Http2Lease;
-
-/// How long a request waits where a limit keeps it from a connection (DESIGN: pending is bounded in time).
-const PENDING_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pool of a worker. Made empty; connects on demand.
 #[derive(Debug)]
@@ -79,12 +74,8 @@ impl Default for Pool {
         let outside = Cluster {
             name: "outside".into(),
             endpoints: Endpoints::OriginalDst,
-            http: UpstreamHttp::AsReceived,
-            tls: None,
             connect_timeout: Duration::from_secs(5),
-            limits: Limits::default(),
-            retry_budget: Arc::default(),
-            usage: Arc::default(),
+            ..Cluster::default()
         };
         let everything = RouteMatch { path: PathMatch::Any, method: None, headers: Vec::new(), query: Vec::new() };
         let pass_through = Route {

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 pub use self::weighted::WeightedClusters;
 use crate::authorize::Authorization;
-use crate::balance::{EndpointSet, Load, RetryBudget};
+use crate::balance::{EndpointSet, Feedback, Load, RetryBudget};
 use crate::filter::{Filters, RateLimit, Redirect};
 use crate::names::{Name, SpiffeId};
+use crate::policy::{Place, Policy};
 
 /// Everything that is applied at one moment.
 #[derive(Debug, Default)]
@@ -258,12 +259,37 @@ pub struct Cluster {
     pub tls: Option<UpstreamTls>,
     /// Connect time-out. Default 1 s.
     pub connect_timeout: Duration,
+    /// Connections without a request, or a byte, are closed after this. Default 1 h.
+    pub idle_timeout: Duration,
+    /// How its endpoints are balanced and watched.
+    pub policy: Arc<Policy>,
+    /// Where the answers of its endpoints are told; its state is kept across snapshots.
+    pub feedback: Arc<Feedback>,
     /// Circuit breaking.
     pub limits: Limits,
     /// Retry budget, shared by all routes to this cluster and kept across snapshots.
     pub retry_budget: Arc<RetryBudget>,
     /// Requests, connections and waiting at this moment; kept across snapshots.
     pub usage: Arc<crate::balance::Usage>,
+}
+
+impl Default for Cluster {
+    /// Without endpoints, and with every default.
+    fn default() -> Self {
+        Cluster {
+            name: Name::default(),
+            endpoints: Endpoints::Set(EndpointSet::default()),
+            http: UpstreamHttp::AsReceived,
+            tls: None,
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(3600),
+            policy: Arc::default(),
+            feedback: Arc::default(),
+            limits: Limits::default(),
+            retry_budget: Arc::default(),
+            usage: Arc::default(),
+        }
+    }
 }
 
 /// Where the connections of a cluster go.
@@ -294,11 +320,13 @@ pub struct Endpoint {
     /// Relative weight, above zero.
     pub weight: u32,
     /// Region and zone.
-    pub locality: (Arc<str>, Arc<str>),
+    pub locality: Place,
     /// Locality priority, 0 first.
     pub priority: u32,
     /// Its load, measured by this sidecar.
     pub load: Arc<Load>,
+    /// Where its answers are told.
+    pub feedback: Arc<Feedback>,
 }
 
 /// HTTP version towards plaintext upstreams.
@@ -326,20 +354,36 @@ pub struct UpstreamTls {
 pub struct Limits {
     /// Connections. Default 1,024.
     pub connections: u32,
-    /// Requests waiting for a connection. Default 1,024, each for at most a second.
+    /// Requests waiting for a connection. Default 1,024.
     pub pending: u32,
+    /// How long a request waits where a limit keeps it from a connection. Default 1 s.
+    pub pending_timeout: Duration,
     /// Requests at once. Default 10,000.
     pub requests: u32,
+    /// HTTP connections of each worker to each endpoint. Default no limit.
+    pub endpoint_connections: u32,
+    /// Requests, or TCP connections, at each endpoint. Default no limit.
+    pub endpoint_requests: u32,
 }
 
 impl Limits {
     /// For the application beside the sidecar, whose connections are bounded where they come in.
-    pub const NONE: Limits = Limits { connections: u32::MAX, pending: u32::MAX, requests: u32::MAX };
+    pub const NONE: Limits = Limits {
+        connections: u32::MAX,
+        pending: u32::MAX,
+        pending_timeout: PENDING_TIMEOUT,
+        requests: u32::MAX,
+        endpoint_connections: u32::MAX,
+        endpoint_requests: u32::MAX,
+    };
 }
+
+/// DESIGN: pending is bounded in time.
+const PENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 1024, pending: 1024, requests: 10_000 }
+        Limits { connections: 1024, pending: 1024, requests: 10_000, ..Limits::NONE }
     }
 }
 
@@ -393,6 +437,20 @@ impl Inbound {
 }
 
 impl Endpoint {
+    /// An endpoint of which nothing but its address is known.
+    pub fn plain(address: SocketAddr) -> Self {
+        Endpoint {
+            address,
+            identity: None,
+            workload: "".into(),
+            weight: 1,
+            locality: Place::default(),
+            priority: 0,
+            load: Arc::default(),
+            feedback: Arc::default(),
+        }
+    }
+
     /// Its IP address.
     pub fn ip(&self) -> IpAddr {
         self.address.ip()

@@ -7,7 +7,7 @@ mod copy;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -26,7 +26,7 @@ pub use self::copy::{End, copy};
 /// got anything yet.
 const TRIES: usize = 2;
 
-/// After so long without a byte in either direction a connection is closed.
+/// After so long without a byte in either direction a connection to outside of the mesh is closed.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// An upstream that is connected, with what counts it.
@@ -37,7 +37,9 @@ pub struct Upstream {
     service: Name,
     peer: Option<SpiffeId>,
     workload: Arc<str>,
-    _counted: Option<(UsageGuard, LoadGuard)>,
+    /// Without a byte in either direction for this long, it is closed.
+    idle: Duration,
+    _counted: Option<(UsageGuard, Option<LoadGuard>)>,
 }
 
 impl Upstream {
@@ -139,7 +141,14 @@ pub async fn open_outside(shared: &Shared, to: &Outside, label: &str) -> Result<
         Outside::Address(address) => shared.dialer.dial(*address, LIMIT).await?,
         Outside::Name(host, port) => shared.resolver.connect(&shared.dialer, host, *port, LIMIT).await?,
     };
-    Ok(Upstream { stream: stream.into(), service: label.into(), peer: None, workload: "".into(), _counted: None })
+    Ok(Upstream {
+        stream: stream.into(),
+        service: label.into(),
+        peer: None,
+        workload: "".into(),
+        idle: IDLE,
+        _counted: None,
+    })
 }
 
 /// A destination outside of the mesh.
@@ -163,15 +172,18 @@ impl Outside {
 }
 
 fn direct(stream: Stream, cluster: &Cluster, place: UsageGuard) -> Upstream {
-    let load = LoadGuard::new(Arc::default(), Instant::now());
-    Upstream { stream, service: cluster.name.clone(), peer: None, workload: "".into(), _counted: Some((place, load)) }
+    let (service, idle) = (cluster.name.clone(), cluster.idle_timeout);
+    Upstream { stream, service, peer: None, workload: "".into(), idle, _counted: Some((place, None)) }
 }
 
 async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuard) -> Result<Upstream, OpenError> {
     let mut tried: SmallVec<[SocketAddr; TRIES]> = SmallVec::new();
     loop {
         let Some(mut picked) = balance::pick(cluster, &tried) else {
-            return Err(OpenError::NoEndpoints(cluster.name.clone()));
+            return Err(match balance::why_none(cluster) {
+                Reason::CircuitOpen => OpenError::CircuitOpen(cluster.name.clone()),
+                _ => OpenError::NoEndpoints(cluster.name.clone()),
+            });
         };
         let endpoint = picked.endpoint;
         let error = match tls::connect(shared, cluster, &endpoint, Alpn::Tcp).await {
@@ -182,7 +194,8 @@ async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuar
                     service: cluster.name.clone(),
                     peer: connected.peer,
                     workload: endpoint.workload.clone(),
-                    _counted: Some((place, picked.guard)),
+                    idle: cluster.idle_timeout,
+                    _counted: Some((place, Some(picked.guard))),
                 });
             }
             Err(error) => error,
@@ -210,13 +223,13 @@ pub async fn carry(
     peer: Option<&SpiffeId>,
     upstream: Upstream,
 ) {
-    let Upstream { mut stream, service, peer: endpoint, workload, _counted } = upstream;
+    let Upstream { mut stream, service, peer: endpoint, workload, idle, _counted } = upstream;
     let identity = match direction {
         Direction::Inbound => peer,
         Direction::Outbound => endpoint.as_ref(),
     };
     let mut record = shared.metrics.tcp(direction, &service, identity.map_or("", SpiffeId::as_str), &workload);
-    let end = copy(&mut client, &mut stream, IDLE, &record).await;
+    let end = copy(&mut client, &mut stream, idle, &record).await;
     let reason = match &end {
         Ok(()) => return,
         Err(End::Idle) => Reason::IdleTimeout,

@@ -21,9 +21,7 @@ use crate::metrics::Metrics;
 use crate::names::SpiffeId;
 use crate::settings::Settings;
 use crate::shared::{Shared, Worker};
-use crate::snapshot::{
-    Cluster, Endpoint, Endpoints, Limits, Snapshot, TcpRoute, UpstreamHttp, UpstreamTls, WeightedClusters,
-};
+use crate::snapshot::{Cluster, Endpoint, Endpoints, Snapshot, TcpRoute, UpstreamTls, WeightedClusters};
 use crate::subscribe::Directory;
 use crate::tls;
 use crate::worker::Workers;
@@ -141,25 +139,15 @@ pub(crate) fn cluster(name: &str, endpoints: &[(SocketAddr, Option<&str>)]) -> A
     let (service, port) = name.rsplit_once(':').expect("name:port");
     let identities: Vec<SpiffeId> = endpoints.iter().filter_map(|(_, identity)| identity.map(spiffe)).collect();
     let endpoint = |(address, identity): &(SocketAddr, Option<&str>)| {
-        Arc::new(Endpoint {
-            address: *address,
-            identity: identity.map(spiffe),
-            workload: "test-1.shop".into(),
-            weight: 1,
-            locality: ("".into(), "".into()),
-            priority: 0,
-            load: Arc::default(),
-        })
+        let plain = Endpoint::plain(*address);
+        Arc::new(Endpoint { identity: identity.map(spiffe), workload: "test-1.shop".into(), ..plain })
     };
     Arc::new(Cluster {
         name: name.into(),
         endpoints: Endpoints::Set(endpoints.iter().map(endpoint).collect::<EndpointSet>()),
-        http: UpstreamHttp::AsReceived,
         tls: Some(UpstreamTls { sni: format!("{port}.{service}.mesh").into(), identities }),
         connect_timeout: Duration::from_secs(5),
-        limits: Limits::default(),
-        retry_budget: Arc::default(),
-        usage: Arc::default(),
+        ..Cluster::default()
     })
 }
 

@@ -10,6 +10,7 @@ pub mod envoy;
 pub mod grpc;
 pub mod identity;
 pub mod names;
+pub mod policy;
 mod progress;
 pub mod resource;
 mod server;

@@ -39,6 +39,11 @@ pub const UNKNOWN_WORKLOAD: &str = "unknown";
 /// Metadata field: the SPIFFE ID that the endpoint's sidecar presents; absent where there is no sidecar.
 pub const METADATA_IDENTITY: &str = "identity";
 
+/// Field of a listener's metadata: the region in which the workload runs, which serves it.
+pub const METADATA_REGION: &str = "region";
+/// Field of a listener's metadata: the zone within the region.
+pub const METADATA_ZONE: &str = "zone";
+
 /// ALPN between sidecars for HTTP.
 pub const ALPN_HTTP: &[u8] = b"h2";
 /// ALPN between sidecars for raw TCP streams.

@@ -1,146 +1,225 @@
-//! Power of two choices: of two endpoints drawn at random by weight, the one that costs less.
+//! Choosing an endpoint. While all endpoints are well this looks at two of them; only a cluster in trouble looks at health.
 
 use std::net::SocketAddr;
-use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::hash;
+use super::health::{RETURN_WINDOW, ramp};
+use super::plan::Plan;
+use super::set::{EndpointSet, Group, Method};
 use crate::snapshot::Endpoint;
 
-/// Draws that may meet an excluded or paused endpoint before every endpoint of the priority is looked at.
+/// Draws that may meet an excluded, paused or full endpoint before every endpoint of the group is looked at.
 const DRAWS: usize = 6;
 
 /// The endpoint drawn second is taken if it costs less than this share of the first. Smaller differences are noise, and
 /// following them would undo the weights of the draw.
 const NOTABLY: f64 = 0.9;
 
-/// The endpoints of a cluster, made ready for choosing: sorted by priority, weights added up.
-#[derive(Debug, Default)]
-pub struct EndpointSet {
-    endpoints: Vec<Arc<Endpoint>>,
-    tiers: Vec<Tier>,
+/// Tries of a key whose place in Maglev's table cannot serve.
+const REHASHES: u64 = 16;
+
+/// What a request asks of the choice.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// Endpoints that were tried already.
+    pub exclude: &'a [SocketAddr],
+    /// The hash of what the algorithm hashes; without one, any endpoint will do.
+    pub key: Option<u64>,
 }
 
-/// The endpoints of one priority.
-#[derive(Debug)]
-struct Tier {
-    range: Range<usize>,
-    weights: Weights,
-}
-
-#[derive(Debug)]
-enum Weights {
-    /// All alike: a draw is one random number.
-    Equal,
-    /// Running sums, for a binary search.
-    Sums {
-        /// One for each endpoint.
-        sums: Vec<u64>,
-        /// Weight of the mean endpoint.
-        mean: f64,
-    },
-}
-
-impl EndpointSet {
-    /// Prepares endpoints in any order.
-    pub fn new(mut endpoints: Vec<Arc<Endpoint>>) -> Self {
-        endpoints.sort_by_key(|endpoint| endpoint.priority);
-        let mut tiers = Vec::new();
-        let mut start = 0;
-        for tier in endpoints.chunk_by(|a, b| a.priority == b.priority) {
-            let equal = tier.windows(2).all(|pair| matches!(pair, [a, b] if a.weight == b.weight));
-            let weights = if equal {
-                Weights::Equal
-            } else {
-                let running = |sum: &mut u64, endpoint: &Arc<Endpoint>| {
-                    *sum += u64::from(endpoint.weight.max(1));
-                    Some(*sum)
-                };
-                let sums: Vec<u64> = tier.iter().scan(0, running).collect();
-                let mean = sums.last().copied().unwrap_or(1) as f64 / tier.len() as f64;
-                Weights::Sums { sums, mean }
-            };
-            tiers.push(Tier { range: start..start + tier.len(), weights });
-            start += tier.len();
-        }
-        EndpointSet { endpoints, tiers }
-    }
-
-    fn endpoints_of(&self, tier: &Tier) -> &[Arc<Endpoint>] {
-        self.endpoints.get(tier.range.clone()).unwrap_or_default()
-    }
-}
-
-impl Deref for EndpointSet {
-    type Target = [Arc<Endpoint>];
-
-    fn deref(&self) -> &Self::Target {
-        &self.endpoints
-    }
-}
-
-impl FromIterator<Arc<Endpoint>> for EndpointSet {
-    fn from_iter<I: IntoIterator<Item = Arc<Endpoint>>>(endpoints: I) -> Self {
-        EndpointSet::new(endpoints.into_iter().collect())
-    }
-}
-
-impl Tier {
-    /// Position of an endpoint, drawn by weight.
-    fn draw(&self, random: &mut impl FnMut(u64) -> u64) -> usize {
-        match &self.weights {
-            Weights::Equal => self.range.start + random(self.range.len() as u64) as usize,
-            Weights::Sums { sums, .. } => {
-                let ticket = random(sums.last().copied().unwrap_or(1));
-                self.range.start + sums.partition_point(|sum| *sum <= ticket)
-            }
-        }
-    }
-
-    fn cost(&self, endpoint: &Endpoint, now: Instant) -> f64 {
-        let weight = match &self.weights {
-            Weights::Equal => 1.0,
-            Weights::Sums { mean, .. } => f64::from(endpoint.weight.max(1)) / mean,
-        };
-        endpoint.load.cost(weight, now)
-    }
+/// A choice as it is made.
+struct Choice<'s, 'w, R> {
+    set: &'s EndpointSet,
+    wish: Wish<'w>,
+    now: Instant,
+    random: R,
 }
 
 /// Chooses an endpoint. `random(n)` is a number below `n`.
 ///
-/// The lowest priority that has an endpoint which is neither excluded nor paused serves; if all that are left are paused, the
-/// cheapest of the lowest priority is tried all the same: a try that may fail is better than a failure that is certain.
-pub fn choose<'a>(
-    set: &'a EndpointSet,
-    exclude: &[SocketAddr],
+/// The most preferred tier that has an endpoint which is neither excluded, paused nor full serves, as far as it is healthy. If
+/// all that are left are unwell, the least unwell is tried all the same: a try that may fail is better than a failure that is certain.
+/// Full endpoints are never chosen.
+pub fn choose<'s>(
+    set: &'s EndpointSet,
+    wish: Wish<'_>,
     now: Instant,
-    mut random: impl FnMut(u64) -> u64,
-) -> Option<&'a Arc<Endpoint>> {
-    let permitted = |endpoint: &&Arc<Endpoint>| !exclude.contains(&endpoint.address);
-    let usable = |endpoint: &&Arc<Endpoint>| permitted(endpoint) && !endpoint.load.paused(now);
+    random: impl FnMut(u64) -> u64,
+) -> Option<&'s Arc<Endpoint>> {
+    let mut choice = Choice { set, wish, now, random };
+    if set.watch.troubled() { choice.by_health() } else { choice.plainly() }.or_else(|| choice.least_unwell())
+}
 
-    for tier in &set.tiers {
-        let cheaper = |a: &&Arc<Endpoint>, b: &&Arc<Endpoint>| tier.cost(a, now).total_cmp(&tier.cost(b, now));
-        let mut first: Option<&Arc<Endpoint>> = None;
-        for _ in 0..if tier.range.len() == 1 { 1 } else { DRAWS } {
-            let Some(drawn) = set.endpoints.get(tier.draw(&mut random)).filter(&usable) else { continue };
-            match first {
-                None => first = Some(drawn),
-                Some(other) if Arc::ptr_eq(other, drawn) => {}
-                Some(other) if tier.cost(drawn, now) < tier.cost(other, now) * NOTABLY => return Some(drawn),
-                Some(other) => return Some(other),
+impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
+    /// Everybody is well: the tiers in their order.
+    fn plainly(&mut self) -> Option<&'s Arc<Endpoint>> {
+        (0..self.set.tiers.len()).find_map(|tier| self.of_tier(tier, false))
+    }
+
+    /// The tier whose turn it is, then the others in their order.
+    fn by_health(&mut self) -> Option<&'s Arc<Endpoint>> {
+        let plan = self.set.plan(self.now);
+        let plan: &Plan = &plan;
+        // A key stays in its tier as long as the shares do.
+        let ticket = match self.wish.key {
+            Some(key) => key % 1000,
+            None => (self.random)(1000),
+        };
+        let first = plan.tier(ticket);
+        let others = (0..self.set.tiers.len()).filter(|tier| *tier != first);
+        std::iter::once(first).chain(others).find_map(|tier| self.of_tier(tier, plan.believes(tier)))
+    }
+
+    fn of_tier(&mut self, tier: usize, by_health: bool) -> Option<&'s Arc<Endpoint>> {
+        let tier = self.set.tiers.get(tier)?;
+        if let [only] = tier.groups.as_slice() {
+            return self.of_group(only, by_health);
+        }
+        let random = &mut self.random;
+        let groups: smallvec::SmallVec<[&Group; 4]> = tier.groups(random).collect();
+        groups.into_iter().find_map(|group| self.of_group(group, by_health))
+    }
+
+    fn of_group(&mut self, group: &'s Group, by_health: bool) -> Option<&'s Arc<Endpoint>> {
+        let chosen = match (&group.method, self.wish.key) {
+            (Method::PeakEwma, _) => self.better(group, by_health, 2, |choice, endpoint| choice.cost(group, endpoint)),
+            (Method::LeastRequest(choices), _) => {
+                let cost =
+                    |_: &Self, endpoint: &Endpoint| (f64::from(endpoint.load.live()) + 1.0) / group.weight(endpoint);
+                self.better(group, by_health, *choices as usize, cost)
+            }
+            (Method::InTurn(stride), _) => {
+                let number = group.range.len();
+                (0..2 * number.max(DRAWS)).find_map(|_| {
+                    let at = group.range.start + stride.next(number);
+                    self.at(at).filter(|endpoint| self.takes(endpoint, by_health))
+                })
+            }
+            (Method::Ring(ring), Some(key)) => ring.after(key).take(MOST_STEPS).find_map(|at| {
+                self.at(group.range.start + at).filter(|endpoint| self.takes_key(group, endpoint, by_health))
+            }),
+            (Method::Maglev(table), Some(key)) => (0..REHASHES).find_map(|attempt| {
+                let key = if attempt == 0 { key } else { hash::again(key, attempt) };
+                let at = group.range.start + table.at(key)?;
+                self.at(at).filter(|endpoint| self.takes_key(group, endpoint, by_health))
+            }),
+            (Method::Random | Method::Ring(_) | Method::Maglev(_), _) => (0..DRAWS).find_map(|_| {
+                let at = group.draw(&mut self.random);
+                self.at(at).filter(|endpoint| self.takes(endpoint, by_health))
+            }),
+        };
+        // The draws met the same endpoint, or ones that cannot serve: few are left, look at all of them.
+        chosen.or_else(|| {
+            let whole = |endpoint: &&Arc<Endpoint>| {
+                self.usable(endpoint) && (!by_health || self.set.percent(endpoint, self.now) >= 100)
+            };
+            let cheaper = |a: &&Arc<Endpoint>, b: &&Arc<Endpoint>| self.cost(group, a).total_cmp(&self.cost(group, b));
+            self.set.of(&group.range).iter().filter(whole).min_by(cheaper)
+        })
+    }
+
+    /// The one that costs notably less of `choices` drawn at random.
+    fn better(
+        &mut self,
+        group: &'s Group,
+        by_health: bool,
+        choices: usize,
+        cost: impl Fn(&Self, &Endpoint) -> f64,
+    ) -> Option<&'s Arc<Endpoint>> {
+        let mut best: Option<&Arc<Endpoint>> = None;
+        let mut compared = 0;
+        for _ in 0..if group.range.len() == 1 { 1 } else { DRAWS + choices } {
+            let at = group.draw(&mut self.random);
+            let Some(drawn) = self.at(at).filter(|endpoint| self.takes(endpoint, by_health)) else { continue };
+            match best {
+                None => best = Some(drawn),
+                Some(other) if Arc::ptr_eq(other, drawn) => continue,
+                Some(other) => {
+                    if cost(self, drawn) < cost(self, other) * NOTABLY {
+                        best = Some(drawn);
+                    }
+                    compared += 1;
+                    if compared + 1 >= choices {
+                        return best;
+                    }
+                }
             }
         }
-        // The draws met the same endpoint, or ones that cannot serve: few are left, look at all of them.
-        let found = set.endpoints_of(tier).iter().filter(&usable).min_by(&cheaper);
-        if found.is_some() {
-            return found;
+        // Too few that could be compared: with some left out, the rest is looked at as a whole.
+        if compared > 0 || group.range.len() == 1 { best } else { None }
+    }
+
+    /// When all that are left are unwell: the least unwell of the most preferred, the cheapest of those.
+    fn least_unwell(&self) -> Option<&'s Arc<Endpoint>> {
+        let order = |group: &Group, endpoint: &Endpoint| (endpoint.load.standing(self.now), self.cost(group, endpoint));
+        self.set.tiers.iter().find_map(|tier| {
+            let permitted = tier.groups.iter().flat_map(|group| {
+                let endpoints = self.set.of(&group.range).iter().filter(|endpoint| self.permitted(endpoint));
+                endpoints.map(move |endpoint| (order(group, endpoint), endpoint))
+            });
+            let least = permitted.min_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+            least.map(|(_, endpoint)| endpoint)
+        })
+    }
+
+    fn at(&self, position: usize) -> Option<&'s Arc<Endpoint>> {
+        self.set.endpoints.get(position)
+    }
+
+    fn cost(&self, group: &Group, endpoint: &Endpoint) -> f64 {
+        endpoint.load.cost(group.weight(endpoint), self.now)
+    }
+
+    /// Neither tried already nor full.
+    fn permitted(&self, endpoint: &Endpoint) -> bool {
+        !self.wish.exclude.contains(&endpoint.address) && endpoint.load.live() < self.set.most_live
+    }
+
+    fn usable(&self, endpoint: &Endpoint) -> bool {
+        self.permitted(endpoint) && !endpoint.load.paused(self.now)
+    }
+
+    /// Whether it takes this one: those that get less than their share decline the rest.
+    fn takes(&mut self, endpoint: &Endpoint, by_health: bool) -> bool {
+        self.usable(endpoint)
+            && (!by_health
+                || match self.set.percent(endpoint, self.now) {
+                    0 => false,
+                    100.. => true,
+                    percent => (self.random)(100) < u64::from(percent),
+                })
+    }
+
+    /// The same, within the bound on the load of those that hold many keys.
+    fn takes_key(&mut self, group: &Group, endpoint: &Endpoint, by_health: bool) -> bool {
+        let bound = self.set.policy.algorithm.hashing().and_then(|hashing| hashing.bounded_load);
+        let within = bound.is_none_or(|percent| {
+            let endpoints = self.set.of(&group.range);
+            let live: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.load.live())).sum();
+            let mean = (live + 1) as f64 / endpoints.len().max(1) as f64;
+            f64::from(endpoint.load.live()) < (mean * group.weight(endpoint) * f64::from(percent) / 100.0).ceil()
+        });
+        within && self.takes(endpoint, by_health)
+    }
+}
+
+/// Points of a ring that are looked at for an endpoint that can serve.
+const MOST_STEPS: usize = 4096;
+
+impl EndpointSet {
+    /// The part of its share that an endpoint gets now, in percent: less while it is unwell, new, or just back.
+    pub(super) fn percent(&self, endpoint: &Endpoint, now: Instant) -> u32 {
+        let at = endpoint.load.since_creation(now);
+        match self.policy.slow_start {
+            None => endpoint.load.health.percent(at, RETURN_WINDOW),
+            Some(slow_start) => {
+                let returned = endpoint.load.health.percent(at, slow_start.window);
+                returned.min(ramp(at, slow_start.window, slow_start.minimum_percent))
+            }
         }
     }
-    set.tiers.iter().find_map(|tier| {
-        let cheaper = |a: &&Arc<Endpoint>, b: &&Arc<Endpoint>| tier.cost(a, now).total_cmp(&tier.cost(b, now));
-        set.endpoints_of(tier).iter().filter(&permitted).min_by(&cheaper)
-    })
 }
 
 #[cfg(test)]
@@ -152,15 +231,7 @@ mod tests {
     use crate::balance::LoadGuard;
 
     fn endpoint(last: u8, weight: u32, priority: u32) -> Arc<Endpoint> {
-        Arc::new(Endpoint {
-            address: SocketAddr::from(([10, 0, 0, last], 80)),
-            identity: None,
-            workload: "".into(),
-            weight,
-            locality: ("".into(), "".into()),
-            priority,
-            load: Arc::default(),
-        })
+        Arc::new(Endpoint { weight, priority, ..Endpoint::plain(SocketAddr::from(([10, 0, 0, last], 80))) })
     }
 
     /// A closed loop of `clients`, each sending its next request when the last was answered, in simulated time.
@@ -182,10 +253,10 @@ mod tests {
                 endpoint.load.observe(now - started, now);
                 guard.discard();
             }
-            let chosen = choose(set, &[], now, |bound| random.u64(..bound)).expect("an endpoint").clone();
+            let chosen = choose(set, Wish::default(), now, |bound| random.u64(..bound)).expect("an endpoint").clone();
             let last = last_octet(&chosen);
             *counts.entry(last).or_insert(0.0) += 1.0 / requests as f64;
-            busy.push((now + latency(last), now, chosen.clone(), LoadGuard::new(chosen.load.clone(), now)));
+            busy.push((now + latency(last), now, chosen.clone(), LoadGuard::new(chosen.clone(), now)));
         }
         for (.., mut guard) in busy {
             guard.discard();
@@ -235,7 +306,8 @@ mod tests {
         let set: EndpointSet = [endpoint(2, 1, 1), endpoint(1, 1, 0)].into_iter().collect();
         let now = Instant::now();
         let pick = |exclude: &[SocketAddr]| {
-            choose(&set, exclude, now, |bound| fastrand::u64(..bound)).map(|endpoint| last_octet(endpoint))
+            choose(&set, Wish { exclude, key: None }, now, |bound| fastrand::u64(..bound))
+                .map(|endpoint| last_octet(endpoint))
         };
         assert_eq!(pick(&[]), Some(1));
         assert_eq!(pick(&[set[0].address]), Some(2));
@@ -256,8 +328,8 @@ mod tests {
                 endpoint.load.failed(now);
             }
         }
-        let chosen = choose(&set, &[], now, |bound| fastrand::u64(..bound)).expect("one is left");
+        let chosen = choose(&set, Wish::default(), now, |bound| fastrand::u64(..bound)).expect("one is left");
         assert_eq!(last_octet(chosen), 42);
-        assert!(choose(&EndpointSet::default(), &[], now, |_| 0).is_none());
+        assert!(choose(&EndpointSet::default(), Wish::default(), now, |_| 0).is_none());
     }
 }

@@ -7,6 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::health::{Health, Standing};
+use super::outlier::Verdict;
+use crate::snapshot::Endpoint;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// Longest time for which an endpoint may ask to be left alone.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// A failure counts as a latency so many times what was expected: answers that fail fast must not look good …
+const FAILURE_FACTOR: u32 = 4;
+/// … but not as more than this.
+const LARGEST_PENALTY: Duration = Duration::from_secs(1);
+
 /// What is assumed of an endpoint that has not answered yet.
 const INITIAL_LATENCY: Duration = Duration::from_millis(30);
 /// Time after which an observation has lost 63 % of its weight.
@@ -29,6 +44,8 @@ pub struct Load {
     failures: AtomicU32,
     /// End of the pause, nanoseconds after `created`.
     paused_until: AtomicU64,
+    /// What outlier detection and checks say; its time is nanoseconds after `created`.
+    pub(crate) health: Health,
 }
 
 impl Default for Load {
@@ -40,6 +57,7 @@ impl Default for Load {
             live: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             paused_until: AtomicU64::new(0),
+            health: Health::default(),
         }
     }
 }
@@ -100,7 +118,23 @@ impl Load {
         self.paused_until.store(self.since_creation(now) + pause.as_nanos() as u64, Relaxed);
     }
 
-    fn since_creation(&self, now: Instant) -> u64 {
+    /// It asks to be left alone for so long; others go first.
+    fn pause(&self, time: Duration, now: Instant) {
+        let until = self.since_creation(now) + time.as_nanos() as u64;
+        self.paused_until.fetch_max(until, Relaxed);
+    }
+
+    /// As how slow a failure counts.
+    fn penalty(&self, now: Instant) -> Duration {
+        (self.latency(now) * FAILURE_FACTOR).min(LARGEST_PENALTY)
+    }
+
+    /// What it may get, by its answers and checks.
+    pub fn standing(&self, now: Instant) -> Standing {
+        self.health.standing(self.since_creation(now))
+    }
+
+    pub(crate) fn since_creation(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.created).as_nanos() as u64
     }
 }
@@ -115,25 +149,54 @@ fn remaining(idle: u64) -> f64 {
 /// One request, or one TCP connection, at an endpoint.
 #[derive(Debug)]
 pub struct LoadGuard {
-    load: Arc<Load>,
+    endpoint: Arc<Endpoint>,
     started: Instant,
+    /// When an answer is too late.
+    due: Option<Instant>,
     told: bool,
 }
 
 impl LoadGuard {
     /// Counts one more until dropped.
-    pub fn new(load: Arc<Load>, now: Instant) -> Self {
-        load.live.fetch_add(1, Relaxed);
-        LoadGuard { load, started: now, told: false }
+    pub fn new(endpoint: Arc<Endpoint>, now: Instant) -> Self {
+        endpoint.load.live.fetch_add(1, Relaxed);
+        LoadGuard { endpoint, started: now, due: None, told: false }
     }
 
-    /// The answer has begun (response head; for TCP: connected). Only the first call measures.
+    /// An answer that has not begun by then is a failure of the endpoint.
+    pub fn due(mut self, due: Option<Instant>) -> Self {
+        self.due = due;
+        self
+    }
+
+    /// A connection was made (TCP). Only the first call tells anything.
     pub fn answered(&mut self) {
-        if !std::mem::replace(&mut self.told, true) {
-            let now = Instant::now();
-            self.load.observe(now.saturating_duration_since(self.started), now);
-            self.load.succeeded();
+        self.tell(Verdict::Success);
+    }
+
+    /// The head of a response has come. Only the first call tells anything.
+    pub fn responded(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let verdict = verdict(status, headers);
+        if verdict == Verdict::GatewayFailure
+            && !self.told
+            && let Some(later) = retry_after(headers)
+        {
+            self.endpoint.load.pause(later, Instant::now());
         }
+        self.tell(verdict);
+    }
+
+    /// The response ended with trailers: a gRPC call may have failed though its head was good.
+    pub fn ended(&mut self, trailers: &HeaderMap) {
+        let verdict = grpc_verdict(trailers);
+        if verdict != Verdict::Success {
+            self.judge(verdict);
+        }
+    }
+
+    /// The response broke off.
+    pub fn broke(&mut self) {
+        self.judge(Verdict::GatewayFailure);
     }
 
     /// Ends the count without a measurement: what happened says nothing about the endpoint.
@@ -143,20 +206,68 @@ impl LoadGuard {
 
     /// The endpoint could not be reached, or broke before it answered.
     pub fn failed(&mut self) {
-        self.told = true;
-        self.load.failed(Instant::now());
+        self.endpoint.load.failed(Instant::now());
+        self.tell(Verdict::GatewayFailure);
     }
+
+    fn tell(&mut self, verdict: Verdict) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.judge(verdict);
+        }
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        let now = Instant::now();
+        let latency = now.saturating_duration_since(self.started);
+        let load = &self.endpoint.load;
+        if verdict == Verdict::GatewayFailure {
+            load.observe(latency.max(load.penalty(now)), now);
+        } else {
+            load.observe(latency, now);
+            load.succeeded();
+        }
+        self.endpoint.feedback.tell(&self.endpoint, verdict, latency, now);
+    }
+}
+
+/// What the head of a response says about who sent it.
+fn verdict(status: StatusCode, headers: &HeaderMap) -> Verdict {
+    match status.as_u16() {
+        502..=504 => Verdict::GatewayFailure,
+        500.. => Verdict::ServerError,
+        _ => grpc_verdict(headers),
+    }
+}
+
+/// By gRPC status, as its mapping to HTTP says: UNAVAILABLE and DEADLINE_EXCEEDED are gateway failures, UNKNOWN, INTERNAL and
+/// DATA_LOSS errors of the server.
+fn grpc_verdict(headers: &HeaderMap) -> Verdict {
+    match headers.get(GRPC_STATUS).map(HeaderValue::as_bytes) {
+        Some(b"14" | b"4") => Verdict::GatewayFailure,
+        Some(b"2" | b"13" | b"15") => Verdict::ServerError,
+        _ => Verdict::Success,
+    }
+}
+
+/// For how long the endpoint asks to be left alone (RFC 9110 §10.2.3, in seconds).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.load.live.fetch_sub(1, Relaxed);
+        let load = &self.endpoint.load;
+        load.live.fetch_sub(1, Relaxed);
         if !self.told {
             // The caller gave up. If it waited for longer than usual, the endpoint is slow; otherwise it says nothing.
             let now = Instant::now();
+            if self.due.is_some_and(|due| now >= due) {
+                return self.tell(Verdict::GatewayFailure);
+            }
             let waited = now.saturating_duration_since(self.started);
-            if waited > self.load.latency(now) {
-                self.load.observe(waited, now);
+            if waited > load.latency(now) {
+                load.observe(waited, now);
             }
         }
     }
@@ -167,6 +278,10 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    fn endpoint() -> Arc<Endpoint> {
+        Arc::new(Endpoint::plain(([10, 0, 0, 1], 80).into()))
+    }
 
     #[test]
     fn a_slow_answer_counts_at_once_and_is_forgiven_slowly() {
@@ -184,10 +299,11 @@ mod tests {
 
     #[test]
     fn cost_grows_with_what_is_under_way() {
-        let load = Arc::new(Load::default());
+        let endpoint = endpoint();
+        let load = &endpoint.load;
         let now = Instant::now();
         let idle = load.cost(1.0, now);
-        let guards = [LoadGuard::new(load.clone(), now), LoadGuard::new(load.clone(), now)];
+        let guards = [LoadGuard::new(endpoint.clone(), now), LoadGuard::new(endpoint.clone(), now)];
         assert!((load.cost(1.0, now) / idle - 3.0).abs() < 0.01);
         assert!((load.cost(2.0, now) / idle - 2.0).abs() < 0.01);
         drop(guards);
@@ -217,12 +333,45 @@ mod tests {
 
     #[test]
     fn giving_up_after_a_long_wait_counts_as_slow() {
-        let load = Arc::new(Load::default());
+        let slow = endpoint();
         let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine is up for 5 s");
-        drop(LoadGuard::new(load.clone(), long_ago));
-        assert!(load.latency(Instant::now()) > Duration::from_secs(4));
-        let other = Arc::new(Load::default());
+        drop(LoadGuard::new(slow.clone(), long_ago));
+        assert!(slow.load.latency(Instant::now()) > Duration::from_secs(4));
+        let other = endpoint();
         drop(LoadGuard::new(other.clone(), Instant::now()));
-        assert!(other.latency(Instant::now()) <= INITIAL_LATENCY);
+        assert!(other.load.latency(Instant::now()) <= INITIAL_LATENCY);
+    }
+
+    #[test]
+    fn a_fast_failure_looks_slow_and_a_server_error_does_not() {
+        let (failing, erring) = (endpoint(), endpoint());
+        for _ in 0..3 {
+            let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+            LoadGuard::new(failing.clone(), Instant::now()).responded(unavailable, &HeaderMap::new());
+            LoadGuard::new(erring.clone(), Instant::now())
+                .responded(StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new());
+        }
+        assert!(failing.load.latency(Instant::now()) > Duration::from_millis(900));
+        assert!(erring.load.latency(Instant::now()) <= INITIAL_LATENCY);
+        assert!(!failing.load.paused(Instant::now()), "it was reached");
+    }
+
+    #[test]
+    fn an_endpoint_that_asks_for_it_is_left_alone() {
+        let mut headers = HeaderMap::new();
+        for (status, value, seconds) in [
+            (StatusCode::SERVICE_UNAVAILABLE, "5", 5),
+            (StatusCode::SERVICE_UNAVAILABLE, "999999", 60),
+            (StatusCode::SERVICE_UNAVAILABLE, "soon", 0),
+            // Too many requests of one client say nothing about the others.
+            (StatusCode::TOO_MANY_REQUESTS, "5", 0),
+        ] {
+            let endpoint = endpoint();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
+            let now = Instant::now();
+            LoadGuard::new(endpoint.clone(), now).responded(status, &headers);
+            let paused = |after: u64| endpoint.load.paused(now + Duration::from_secs(after));
+            assert_eq!((seconds > 0 && paused(seconds - 1), paused(seconds + 1)), (seconds > 0, false), "{value}");
+        }
     }
 }

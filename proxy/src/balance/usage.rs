@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn limits_hold_and_places_come_back() {
         let usage = Arc::new(Usage::default());
-        let limits = Limits { connections: 2, pending: 1, requests: 0 };
+        let limits = Limits { connections: 2, pending: 1, requests: 0, ..Limits::default() };
         let first = usage.connection(&limits);
         let second = usage.connection(&limits);
         assert!(first.is_some() && second.is_some());

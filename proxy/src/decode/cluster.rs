@@ -4,22 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use malla_xds::envoy::cluster::CircuitBreakers;
 use malla_xds::envoy::cluster::Cluster;
-use malla_xds::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy};
-use malla_xds::envoy::cluster::{CircuitBreakers, LoadBalancingPolicy};
+use malla_xds::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig};
 use malla_xds::envoy::endpoint::ClusterLoadAssignment;
 use malla_xds::envoy::endpoint::lb_endpoint::HostIdentifier;
 use malla_xds::envoy::http_protocol_options::HttpProtocolOptions;
 use malla_xds::envoy::http_protocol_options::http_protocol_options::UpstreamProtocolOptions;
 use malla_xds::envoy::http_protocol_options::http_protocol_options::explicit_http_config::ProtocolConfig;
-use malla_xds::envoy::protobuf::Any;
-use malla_xds::names::PEAK_EWMA;
+use malla_xds::envoy::protobuf::{Any, UInt32Value};
 
 use super::endpoints::{self, EndpointSpec, socket_address};
 use super::fault::{At, Fault, each};
 use super::listener::ads;
-use super::{duration, message, tls, type_name, unsupported};
+use super::{duration, message, policy, tls, unsupported};
 use crate::names::Name;
+use crate::policy::Policy;
 use crate::snapshot::{Limits, UpstreamHttp, UpstreamTls};
 
 /// A cluster whose endpoints may come later.
@@ -35,8 +35,14 @@ pub struct ClusterSpec {
     pub tls: Option<UpstreamTls>,
     /// Connect time-out.
     pub connect_timeout: Duration,
+    /// Connections without a request, or a byte, are closed after this.
+    pub idle_timeout: Duration,
     /// Circuit breaking.
     pub limits: Limits,
+    /// Retries: in percent of live requests, per second in any case, most at a time.
+    pub retry_budget: (u32, u32, u32),
+    /// How its endpoints are balanced and watched.
+    pub policy: Arc<Policy>,
 }
 
 /// Where the endpoints of a cluster are.
@@ -59,6 +65,8 @@ pub enum Discovery {
 
 /// Default time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Default time without a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Checks a cluster.
 pub(super) fn decode(name: &str, written: &Cluster) -> Result<ClusterSpec, Fault> {
@@ -67,24 +75,24 @@ pub(super) fn decode(name: &str, written: &Cluster) -> Result<ClusterSpec, Fault
     unsupported("lb_subset_config", written.lb_subset_config.is_some())?;
     unsupported("filters", !written.filters.is_empty())?;
     unsupported("upstream_config", written.upstream_config.is_some())?;
-    balancing(written)?;
     let tls = written.transport_socket.as_ref().map(tls::upstream).transpose().at("transport_socket")?;
     let connect_timeout = written.connect_timeout.as_ref().map(duration).transpose().at("connect_timeout")?;
     let discovery = discovery(name, written)?;
+    let (http, idle_timeout) = http(written)?;
+    let own = policy::decode(written)?;
     if tls.is_some() && matches!(discovery, Discovery::Dns { .. } | Discovery::OriginalDst) {
         return Err(Fault::new("is supported only for clusters with known endpoints").within("transport_socket"));
     }
     Ok(ClusterSpec {
         name: name.into(),
         discovery,
-        http: http(written)?,
+        http,
         tls,
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(CONNECT_TIMEOUT),
-        limits: match &written.circuit_breakers {
-            Some(written) => limits(written),
-            None if name.starts_with("inbound/") => Limits::NONE,
-            None => Limits::default(),
-        },
+        idle_timeout: idle_timeout.unwrap_or(IDLE_TIMEOUT),
+        limits: Limits { pending_timeout: own.pending_timeout, ..limits(name, written.circuit_breakers.as_ref())? },
+        retry_budget: retry_budget(written.circuit_breakers.as_ref()),
+        policy: own.policy.into(),
     })
 }
 
@@ -137,45 +145,15 @@ fn dns(written: Option<&ClusterLoadAssignment>) -> Result<Discovery, Fault> {
     Ok(Discovery::Dns { host: address.address.to_ascii_lowercase().into(), port })
 }
 
-/// Every policy that spreads requests is served by ours; one that sends equal requests to equal endpoints is not.
-fn balancing(written: &Cluster) -> Result<(), Fault> {
-    if let Some(LoadBalancingPolicy { policies }) = &written.load_balancing_policy {
-        let type_url = |policy: &malla_xds::envoy::cluster::load_balancing_policy::Policy| {
-            let config = policy.typed_extension_config.as_ref()?;
-            Some(config.typed_config.as_ref()?.type_url.clone())
-        };
-        let known = policies.iter().filter_map(type_url).any(|type_url| {
-            type_url == PEAK_EWMA || SPREADING.contains(&type_name(&type_url)) || type_url.ends_with(PEAK_EWMA)
-        });
-        return if known {
-            Ok(())
-        } else {
-            Err(Fault::new("holds no policy that is supported; end it with round_robin")
-                .within("load_balancing_policy.policies"))
-        };
-    }
-    match LbPolicy::try_from(written.lb_policy) {
-        Ok(LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::Random | LbPolicy::ClusterProvided) => Ok(()),
-        Ok(other) => Err(Fault::new(format!("{} is not supported", other.as_str_name())).within("lb_policy")),
-        Err(_) => Err(Fault::new(format!("{} is unknown", written.lb_policy)).within("lb_policy")),
-    }
-}
-
-const SPREADING: [&str; 3] = [
-    "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
-    "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
-    "envoy.extensions.load_balancing_policies.random.v3.Random",
-];
-
-/// HTTP version towards plaintext upstreams.
-fn http(written: &Cluster) -> Result<UpstreamHttp, Fault> {
+/// HTTP version towards plaintext upstreams, and how long connections may be idle.
+fn http(written: &Cluster) -> Result<(UpstreamHttp, Option<Duration>), Fault> {
     const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let field = || format!("typed_extension_protocol_options[{OPTIONS:?}]");
     let options: &HashMap<String, Any> = &written.typed_extension_protocol_options;
     let Some(any) = options.get(OPTIONS) else {
         #[allow(deprecated, reason = "the older way to say HTTP/2, still sent")]
         let http2 = written.http2_protocol_options.is_some();
-        return Ok(if http2 { UpstreamHttp::Http2 } else { UpstreamHttp::AsReceived });
+        return Ok((if http2 { UpstreamHttp::Http2 } else { UpstreamHttp::AsReceived }, None));
     };
     let options: HttpProtocolOptions = message(&any.value).at(field())?;
     each("http_filters", &options.http_filters, |filter| {
@@ -183,35 +161,57 @@ fn http(written: &Cluster) -> Result<UpstreamHttp, Fault> {
     })
     .at(field())?;
     let unsupported = |what: &str| Err(Fault::new(format!("{what} is not supported")).within(field()));
-    match options.upstream_protocol_options {
+    let version = match options.upstream_protocol_options {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
-            Some(ProtocolConfig::HttpProtocolOptions(_)) | None => Ok(UpstreamHttp::Http1),
-            Some(ProtocolConfig::Http2ProtocolOptions(_)) => Ok(UpstreamHttp::Http2),
-            Some(ProtocolConfig::Http3ProtocolOptions(_)) => unsupported("HTTP/3"),
+            Some(ProtocolConfig::HttpProtocolOptions(_)) | None => UpstreamHttp::Http1,
+            Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamHttp::Http2,
+            Some(ProtocolConfig::Http3ProtocolOptions(_)) => return unsupported("HTTP/3"),
         },
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) | None => Ok(UpstreamHttp::AsReceived),
-        Some(UpstreamProtocolOptions::AutoConfig(_)) => unsupported("auto_config"),
-    }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) | None => UpstreamHttp::AsReceived,
+        Some(UpstreamProtocolOptions::AutoConfig(_)) => return unsupported("auto_config"),
+    };
+    let common = options.common_http_protocol_options.as_ref();
+    let idle = super::optional_duration(common.and_then(|common| common.idle_timeout.as_ref()));
+    Ok((version, idle.at("common_http_protocol_options.idle_timeout").at(field())?))
 }
 
 /// Limits of the default priority.
-fn limits(written: &CircuitBreakers) -> Limits {
-    let default = Limits::default();
-    let Some(thresholds) = written.thresholds.iter().find(|thresholds| thresholds.priority == 0) else {
-        return default;
-    };
-    Limits {
-        connections: thresholds.max_connections.as_ref().map_or(default.connections, |limit| limit.value),
-        pending: thresholds.max_pending_requests.as_ref().map_or(default.pending, |limit| limit.value),
-        requests: thresholds.max_requests.as_ref().map_or(default.requests, |limit| limit.value),
+fn limits(name: &str, written: Option<&CircuitBreakers>) -> Result<Limits, Fault> {
+    // The application beside the sidecar is bounded where its connections come in.
+    let default = if name.starts_with("inbound/") { Limits::NONE } else { Limits::default() };
+    let Some(written) = written else { return Ok(default) };
+    let or = |written: &Option<UInt32Value>, default: u32| written.as_ref().map_or(default, |limit| limit.value);
+    let mut limits = default;
+    if let Some(thresholds) = written.thresholds.iter().find(|thresholds| thresholds.priority == 0) {
+        limits.connections = or(&thresholds.max_connections, default.connections);
+        limits.pending = or(&thresholds.max_pending_requests, default.pending);
+        limits.requests = or(&thresholds.max_requests, default.requests);
     }
+    if let Some(each) = written.per_host_thresholds.iter().find(|thresholds| thresholds.priority == 0) {
+        limits.endpoint_connections = or(&each.max_connections, u32::MAX);
+        limits.endpoint_requests = or(&each.max_requests, u32::MAX);
+        if limits.endpoint_connections == 0 || limits.endpoint_requests == 0 {
+            return Err(
+                Fault::new("a limit of zero lets nothing through").within("circuit_breakers.per_host_thresholds")
+            );
+        }
+    }
+    Ok(limits)
+}
+
+/// Retries: in percent of live requests, per second in any case, most at a time.
+fn retry_budget(written: Option<&CircuitBreakers>) -> (u32, u32, u32) {
+    let thresholds = written.iter().flat_map(|written| &written.thresholds).find(|thresholds| thresholds.priority == 0);
+    let budget = thresholds.and_then(|thresholds| thresholds.retry_budget.as_ref());
+    let percent = budget.and_then(|budget| budget.budget_percent.as_ref()).map_or(20.0, |percent| percent.value);
+    let per_second = budget.and_then(|budget| budget.min_retry_concurrency.as_ref()).map_or(3, |number| number.value);
+    let most = thresholds.and_then(|thresholds| thresholds.max_retries.as_ref()).map_or(u32::MAX, |most| most.value);
+    (percent.clamp(0.0, 100.0) as u32, per_second.min(1_000_000), most)
 }
 
 #[cfg(test)]
 mod tests {
     use malla_xds::envoy::cluster::cluster::EdsClusterConfig;
-    use malla_xds::envoy::cluster::load_balancing_policy::Policy;
-    use malla_xds::envoy::core::TypedExtensionConfig;
 
     use super::super::endpoints::examples::{assignment, endpoint};
     use super::super::tls::examples::{ads_source, mesh, upstream_socket};
@@ -223,16 +223,6 @@ mod tests {
             eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads_source()), ..Default::default() }),
             ..Default::default()
         }
-    }
-
-    fn policies(type_urls: &[&str]) -> Option<LoadBalancingPolicy> {
-        let policy = |type_url: &&str| Policy {
-            typed_extension_config: Some(TypedExtensionConfig {
-                typed_config: Some(Any { type_url: (*type_url).into(), value: Vec::new() }),
-                ..Default::default()
-            }),
-        };
-        Some(LoadBalancingPolicy { policies: type_urls.iter().map(policy).collect() })
     }
 
     #[test]
@@ -251,18 +241,6 @@ mod tests {
         assert!(decode("x", &tls).expect("valid").tls.is_some());
         let unknown = Cluster { transport_socket: Some(Default::default()), ..eds() };
         assert_eq!(decode("x", &unknown).expect_err("refused").to_string(), "transport_socket: is missing");
-    }
-
-    #[test]
-    fn takes_the_first_policy_that_spreads_and_refuses_affinity() {
-        let ring = "type.googleapis.com/envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
-        let round = "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
-        let with = |load_balancing_policy| decode("x", &Cluster { load_balancing_policy, ..eds() });
-        assert!(with(policies(&[PEAK_EWMA, round])).is_ok());
-        assert!(with(policies(&["foreign/policy", round])).is_ok());
-        assert!(with(policies(&[ring])).is_err());
-        assert!(decode("x", &Cluster { lb_policy: LbPolicy::Maglev as i32, ..eds() }).is_err());
-        assert!(decode("x", &Cluster { lb_policy: 77, ..eds() }).is_err());
     }
 
     #[test]

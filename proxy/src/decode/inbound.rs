@@ -4,7 +4,9 @@
 
 use malla_xds::envoy::http_connection_manager::HttpConnectionManager;
 use malla_xds::envoy::listener::{Filter, FilterChain, Listener};
-use malla_xds::names::{METADATA, METADATA_WORKLOAD, UNKNOWN_WORKLOAD, is_mesh_server_name};
+use malla_xds::names::{
+    METADATA, METADATA_REGION, METADATA_WORKLOAD, METADATA_ZONE, UNKNOWN_WORKLOAD, is_mesh_server_name,
+};
 use malla_xds::resource::struct_string;
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use super::listener::{self, RouteSource};
 use super::{tls, unsupported};
 use crate::authorize::Authorization;
 use crate::names::Name;
+use crate::policy::Place;
 use crate::snapshot::{PathMatch, Plaintext, Protocol};
 
 /// This workload's own ports, with clusters as names.
@@ -25,6 +28,8 @@ pub struct InboundSpec {
     pub ports: Vec<InboundPortSpec>,
     /// Whether the control server says that it has no workload of this name.
     pub unknown_workload: bool,
+    /// Where the workload runs.
+    pub place: Place,
 }
 
 /// A port of this workload.
@@ -78,10 +83,14 @@ pub(super) fn decode(name: &str, written: &Listener) -> Result<InboundSpec, Faul
             }
         }
     }
-    let own = written.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(METADATA));
-    let unknown_workload =
-        own.and_then(|own| struct_string(own, METADATA_WORKLOAD)).is_some_and(|said| said == UNKNOWN_WORKLOAD);
-    Ok(InboundSpec { name: name.into(), ports, unknown_workload })
+    let ours = written.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(METADATA));
+    let field = |key| ours.and_then(|fields| struct_string(fields, key));
+    Ok(InboundSpec {
+        name: name.into(),
+        ports,
+        unknown_workload: field(METADATA_WORKLOAD).is_some_and(|said| said == UNKNOWN_WORKLOAD),
+        place: (field(METADATA_REGION).unwrap_or_default().into(), field(METADATA_ZONE).unwrap_or_default().into()),
+    })
 }
 
 enum Chain {

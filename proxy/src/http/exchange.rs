@@ -320,6 +320,8 @@ async fn run(
         fixed,
         try_timeout: route.try_timeout,
         grpc_deadline: deadline.filter(|_| exchange.grpc),
+        deadline,
+        source: connection.source,
         retry: &route.retry,
         default_host,
     };

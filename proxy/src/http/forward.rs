@@ -11,7 +11,7 @@
 //!
 //! All of it is bounded by the retry budget, but for going to another endpoint because no connection came about.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -32,7 +32,7 @@ use super::replay::Replay;
 use super::request_body::{Gate, RequestBody};
 use super::response::{Held, Lease};
 use super::tunnel::{StreamIo, TunnelIo};
-use crate::balance::{self, LoadGuard, RetryGuard};
+use crate::balance::{self, LoadGuard, Picked, RetryGuard, Wish};
 use crate::outcome::Outcome;
 use crate::pool::{ConnectFailure, Target, chain};
 use crate::reason::Reason;
@@ -54,6 +54,10 @@ pub(super) struct Plan<'a> {
     pub(super) try_timeout: Option<Duration>,
     /// When the caller of a gRPC call gives up: passed on with each try, as what is left.
     pub(super) grpc_deadline: Option<Instant>,
+    /// When the whole request must be over.
+    pub(super) deadline: Option<Instant>,
+    /// The client's address, where it is known.
+    pub(super) source: Option<IpAddr>,
     pub(super) retry: &'a Retry,
     /// Stands in for a missing host towards HTTP/1.
     pub(super) default_host: &'a str,
@@ -129,9 +133,9 @@ pub(super) async fn forward(
     outcome: &mut Outcome,
 ) -> Result<Upstream, Failure> {
     let cluster = plan.cluster;
-    let Some(place) = cluster.usage.request(&cluster.limits) else {
-        return Err(Failure::new(Reason::CircuitOpen, format!("{} has too many requests at once", cluster.name)));
-    };
+    let place = balance::admit(cluster, &head.headers)
+        .map_err(|reason| Failure::new(reason, format!("{} has too many requests at once", cluster.name)))?;
+    let key = balance::key(cluster, &head.headers, head.path.query(), plan.source);
     let (mut head, mut body) = (head, body);
     let on = &plan.retry.on;
     let mut recorded = None;
@@ -144,7 +148,7 @@ pub(super) async fn forward(
     let (mut left, mut interval) = (plan.retry.attempts, plan.retry.base_interval);
     let mut retry = None;
     loop {
-        let (target, mut load) = choose(plan, &tried)?;
+        let (target, mut load) = choose(plan, &tried, key)?;
         if let Target::Endpoint(endpoint) = &target {
             outcome.tried(endpoint.clone());
             tried.push(endpoint.address);
@@ -170,7 +174,7 @@ pub(super) async fn forward(
         (cause, head, body) = match result {
             Ok((response, body, lease, upload)) => {
                 if let Some(load) = &mut load {
-                    load.answered();
+                    load.responded(response.status, &response.headers);
                 }
                 let wanted = kept.filter(|(head, _)| retries_answer(on, &head.method, &response));
                 match wanted.map(|(head, replay)| answered_again(cluster, head, replay)) {
@@ -179,7 +183,7 @@ pub(super) async fn forward(
                         (Reason::RetriableStatus, head, body)
                     }
                     settled => {
-                        let held = Held { lease, _load: load, _place: place, _retry: retry, upload, gate };
+                        let held = Held { lease, load, _place: place, _retry: retry, upload, gate };
                         let not_retried = settled.and_then(Result::err);
                         return Ok(Upstream { head: response, body, from_sidecar, held, try_deadline, not_retried });
                     }
@@ -266,7 +270,7 @@ fn is_endpoints_fault(reason: Reason) -> bool {
 }
 
 /// Another endpoint than those that were tried, if there is one.
-fn choose(plan: &Plan<'_>, tried: &[SocketAddr]) -> Result<(Target, Option<LoadGuard>), Failure> {
+fn choose(plan: &Plan<'_>, tried: &[SocketAddr], key: Option<u64>) -> Result<(Target, Option<LoadGuard>), Failure> {
     if let Some(fixed) = &plan.fixed {
         return Ok((fixed.clone(), None));
     }
@@ -274,9 +278,11 @@ fn choose(plan: &Plan<'_>, tried: &[SocketAddr]) -> Result<(Target, Option<LoadG
     match &cluster.endpoints {
         Endpoints::Dns { host, port } => Ok((Target::Name(host.clone(), *port), None)),
         Endpoints::Set(_) => {
-            let picked = balance::pick(cluster, tried).or_else(|| balance::pick(cluster, &[]));
-            let picked = picked.ok_or_else(|| Failure::new(Reason::NoEndpoints, cluster.name.to_string()))?;
-            Ok((Target::Endpoint(picked.endpoint), Some(picked.guard)))
+            let picked = balance::pick_by(cluster, Wish { exclude: tried, key })
+                .or_else(|| balance::pick_by(cluster, Wish { exclude: &[], key }));
+            let picked = picked.ok_or_else(|| Failure::new(balance::why_none(cluster), cluster.name.to_string()))?;
+            let Picked { endpoint, guard } = picked;
+            Ok((Target::Endpoint(endpoint), Some(guard.due(plan.deadline.map(Instant::into_std)))))
         }
         Endpoints::OriginalDst => {
             Err(Failure::new(Reason::NoEndpoints, format!("{}: the original destination is not known", cluster.name)))

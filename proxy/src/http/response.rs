@@ -44,7 +44,7 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) lease: Lease,
-    pub(crate) _load: Option<LoadGuard>,
+    pub(crate) load: Option<LoadGuard>,
     pub(crate) _place: UsageGuard,
     pub(crate) _retry: Option<RetryGuard>,
     /// The rest of the request's body, if the response came before its end.
@@ -140,6 +140,9 @@ impl http_body::Body for ResponseBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 let what = format!("within the response: {}", crate::pool::chain(&error));
+                if let Some(Exchange { held: Some(Held { load: Some(load), .. }), .. }) = &mut this.exchange {
+                    load.broke();
+                }
                 Poll::Ready(this.fail(&Failure::new(Reason::UpstreamReset, what), error))
             }
         }
@@ -173,6 +176,9 @@ impl Exchange {
     fn trailers(&mut self, trailers: &HeaderMap) {
         if let Some(status) = grpc_status(trailers) {
             self.outcome.grpc_status(Some(status));
+            if let Some(Held { load: Some(load), .. }) = &mut self.held {
+                load.ended(trailers);
+            }
         }
     }
 }

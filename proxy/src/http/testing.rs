@@ -19,9 +19,8 @@ use crate::names::SpiffeId;
 use crate::settings::Settings;
 use crate::shared::{Shared, Worker};
 use crate::snapshot::{
-    self, Cluster, Endpoint, Endpoints, HttpRoutes, InboundPort, Limits, OutboundService, PathMatch, Plaintext,
-    Protocol, Retry, Route, RouteAction, RouteMatch, Snapshot, UpstreamHttp, UpstreamTls, VirtualHost,
-    WeightedClusters,
+    self, Cluster, Endpoint, Endpoints, HttpRoutes, InboundPort, OutboundService, PathMatch, Plaintext, Protocol,
+    Retry, Route, RouteAction, RouteMatch, Snapshot, UpstreamHttp, UpstreamTls, VirtualHost, WeightedClusters,
 };
 use crate::subscribe::Directory;
 use crate::tls;
@@ -30,27 +29,14 @@ pub(crate) const SERVICE: &str = "cart.shop:80";
 const SNI: &str = "80.cart.shop.mesh";
 
 pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint {
-        address,
-        identity: None,
-        workload: "cart-1.shop".into(),
-        weight: 1,
-        locality: ("".into(), "".into()),
-        priority: 0,
-        load: Arc::default(),
-    }
+    Endpoint { workload: "cart-1.shop".into(), ..Endpoint::plain(address) }
 }
 
 pub(crate) fn cluster(name: &str, endpoints: Vec<Endpoint>) -> Cluster {
     Cluster {
         name: name.into(),
         endpoints: Endpoints::Set(endpoints.into_iter().map(Arc::new).collect()),
-        http: UpstreamHttp::AsReceived,
-        tls: None,
-        connect_timeout: Duration::from_secs(1),
-        limits: Limits::default(),
-        retry_budget: Arc::default(),
-        usage: Arc::default(),
+        ..Cluster::default()
     }
 }
 

@@ -56,7 +56,7 @@ impl Tunnel {
             Way::Connected(upstream) => Box::pin(async move {
                 tcp::carry(&worker.shared, Direction::Outbound, stream, None, upstream).await;
             }),
-            Way::Peek(destination, found) => Box::pin(to(worker, stream, destination, Ok(found))),
+            Way::Peek(destination, found) => Box::pin(to(worker, stream, None, destination, Ok(found))),
         }
     }
 }

@@ -28,8 +28,6 @@ use crate::tls::{self, Alpn, ConnectError};
 /// Streams that a peer is assumed to permit until its settings have come. Not 100, which many announce: so it can be told
 /// whether they have come.
 pub(super) const ASSUMED_STREAMS: usize = 99;
-/// After this long without a request, a connection is closed.
-const IDLE: Duration = Duration::from_secs(3600);
 /// HTTP/2 windows: of a stream, and of the connection: enough for every stream of a connection to be left unread and more, so
 /// that clients that never read stop nobody else.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
@@ -133,7 +131,7 @@ async fn http1(
         .await;
     let (sender, connection) = handshake.map_err(|cause| failed(host, &cause))?;
     host.connected_http1(IdleConnection::new(sender, generation));
-    Ok(Driven::Http1(Http1Connection { connection, host: host.clone() }))
+    Ok(Driven::Http1(Http1Connection { connection, host: host.clone(), idle: cluster.idle_timeout }))
 }
 
 async fn http2(
@@ -169,6 +167,7 @@ async fn http2(
         shared: weak,
         last_lease_gone,
         settled,
+        idle: cluster.idle_timeout,
     })))
 }
 
@@ -180,16 +179,17 @@ fn failed(host: &Host, cause: &dyn Error) -> ConnectFailure {
 struct Http1Connection {
     connection: hyper::client::conn::http1::Connection<TokioIo<Stream>, crate::http::RequestBody>,
     host: Arc<Host>,
+    idle: Duration,
 }
 
 impl Http1Connection {
     /// To its end. What goes wrong, the request that it concerns is told.
     async fn drive(self) {
-        let Http1Connection { connection, host } = self;
+        let Http1Connection { connection, host, idle } = self;
         let grow_old = async {
             loop {
-                sleep(IDLE).await;
-                host.close_idle(IDLE);
+                sleep(idle).await;
+                host.close_idle(idle);
             }
         };
         let result = tokio::select! {
@@ -209,12 +209,15 @@ struct Http2Connection {
     shared: Weak<MultiplexedConnection>,
     last_lease_gone: oneshot::Receiver<()>,
     settled: watch::Sender<bool>,
+    /// Without a request for this long it is closed.
+    idle: Duration,
 }
 
 impl Http2Connection {
     /// To its end: the peer closes it, or nobody needs it any more.
     async fn drive(mut self) {
-        let mut idle = pin!(sleep(IDLE));
+        let limit = self.idle;
+        let mut idle = pin!(sleep(limit));
         let mut gone = false;
         let mut opened = 0;
         let result: Result<(), h2::Error> = std::future::poll_fn(|cx| {
@@ -232,7 +235,7 @@ impl Http2Connection {
                 }
                 if idle.as_mut().poll(cx).is_ready() {
                     self.retire_if_idle(&mut opened);
-                    reset(idle.as_mut());
+                    reset(idle.as_mut(), limit);
                     continue;
                 }
                 return Poll::Pending;
@@ -257,6 +260,6 @@ impl Http2Connection {
     }
 }
 
-fn reset(idle: Pin<&mut Sleep>) {
-    idle.reset(tokio::time::Instant::now() + IDLE);
+fn reset(idle: Pin<&mut Sleep>, limit: Duration) {
+    idle.reset(tokio::time::Instant::now() + limit);
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::connect::{self, ConnectFailure};
 use super::http1::{Http1Lease, IdleConnection};
 use super::http2::{Http2Lease, MultiplexedConnection};
-use super::{PENDING_LIMIT, PoolShared, Target, Version, circuit_open};
+use super::{PoolShared, Target, Version, circuit_open};
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
 use crate::shared::Worker;
@@ -145,13 +145,19 @@ impl Host {
             self.has_waiting.store(true, Relaxed);
         }
         self.attempt_for_the_waiting(worker, cluster);
-        let limit = PENDING_LIMIT.max(cluster.connect_timeout);
-        match timeout(limit, receiver).await {
+        let mut receiver = receiver;
+        let mut waited = timeout(cluster.limits.pending_timeout, &mut receiver).await;
+        let connecting = waited.is_err() && self.state.lock().attempts > 0;
+        if connecting {
+            let rest = cluster.connect_timeout.saturating_sub(cluster.limits.pending_timeout);
+            waited = timeout(rest, receiver).await;
+        }
+        match waited {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(circuit_open("the connection that was waited for did not come about")),
-            Err(_) if self.state.lock().attempts > 0 => Err(ConnectFailure {
+            Err(_) if connecting => Err(ConnectFailure {
                 reason: Reason::ConnectTimeout,
-                what: format!("no connection to {} within {limit:?}", self.target).into(),
+                what: format!("no connection to {} in time", self.target).into(),
                 elsewhere: true,
             }),
             Err(_) => Err(circuit_open("no connection became free in time")),
@@ -169,6 +175,9 @@ impl Host {
             };
             if state.attempts >= needed {
                 return;
+            }
+            if state.live + state.attempts >= cluster.limits.endpoint_connections as usize {
+                return; // those who wait get one that becomes free
             }
             let Some(place) = cluster.usage.connection(&cluster.limits) else {
                 if state.live == 0 && state.attempts == 0 {

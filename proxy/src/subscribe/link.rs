@@ -9,16 +9,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::store::{Known, Store};
-use crate::balance::EndpointSet;
+use crate::balance::{EndpointSet, Feedback, Limiter, RetryBudget};
 use crate::decode::cluster::Discovery;
 use crate::decode::endpoints::Sidecar;
 use crate::decode::listener::{RouteSource, ServiceSpec, TcpSpec};
 use crate::decode::{ClusterSpec, EndpointSpec, InboundSpec, ListenerSpec, RouteTable};
 use crate::filter::RateLimit;
 use crate::names::{Name, SpiffeId};
+use crate::policy::{Place, Policy};
 use crate::snapshot::{
-    Cluster, Endpoint, Endpoints, HttpRoutes, Inbound, InboundPort, Limits, Outbound, OutboundService, Route,
-    RouteAction, TcpRoute, UpstreamHttp, VirtualHost, WeightedClusters,
+    Cluster, Endpoint, Endpoints, HttpRoutes, Inbound, InboundPort, Outbound, OutboundService, Route, RouteAction,
+    TcpRoute, VirtualHost, WeightedClusters,
 };
 
 /// What was linked last.
@@ -28,6 +29,8 @@ pub(super) struct Linker {
     routes: HashMap<Name, LinkedRoutes>,
     outbound: HashMap<Name, LinkedOutbound>,
     inbound: Option<LinkedInbound>,
+    /// Where this workload runs, as its own ports say.
+    place: Place,
 }
 
 /// The endpoints of a cluster, as one response told them.
@@ -37,6 +40,8 @@ type EndpointSpecs = Arc<Vec<EndpointSpec>>;
 struct LinkedCluster {
     from: Option<(Arc<ClusterSpec>, Option<EndpointSpecs>)>,
     cluster: Arc<Cluster>,
+    /// Whether it was linked for another place.
+    stale: bool,
 }
 
 #[derive(Debug)]
@@ -99,6 +104,14 @@ impl Linker {
         let Some(before) = self.outbound.get(name) else { return Link::Waiting };
         let (spec, table, outbound) = (before.spec.clone(), before.table.clone(), before.outbound.clone());
         Link::Ready(self.link(name, &spec, table, store).unwrap_or(outbound))
+    }
+
+    /// Where this workload runs. When that changes, every cluster is linked anew.
+    pub(super) fn place(&mut self, place: &Place) {
+        if self.place != *place {
+            self.place = place.clone();
+            self.clusters.values_mut().for_each(|linked| linked.stale = true);
+        }
     }
 
     /// This workload's own ports, when everything they need has arrived.
@@ -225,12 +238,12 @@ impl Linker {
             },
         };
         let Ok(from) = from else { return before.map(|linked| linked.cluster.clone()).ok_or(Waiting) };
-        if let Some(linked) = before.filter(|linked| same_source(&linked.from, &from)) {
+        if let Some(linked) = before.filter(|linked| !linked.stale && same_source(&linked.from, &from)) {
             return Ok(linked.cluster.clone());
         }
         let source = from.as_ref().map(|(spec, endpoints)| (&**spec, endpoints.as_ref().map(|list| list.as_slice())));
-        let cluster = Arc::new(build(name, source, before.map(|linked| &*linked.cluster)));
-        self.clusters.insert(name.clone(), LinkedCluster { from, cluster: cluster.clone() });
+        let cluster = Arc::new(build(name, source, before.map(|linked| &*linked.cluster), &self.place));
+        self.clusters.insert(name.clone(), LinkedCluster { from, cluster: cluster.clone(), stale: false });
         Ok(cluster)
     }
 }
@@ -327,32 +340,71 @@ fn weighted(weights: &[(Name, u32)], clusters: &mut impl Iterator<Item = Arc<Clu
 }
 
 /// A cluster, with the loads, limits and budgets of the one before it.
-fn build(name: &Name, source: Option<(&ClusterSpec, Option<&[EndpointSpec]>)>, before: Option<&Cluster>) -> Cluster {
-    let spec = source.map(|(spec, _)| spec);
-    let listed = source.and_then(|(_, endpoints)| endpoints).unwrap_or_default();
-    let endpoints = match spec.map(|spec| &spec.discovery) {
-        Some(Discovery::Dns { host, port }) => Endpoints::Dns { host: host.clone(), port: *port },
-        Some(Discovery::OriginalDst) => Endpoints::OriginalDst,
-        Some(Discovery::Named(_) | Discovery::Static(_)) | None => Endpoints::Set(endpoints(
-            listed,
-            spec.and_then(|spec| spec.tls.as_ref()).map(|tls| tls.identities.as_slice()),
-            before,
-        )),
+fn build(
+    name: &Name,
+    source: Option<(&ClusterSpec, Option<&[EndpointSpec]>)>,
+    before: Option<&Cluster>,
+    own: &Place,
+) -> Cluster {
+    let Some((spec, listed)) = source else { return Cluster { name: name.clone(), ..Cluster::default() } };
+    let policy = spec.policy.clone();
+    let feedback = feedback(name, &policy, before);
+    let endpoints = match &spec.discovery {
+        Discovery::Dns { host, port } => Endpoints::Dns { host: host.clone(), port: *port },
+        Discovery::OriginalDst => Endpoints::OriginalDst,
+        Discovery::Named(_) | Discovery::Static(_) => {
+            let identities = spec.tls.as_ref().map(|tls| tls.identities.as_slice());
+            let endpoints = endpoints(listed.unwrap_or_default(), identities, &feedback, before);
+            feedback.watch.replace(endpoints.iter().map(|one| (one.address, one.load.clone())).collect());
+            let watch = feedback.watch.clone();
+            Endpoints::Set(EndpointSet::new(endpoints, policy.clone(), watch, own, spec.limits.endpoint_requests))
+        }
     };
+    let retry_budget: Arc<RetryBudget> = before.map(|before| before.retry_budget.clone()).unwrap_or_default();
+    let (percent, per_second, most) = spec.retry_budget;
+    retry_budget.set(percent, per_second, most);
     Cluster {
         name: name.clone(),
         endpoints,
-        http: spec.map_or(UpstreamHttp::AsReceived, |spec| spec.http),
-        tls: spec.and_then(|spec| spec.tls.clone()),
-        connect_timeout: spec.map_or(std::time::Duration::from_secs(1), |spec| spec.connect_timeout),
-        limits: spec.map_or_else(Limits::default, |spec| spec.limits),
-        retry_budget: before.map(|before| before.retry_budget.clone()).unwrap_or_default(),
+        http: spec.http,
+        tls: spec.tls.clone(),
+        connect_timeout: spec.connect_timeout,
+        idle_timeout: spec.idle_timeout,
+        policy,
+        feedback,
+        limits: spec.limits,
+        retry_budget,
         usage: before.map(|before| before.usage.clone()).unwrap_or_default(),
     }
 }
 
+/// The same as before if the policy says the same; what is known of the endpoints' health in any case.
+fn feedback(name: &Name, policy: &Policy, before: Option<&Cluster>) -> Arc<Feedback> {
+    let settings = |limiter: &Arc<Limiter>| limiter.settings().clone();
+    let before = before.map(|before| &before.feedback);
+    if let Some(before) = before
+        && before.outliers == policy.outliers
+        && before.limiter.as_ref().map(settings) == policy.overload
+    {
+        return before.clone();
+    }
+    let limiter =
+        before.and_then(|before| before.limiter.clone()).filter(|limiter| Some(settings(limiter)) == policy.overload);
+    Arc::new(Feedback {
+        cluster: name.clone(),
+        outliers: policy.outliers.clone(),
+        watch: before.map(|before| before.watch.clone()).unwrap_or_default(),
+        limiter: limiter.or_else(|| policy.overload.clone().map(|overload| Arc::new(Limiter::new(overload)))),
+    })
+}
+
 /// Endpoints in the form that is balanced over. `identities` are those of the cluster, if it has TLS.
-fn endpoints(listed: &[EndpointSpec], identities: Option<&[SpiffeId]>, before: Option<&Cluster>) -> EndpointSet {
+fn endpoints(
+    listed: &[EndpointSpec],
+    identities: Option<&[SpiffeId]>,
+    feedback: &Arc<Feedback>,
+    before: Option<&Cluster>,
+) -> Vec<Arc<Endpoint>> {
     let before: HashMap<SocketAddr, &Arc<Endpoint>> = match before.map(|before| &before.endpoints) {
         Some(Endpoints::Set(set)) => set.iter().map(|endpoint| (endpoint.address, endpoint)).collect(),
         _ => HashMap::new(),
@@ -360,7 +412,10 @@ fn endpoints(listed: &[EndpointSpec], identities: Option<&[SpiffeId]>, before: O
     let link = |spec: &EndpointSpec| {
         let identity = identity(spec, identities)?;
         let before = before.get(&spec.address);
-        if let Some(endpoint) = before.filter(|endpoint| unchanged(endpoint, spec, identity.as_ref())) {
+        let same = |endpoint: &&&Arc<Endpoint>| {
+            unchanged(endpoint, spec, identity.as_ref()) && Arc::ptr_eq(&endpoint.feedback, feedback)
+        };
+        if let Some(endpoint) = before.filter(same) {
             return Some(Arc::clone(endpoint));
         }
         Some(Arc::new(Endpoint {
@@ -371,6 +426,7 @@ fn endpoints(listed: &[EndpointSpec], identities: Option<&[SpiffeId]>, before: O
             locality: spec.locality.clone(),
             priority: spec.priority,
             load: before.map(|endpoint| endpoint.load.clone()).unwrap_or_default(),
+            feedback: feedback.clone(),
         }))
     };
     listed.iter().filter_map(link).collect()

@@ -305,6 +305,9 @@ impl World {
 
     /// Makes a new snapshot if anything changed, and answers who waits.
     fn link(&mut self) {
+        if let Some(spec) = self.inbound.as_ref().and_then(|name| self.store.inbound.ready(name)) {
+            self.linker.place(&spec.place);
+        }
         let mut outbound = HashMap::with_capacity(self.wanted.len());
         let mut changed = false;
         for (name, wanted) in &self.wanted {

@@ -347,6 +347,7 @@ fn a_connection_and_a_request_need_little_memory() {
         worker: worker.clone(),
         side: side.clone(),
         http2: false,
+        source: None,
         last_authority: Mutex::default(),
     });
     let head = Err(Failure::new(crate::reason::Reason::Internal, ""));
