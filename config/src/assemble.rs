@@ -10,9 +10,10 @@ use crate::kinds::Kind;
 use crate::mesh::{Mesh, MeshSettings, ServiceName, WorkloadName};
 use crate::object::{Object, Objects};
 use crate::route::Context;
+use crate::traffic_policy::Policies;
 use crate::{
     authorization_policy, checks, endpoint_slice, extension, external_names, grpc_route, http_route, mesh_settings,
-    policies, reference_grant, service, stream_route, workload,
+    reference_grant, service, stream_route, workload,
 };
 
 /// The mesh of all objects. It is whole only if nothing was reported.
@@ -74,9 +75,11 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
         }
         Some((_, None)) => mesh.settings = MeshSettings::default(),
     }
+    let mut policies = Policies::default();
     for object in of_kind(Kind::TrafficPolicy) {
-        policies::traffic(object, &index, diagnostics);
+        policies.add(object, &index, diagnostics);
     }
+    mesh.traffic_policies = policies.ready;
     for object in of_kind(Kind::AuthorizationPolicy) {
         mesh.authorization_policies.extend(authorization_policy::ready(object, &index, diagnostics));
     }
@@ -150,7 +153,7 @@ fn check_alone(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics
         Kind::TlsRoute => drop(stream_route::ready_tls(context, diagnostics)),
         Kind::ReferenceGrant => drop(reference_grant::ready(object, index, diagnostics)),
         Kind::Mesh => drop(mesh_settings::ready(object, diagnostics)),
-        Kind::TrafficPolicy => policies::traffic(object, index, diagnostics),
+        Kind::TrafficPolicy => Policies::default().add(object, index, diagnostics),
         Kind::AuthorizationPolicy => drop(authorization_policy::ready(object, index, diagnostics)),
         Kind::FaultInjection | Kind::RateLimit | Kind::RetryPolicy => drop(extension::ready(object, diagnostics)),
     }

@@ -65,6 +65,11 @@ impl<'a> Cursor<'a> {
         Key(self)
     }
 
+    /// Whether it is a mapping or sequence without anything in it.
+    pub(crate) fn is_empty(self) -> bool {
+        self.node.items().is_empty() && self.node.entries().is_empty()
+    }
+
     pub(crate) fn place(self) -> Place {
         self.object.place(self.node.span)
     }
@@ -90,6 +95,17 @@ impl<'a> Cursor<'a> {
         help: impl Into<String>,
     ) {
         self.report(diagnostics, self.problem(code, message).help(help));
+    }
+
+    /// Warns, with the advice what to write.
+    pub(crate) fn warning(
+        self,
+        diagnostics: &mut Diagnostics,
+        code: Code,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.report(diagnostics, self.problem(code, message).help(help).warning());
     }
 
     /// The text of a string.

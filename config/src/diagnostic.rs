@@ -1,4 +1,4 @@
-//! Errors of a configuration: what, where, and what to write instead. Rendering is `render.rs`'s part.
+//! Errors and warnings of a configuration: what, where, and what to write instead. Rendering is `render.rs`'s part.
 
 use std::fmt;
 
@@ -9,13 +9,14 @@ use crate::source::{Place, Span};
 /// How many diagnostics a [`Report`] keeps; further ones are only counted.
 const MAX_DIAGNOSTICS: usize = 1_000;
 
-/// Everything that is wrong with a configuration.
+/// Everything that is wrong, or suspicious, with a configuration.
 ///
 /// `Display` prints each diagnostic with its snippet, without colours. Serializes as
-/// `{"errors": 2, "diagnostics": […]}`.
+/// `{"errors": 2, "warnings": 0, "diagnostics": […]}`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     errors: usize,
+    warnings: usize,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -30,7 +31,12 @@ impl Report {
         self.errors
     }
 
-    /// How many files have errors.
+    /// How many warnings there are: the configuration is taken, but hardly means what was wanted.
+    pub fn warning_count(&self) -> usize {
+        self.warnings
+    }
+
+    /// How many files have diagnostics.
     pub fn file_count(&self) -> usize {
         let mut files: Vec<&str> = self.diagnostics.iter().map(|diagnostic| diagnostic.file.as_str()).collect();
         files.sort_unstable();
@@ -44,7 +50,7 @@ impl Report {
             1 => "1 error".to_owned(),
             errors => format!("{errors} errors"),
         };
-        match self.diagnostics.first() {
+        match self.diagnostics.iter().find(|diagnostic| diagnostic.severity == Severity::Error) {
             Some(first) => format!("{count}: {first}"),
             None => count,
         }
@@ -86,9 +92,21 @@ pub enum Code {
     NotSupported,
 }
 
-/// One error.
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// The configuration is taken.
+    Warning,
+}
+
+/// One error or warning.
 #[derive(Debug, Clone, Serialize)]
 pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
     /// What kind of error.
     pub code: Code,
     /// The file.
@@ -139,6 +157,7 @@ impl Diagnostic {
     pub(crate) fn new(code: Code, place: Place, message: impl Into<String>) -> Self {
         let (line, column) = place.position();
         Diagnostic {
+            severity: Severity::Error,
             code,
             file: place.source.path.clone(),
             line,
@@ -149,6 +168,11 @@ impl Diagnostic {
             related: Vec::new(),
             place,
         }
+    }
+
+    pub(crate) fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
     }
 
     pub(crate) fn of(mut self, resource: impl fmt::Display) -> Self {
@@ -178,13 +202,15 @@ fn harmless(text: String) -> String {
 pub(crate) struct Diagnostics {
     found: Vec<Diagnostic>,
     omitted: usize,
+    warnings: usize,
 }
 
 impl Diagnostics {
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         if self.is_full() {
-            self.omitted += 1;
+            self.omitted += usize::from(diagnostic.severity == Severity::Error);
         } else {
+            self.warnings += usize::from(diagnostic.severity == Severity::Warning);
             self.found.push(diagnostic);
         }
     }
@@ -205,19 +231,17 @@ impl Diagnostics {
 
     /// How many errors there are so far.
     pub(crate) fn count(&self) -> usize {
-        self.found.len() + self.omitted
+        self.found.len() - self.warnings + self.omitted
     }
 
-    /// The report, sorted by the order of `files` and then by place; none if nothing was found.
-    pub(crate) fn into_report(self, files: &[std::sync::Arc<crate::source::Source>]) -> Option<Report> {
-        if self.found.is_empty() {
-            return None;
-        }
+    /// The report, sorted by the order of `files` and then by place.
+    pub(crate) fn into_report(self, files: &[std::sync::Arc<crate::source::Source>]) -> Report {
+        let errors = self.count();
         let mut diagnostics = self.found;
         let rank = |diagnostic: &Diagnostic| {
             files.iter().position(|source| std::sync::Arc::ptr_eq(source, &diagnostic.place.source))
         };
         diagnostics.sort_by_cached_key(|diagnostic| (rank(diagnostic), diagnostic.place.span));
-        Some(Report { errors: diagnostics.len() + self.omitted, diagnostics })
+        Report { errors, warnings: self.warnings, diagnostics }
     }
 }

@@ -57,7 +57,34 @@ impl Index<'_> {
         if let Some(declared) = self.services.get(name) {
             return declared.ready.as_ref();
         }
-        if self.may_exist(&name.name) || !cursor.is_placed() {
+        if cursor.is_placed()
+            && let Some((message, help)) = self.no_service(name)
+        {
+            cursor.error(diagnostics, Code::DanglingReference, message, help);
+        }
+        None
+    }
+
+    /// The service of a name, for a policy that may wait for it: that there is none is a warning.
+    pub(crate) fn service_of_policy(
+        &self,
+        cursor: Cursor<'_>,
+        name: &ServiceName,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<&Service> {
+        if let Some(declared) = self.services.get(name) {
+            return declared.ready.as_ref();
+        }
+        if let Some((message, help)) = self.no_service(name) {
+            let message = format!("the policy targets nothing: {message}");
+            cursor.warning(diagnostics, Code::DanglingReference, message, help);
+        }
+        None
+    }
+
+    /// That there is no service of a name, and what may have been meant; nothing if it may be in what could not be read.
+    fn no_service(&self, name: &ServiceName) -> Option<(String, String)> {
+        if self.may_exist(&name.name) {
             return None;
         }
         let neighbours = self.services.keys().filter(|other| other.namespace == name.namespace);
@@ -76,8 +103,7 @@ impl Index<'_> {
         };
         let message =
             format!("there is no service `{}` in the namespace `{}`", shown(&name.name), shown(&name.namespace));
-        cursor.error(diagnostics, Code::DanglingReference, message, help);
-        None
+        Some((message, help))
     }
 
     /// The port of a service; says at `cursor` that there is none.

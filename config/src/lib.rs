@@ -34,7 +34,6 @@ mod metadata;
 mod names;
 mod notices;
 mod object;
-mod policies;
 mod protocol;
 mod reference_grant;
 mod render;
@@ -47,10 +46,11 @@ mod service;
 mod source;
 mod stream_route;
 mod suggest;
+mod traffic_policy;
 mod workload;
 mod yaml;
 
-pub use diagnostic::{Code, Diagnostic, Related, Report};
+pub use diagnostic::{Code, Diagnostic, Related, Report, Severity};
 pub use mesh::Mesh;
 pub use render::Style;
 pub use schema::{KindSchema, schema};
@@ -75,6 +75,13 @@ pub use source::SourceFile;
 ///
 /// Everything that is wrong, in the order of files and lines. There is no partial result.
 pub fn load(files: &[SourceFile]) -> Result<Mesh, Report> {
+    let (mesh, report) = inspect(files);
+    mesh.ok_or(report)
+}
+
+/// Reads a whole configuration, like [`load`], and tells besides what is suspicious in one that is taken: there is no mesh
+/// exactly if the report has errors.
+pub fn inspect(files: &[SourceFile]) -> (Option<Mesh>, Report) {
     let sources: Vec<_> = files.iter().map(source::Source::new).collect();
     let mut diagnostics = diagnostic::Diagnostics::default();
     let mut objects = object::Objects::default();
@@ -87,8 +94,6 @@ pub fn load(files: &[SourceFile]) -> Result<Mesh, Report> {
         }
     }
     let mesh = assemble::mesh(&objects, complete, &mut diagnostics);
-    match diagnostics.into_report(&sources) {
-        Some(report) => Err(report),
-        None => Ok(mesh),
-    }
+    let report = diagnostics.into_report(&sources);
+    ((report.error_count() == 0).then_some(mesh), report)
 }

@@ -6,6 +6,7 @@
 mod authorization;
 mod filter;
 mod policy;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,11 @@ pub use self::authorization::{
 pub use self::filter::{BackendFilters, Filters, HeaderChanges, PathRewrite, Redirect, Rewrite, Scheme};
 pub use self::policy::{
     Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket,
+};
+pub use self::traffic::{
+    AdaptiveConcurrency, Algorithm, EndpointLimits, FailurePercentage, HashOn, HealthCheck, HealthCheckKind,
+    LatencyOutlier, LoadBalancer, LocalityPolicy, LocalityPreference, OutlierDetection, Overload, RetryBudget,
+    SlowStart, SuccessRate, TrafficLimits, TrafficPolicy, TrafficTarget,
 };
 
 /// A whole configuration, validated.
@@ -42,6 +48,8 @@ pub struct Mesh {
     pub tls_routes: Vec<TlsRoute>,
     /// `AuthorizationPolicy`s, in file order.
     pub authorization_policies: Vec<AuthorizationPolicy>,
+    /// What `TrafficPolicy`s say, by service and port; no two of them say something about the same.
+    pub traffic_policies: BTreeMap<TrafficTarget, Arc<TrafficPolicy>>,
 }
 
 /// Mesh-wide settings (kind `Mesh`).

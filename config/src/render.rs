@@ -8,7 +8,7 @@ use miette::{
     SpanContents,
 };
 
-use crate::diagnostic::{Diagnostic, Related, Report};
+use crate::diagnostic::{Diagnostic, Related, Report, Severity};
 use crate::source::{Place, Source};
 
 /// How [`Report::render`] draws.
@@ -49,12 +49,17 @@ impl Report {
             }
             out.push('\n');
         }
-        let omitted = self.error_count() - self.diagnostics().len();
+        let omitted = (self.error_count() + self.warning_count()).saturating_sub(self.diagnostics().len());
         if omitted > 0 {
             out.push_str(&format!("and {omitted} more, not shown\n"));
         }
         let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-        out.push_str(&format!("{} in {}\n", plural(self.error_count(), "error"), plural(self.file_count(), "file")));
+        let counts = match (self.error_count(), self.warning_count()) {
+            (errors, 0) => plural(errors, "error"),
+            (0, warnings) => plural(warnings, "warning"),
+            (errors, warnings) => format!("{} and {}", plural(errors, "error"), plural(warnings, "warning")),
+        };
+        out.push_str(&format!("{counts} in {}\n", plural(self.file_count(), "file")));
         out
     }
 }
@@ -111,6 +116,13 @@ impl fmt::Display for Drawn<'_> {
 impl std::error::Error for Drawn<'_> {}
 
 impl miette::Diagnostic for Drawn<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.diagnostic.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
     fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
         self.diagnostic.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }

@@ -12,6 +12,7 @@ mod filters;
 mod inbound;
 mod outbound;
 mod overrides;
+mod policy;
 mod precedence;
 mod retries;
 mod route;

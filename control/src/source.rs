@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use malla_config::mesh::Mesh;
-use malla_config::{Report, SourceFile};
+use malla_config::{Report, Severity, SourceFile};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::compile::compile;
@@ -227,7 +227,11 @@ impl Refusal {
 fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resources, Refusal> {
     let compiled = || {
         let content = content.map_err(Refusal::Unread)?;
-        let mesh = malla_config::load(&content.files).map_err(Refusal::Invalid)?;
+        let (mesh, report) = malla_config::inspect(&content.files);
+        for warning in report.diagnostics().iter().filter(|found| found.severity == Severity::Warning) {
+            tracing::warn!(%warning, "the configuration is taken, but this hardly means what was wanted");
+        }
+        let mesh = mesh.ok_or(Refusal::Invalid(report))?;
         render(mesh, trust_bundle).map_err(Refusal::Uncompiled)
     };
     // A defect in reading or compiling must not take down what serves.

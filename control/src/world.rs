@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use malla_config::mesh::{AppProtocol, EndpointSource, Mesh, MtlsMode, Sidecar, TargetPort, Workload, WorkloadName};
+use malla_config::mesh::{
+    AppProtocol, EndpointSource, Mesh, MtlsMode, Sidecar, TargetPort, TrafficPolicy, Workload, WorkloadName,
+};
 use malla_xds::identity::InvalidSpiffeId;
 
 use endpoint::Candidates;
@@ -42,6 +44,8 @@ pub(crate) struct ResolvedPort {
     pub protocol: AppProtocol,
     /// What is behind it.
     pub upstream: Upstream,
+    /// How the traffic to it is balanced, limited and watched.
+    pub policy: Arc<TrafficPolicy>,
 }
 
 /// What is behind a service port.
@@ -102,7 +106,8 @@ impl World {
                         Upstream::Dns { host: host.clone(), port: target }
                     }
                 };
-                ports.insert(name, ResolvedPort { protocol: port.protocol, upstream });
+                let policy = mesh.traffic_policy(&service.name, port.port);
+                ports.insert(name, ResolvedPort { protocol: port.protocol, upstream, policy });
             }
         }
         let serving = serving::resolve(&mesh, &ports);

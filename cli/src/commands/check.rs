@@ -8,30 +8,33 @@ use serde_json::json;
 use crate::arguments::{CheckArguments, OutputFormat};
 use crate::output::{self, Paint};
 
-/// Prints every diagnostic, or what the files hold. Exit code 1 if there is any.
+/// Prints every error and warning, and what the files hold if there is no error. Exit code 1 if there is.
 ///
 /// # Errors
 /// The files cannot be read, or standard output is gone.
 pub(crate) fn run(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<ExitCode> {
     let files = malla_control::source::read(&arguments.path)?;
-    let (result, code) = match malla_config::load(&files) {
-        Ok(mesh) => (Ok(mesh), ExitCode::SUCCESS),
-        Err(report) => (Err(report), ExitCode::FAILURE),
-    };
-    match (arguments.output.format, result) {
-        (OutputFormat::Json, Ok(mesh)) => {
-            output::print_json(&json!({"errors": 0, "diagnostics": [], "notices": mesh.notices()}))?;
+    let (mesh, report) = malla_config::inspect(&files);
+    let notices = mesh.as_ref().map(Mesh::notices).unwrap_or_default();
+    match arguments.output.format {
+        OutputFormat::Json => {
+            let mut value = serde_json::to_value(&report)?;
+            value["notices"] = json!(notices);
+            output::print_json(&value)?;
         }
-        (OutputFormat::Json, Err(report)) => output::print_json(&report)?,
-        (OutputFormat::Table, Ok(mesh)) => {
-            output::print(format!("{} {}", paint.good("No errors:"), contents(files.len(), &mesh)))?;
-            for notice in mesh.notices() {
+        OutputFormat::Table => {
+            if !report.diagnostics().is_empty() {
+                output::print(report.render(paint.report_style()).trim_end())?;
+            }
+            if let Some(mesh) = &mesh {
+                output::print(format!("{} {}", paint.good("No errors:"), contents(files.len(), mesh)))?;
+            }
+            for notice in notices {
                 output::print(format!("{} {notice}", paint.bad("Warning:")))?;
             }
         }
-        (OutputFormat::Table, Err(report)) => output::print(report.render(paint.report_style()).trim_end())?,
     }
-    Ok(code)
+    Ok(if mesh.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// `3 files with 12 services, 10 workloads, 2 routes`.

@@ -8,7 +8,7 @@ mod fault_injection;
 mod mesh;
 mod rate_limit;
 mod retry_policy;
-mod traffic_policy;
+pub mod traffic_policy;
 mod workload;
 
 pub use authorization_policy::{
@@ -19,8 +19,5 @@ pub use fault_injection::{FaultAbort, FaultDelay, FaultInjection, FaultInjection
 pub use mesh::{DefaultAuthorization, Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
 pub use rate_limit::{ClientLimit, HeaderLimits, RateLimit, RateLimitSpec, ValueLimit};
 pub use retry_policy::{GrpcStatus, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
-pub use traffic_policy::{
-    Algorithm, Balancing, ConsistentHash, HealthCheck, Limits, OutlierDetection, PolicyTarget, RetryBudget,
-    TrafficPolicy, TrafficPolicySpec,
-};
+pub use traffic_policy::{PolicyTarget, TrafficPolicy, TrafficPolicySpec};
 pub use workload::{Locality, Sidecar, SidecarMode, Workload, WorkloadMtls, WorkloadSpec};

@@ -4,6 +4,7 @@ mod filters;
 mod resources;
 mod routes;
 mod shape;
+mod traffic_policy;
 
 use malla_config::{Code, Diagnostic, SourceFile, load};
 

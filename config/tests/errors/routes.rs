@@ -231,17 +231,6 @@ fn what_is_not_supported_yet() {
     };
     expect(
         &policy(
-            "TrafficPolicy",
-            "  targetRefs: [{group: '', kind: Service, name: crat}]\n  balancing: {algorithm: consistentHash}\n",
-        ),
-        &[
-            (NotSupported, (2, 7), "TrafficPolicy shop/p", "TrafficPolicy is not supported yet", "keep it out"),
-            (Code::DanglingReference, (5, 49), "TrafficPolicy shop/p", "`crat`", "`cart`"),
-            (Code::MissingField, (6, 14), "TrafficPolicy shop/p", "something to hash", "consistentHash"),
-        ],
-    );
-    expect(
-        &policy(
             "AuthorizationPolicy",
             "  action: Allow\n  rules: [{from: [{identities: [web]}], to: [{methods: [get]}]}]\n",
         ),

@@ -5,11 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use malla_config::mesh::AppProtocol;
-use malla_xds::envoy::cluster::circuit_breakers::{Thresholds, thresholds::RetryBudget};
+use malla_config::mesh::{AppProtocol, TrafficPolicy};
+use malla_xds::envoy::cluster::Cluster;
 use malla_xds::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
-use malla_xds::envoy::cluster::load_balancing_policy::Policy;
-use malla_xds::envoy::cluster::{CircuitBreakers, Cluster, LoadBalancingPolicy};
 use malla_xds::envoy::endpoint::{
     ClusterLoadAssignment, Endpoint as Host, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
@@ -17,29 +15,24 @@ use malla_xds::envoy::http_protocol_options::HttpProtocolOptions;
 use malla_xds::envoy::http_protocol_options::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
-use malla_xds::envoy::{core, pack_any, protobuf, round_robin, types};
-use malla_xds::{Resource, ResourceType, names};
+use malla_xds::envoy::{core, pack_any, protobuf};
+use malla_xds::{Resource, ResourceType};
 
 use super::endpoints::load_assignment;
 use super::filters::{duration, host_and_port, number, over_ads, socket_address};
-use super::tls;
-use crate::world::Endpoint;
+use super::{policy, tls};
+use crate::world::{Endpoint, ResolvedPort};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const MAX_CONNECTIONS: u32 = 1_024;
-const MAX_PENDING_REQUESTS: u32 = 1_024;
-const MAX_REQUESTS: u32 = 10_000;
-const RETRY_BUDGET_PERCENT: f64 = 20.0;
-const RETRY_BUDGET_MINIMUM: u32 = 3;
 
 /// The cluster of a service port, its endpoints told apart from it (EDS). The identities are those of all endpoints, ready
 /// or not: so that it does not change with each that comes and goes.
-pub(super) fn of_endpoints(name: &str, server_name: String, protocol: AppProtocol, endpoints: &[Endpoint]) -> Resource {
+pub(super) fn of_endpoints(name: &str, server_name: String, port: &ResolvedPort, endpoints: &[Endpoint]) -> Resource {
     let eds = EdsClusterConfig { eds_config: Some(over_ads()), service_name: name.to_owned() };
     rendered(Cluster {
         eds_cluster_config: Some(eds),
         transport_socket: mesh_tls(server_name, endpoints),
-        ..outbound(name, DiscoveryType::Eds, protocol)
+        ..outbound(name, DiscoveryType::Eds, port.protocol, &port.policy)
     })
 }
 
@@ -48,15 +41,15 @@ pub(super) fn of_one(name: &str, server_name: String, protocol: AppProtocol, end
     rendered(Cluster {
         load_assignment: Some(load_assignment(name, [endpoint])),
         transport_socket: mesh_tls(server_name, std::slice::from_ref(endpoint)),
-        ..outbound(name, DiscoveryType::Static, protocol)
+        ..outbound(name, DiscoveryType::Static, protocol, &TrafficPolicy::default())
     })
 }
 
 /// The cluster of a DNS name outside the mesh: plaintext, as the client speaks.
-pub(super) fn of_dns_name(name: &str, host: &Arc<str>, port: u16, protocol: AppProtocol) -> Resource {
+pub(super) fn of_dns_name(name: &str, host: &Arc<str>, target: u16, port: &ResolvedPort) -> Resource {
     rendered(Cluster {
-        load_assignment: Some(one_host(name, host_and_port(host.to_string(), port))),
-        ..outbound(name, DiscoveryType::LogicalDns, protocol)
+        load_assignment: Some(one_host(name, host_and_port(host.to_string(), target))),
+        ..outbound(name, DiscoveryType::LogicalDns, port.protocol, &port.policy)
     })
 }
 
@@ -100,26 +93,11 @@ fn one_host(cluster: &str, address: core::Address) -> ClusterLoadAssignment {
     }
 }
 
-/// What all clusters of other workloads share: balancing and limits.
-fn outbound(name: &str, kind: DiscoveryType, protocol: AppProtocol) -> Cluster {
-    let limits = Thresholds {
-        priority: core::RoutingPriority::Default.into(),
-        max_connections: number(MAX_CONNECTIONS),
-        max_pending_requests: number(MAX_PENDING_REQUESTS),
-        max_requests: number(MAX_REQUESTS),
-        retry_budget: Some(RetryBudget {
-            budget_percent: Some(types::Percent { value: RETRY_BUDGET_PERCENT }),
-            min_retry_concurrency: number(RETRY_BUDGET_MINIMUM),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    Cluster {
-        lb_policy: LbPolicy::RoundRobin.into(),
-        load_balancing_policy: Some(balancing()),
-        circuit_breakers: Some(CircuitBreakers { thresholds: vec![limits], ..Default::default() }),
-        ..plain(name, kind, protocol)
-    }
+/// What all clusters of other workloads share: what the policy says.
+fn outbound(name: &str, kind: DiscoveryType, protocol: AppProtocol, policy: &TrafficPolicy) -> Cluster {
+    let mut cluster = plain(name, kind, protocol);
+    policy::apply(policy, kind, &mut cluster);
+    cluster
 }
 
 fn plain(name: &str, kind: DiscoveryType, protocol: AppProtocol) -> Cluster {
@@ -132,19 +110,8 @@ fn plain(name: &str, kind: DiscoveryType, protocol: AppProtocol) -> Cluster {
     }
 }
 
-/// Malla's own policy first, for those who know it; the rest skip to round robin.
-fn balancing() -> LoadBalancingPolicy {
-    let policy = |name: &str, config| Policy {
-        typed_extension_config: Some(core::TypedExtensionConfig { name: name.to_owned(), typed_config: Some(config) }),
-    };
-    let peak_ewma = protobuf::Any { type_url: names::PEAK_EWMA.into(), ..Default::default() };
-    LoadBalancingPolicy {
-        policies: vec![
-            policy("peak_ewma", peak_ewma),
-            policy("round_robin", pack_any(round_robin::RoundRobin::default())),
-        ],
-    }
-}
+/// Key of the HTTP options of a cluster.
+pub(super) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// The HTTP version that the application speaks; nothing where it is as received.
 fn http_version(protocol: AppProtocol) -> std::collections::HashMap<String, protobuf::Any> {
@@ -160,5 +127,5 @@ fn http_version(protocol: AppProtocol) -> std::collections::HashMap<String, prot
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
         ..Default::default()
     };
-    [("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), pack_any(options))].into()
+    [(HTTP_OPTIONS.to_owned(), pack_any(options))].into()
 }

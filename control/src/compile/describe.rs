@@ -120,8 +120,11 @@ fn cluster(cluster: &Cluster) -> String {
     }
     for any in cluster.typed_extension_protocol_options.values() {
         let options: HttpProtocolOptions = unpack(any);
+        if let Some(idle) = options.common_http_protocol_options.and_then(|common| common.idle_timeout) {
+            text += &format!(" idle {}", seconds(&idle));
+        }
         let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = options.upstream_protocol_options else {
-            panic!("is explicit")
+            continue;
         };
         text += match explicit.protocol_config {
             Some(ProtocolConfig::HttpProtocolOptions(_)) => " http1",

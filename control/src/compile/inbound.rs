@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use malla_config::mesh::{AppProtocol, MtlsMode, Sidecar, Workload, WorkloadName};
+use malla_xds::envoy::core;
 use malla_xds::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
 use malla_xds::envoy::listener::{Filter, FilterChain, FilterChainMatch, Listener};
 use malla_xds::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
+use malla_xds::resource::string_struct;
 use malla_xds::{Resource, ResourceType, names};
 
 use super::authorization::Rules;
@@ -50,8 +52,21 @@ pub(super) fn render(
         }
     }
     let name = names::inbound_listener(&workload.name);
-    let listener = Listener { name: name.clone(), filter_chains: chains, ..Default::default() };
+    let listener = Listener {
+        name: name.clone(),
+        filter_chains: chains,
+        metadata: Some(locality(workload)),
+        ..Default::default()
+    };
     resources.push(Resource::new(ResourceType::Listener, name, [], &listener));
+}
+
+/// Where the workload runs: its sidecar prefers what is near.
+fn locality(workload: &Workload) -> core::Metadata {
+    let fields =
+        [(names::METADATA_REGION, &*workload.locality.region), (names::METADATA_ZONE, &*workload.locality.zone)];
+    let fields = string_struct(fields.into_iter().filter(|(_, value)| !value.is_empty()));
+    core::Metadata { filter_metadata: [(names::METADATA.to_owned(), fields)].into(), ..Default::default() }
 }
 
 /// The server name under which a workload's port is reached by address: that of the first service port which leads there,

@@ -59,13 +59,11 @@ fn service_port(
     }
     match &port.upstream {
         Upstream::Endpoints(endpoints) => {
-            resources.push(cluster::of_endpoints(&text, name.server_name(), port.protocol, endpoints));
+            resources.push(cluster::of_endpoints(&text, name.server_name(), port, endpoints));
             let assignment = load_assignment(&text, endpoints);
             resources.push(Resource::new(ResourceType::Endpoints, text.as_str(), [], &assignment));
         }
-        Upstream::Dns { host, port: target } => {
-            resources.push(cluster::of_dns_name(&text, host, *target, port.protocol))
-        }
+        Upstream::Dns { host, port: target } => resources.push(cluster::of_dns_name(&text, host, *target, port)),
     }
 }
 

@@ -21,6 +21,7 @@ pub struct Tunnel {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Way {
     /// Connected already.
     Connected(Upstream),
