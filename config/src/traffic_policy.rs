@@ -102,7 +102,7 @@ fn target_of<'i>(
 
 /// A name outside the mesh has no endpoints to choose among.
 fn without_endpoints(spec: Cursor<'_>, service: &Service, diagnostics: &mut Diagnostics) {
-    for field in ["loadBalancer", "outlierDetection", "healthCheck"] {
+    for field in ["loadBalancer", "outlierDetection", "healthCheck", "overload"] {
         if spec.has(field) {
             let message =
                 format!("`{field}` has no effect: {} is a name outside the mesh, without endpoints", service.name);
@@ -149,7 +149,6 @@ fn policy(cursor: Cursor<'_>, spec: &TrafficPolicySpec, diagnostics: &mut Diagno
         policy.outlier_detection = self::outlier_detection(cursor.field("outlierDetection"), written, diagnostics);
     }
     if let Some(written) = health_check {
-        cursor.field("healthCheck").unsupported(diagnostics, "`healthCheck`");
         policy.health_check = self::health_check(cursor.field("healthCheck"), written, diagnostics);
     }
     if let Some(written) = overload {

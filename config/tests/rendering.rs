@@ -135,7 +135,9 @@ fn machine_readable() {
         json,
         serde_json::json!({
             "errors": 1,
+            "warnings": 0,
             "diagnostics": [{
+                "severity": "error",
                 "code": "conflict",
                 "file": "routes/cart.yaml",
                 "line": 9,

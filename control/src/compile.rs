@@ -56,6 +56,8 @@ fn owners(world: &World) -> Result<HashMap<Name, SpiffeId>, WorldError> {
 #[cfg(test)]
 mod describe;
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod precedence_tests;
 #[cfg(test)]
 mod tests;

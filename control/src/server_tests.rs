@@ -460,12 +460,17 @@ async fn a_port_that_is_taken_is_told_with_what_to_do() {
     let server = Server::start(shop(1));
     let directory = tempfile::tempdir().expect("a directory");
     let settings = ControlSettings { listen: server.control.xds_address(), ..settings(directory.path()) };
+    let configuration = directory.path().join("config");
+    std::fs::create_dir(&configuration)
+        .and_then(|()| std::fs::write(configuration.join("a.yaml"), ""))
+        .expect("writes");
     let error = Control::start(settings.clone()).expect_err("taken");
     let port = server.control.xds_address().port();
     let sentence = "is taken by another program: stop it, or choose another port with --listen";
     assert_eq!(error.to_string(), format!("port {port} of 127.0.0.1 {sentence}"));
     let free = ControlSettings { listen: "127.0.0.1:0".parse().expect("an address"), ..settings.clone() };
-    assert!(matches!(Control::start(free.clone()), Err(StartError::Source(_))), "there is no configuration");
+    let missing = ControlSettings { config: directory.path().join("missing"), ..free.clone() };
+    assert!(matches!(Control::start(missing), Err(StartError::Source(_))), "there is no configuration");
     std::fs::write(directory.path().join("file"), "").expect("writes");
     let no_state = ControlSettings { state: directory.path().join("file"), ..free };
     let error = Control::start(no_state).expect_err("no state directory").to_string();

@@ -1,5 +1,6 @@
 //! Admin pages: `/ready`, `/live`, `/metrics`, `/config`. Read-only, HTTP/1, on the main thread: a busy worker does not delay them.
 
+mod clusters;
 mod config;
 mod gauges;
 mod text;
@@ -23,6 +24,8 @@ use crate::reason::Reason;
 use crate::shared::Shared;
 use crate::subscribe::status::Connection;
 
+pub use self::clusters::CLUSTER_TABLE;
+pub(crate) use self::clusters::ClusterMetrics;
 pub use self::gauges::SIDECAR_TABLE;
 pub(crate) use self::gauges::SidecarMetrics;
 

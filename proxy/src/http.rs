@@ -36,6 +36,7 @@ use crate::reason::Reason;
 use crate::shared::Worker;
 use crate::snapshot::Cluster;
 
+pub(crate) use self::head::MALLA_HTTP;
 pub(crate) use self::head::is_dot_segment;
 pub(crate) use self::request_body::RequestBody;
 

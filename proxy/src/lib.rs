@@ -17,6 +17,7 @@ pub mod drain;
 #[cfg(test)]
 mod fake_control;
 pub mod filter;
+mod health_check;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -16,11 +16,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::admin::{self, Scope, SidecarMetrics};
+use crate::admin::{self, ClusterMetrics, Scope, SidecarMetrics};
 use crate::control::Connector;
 use crate::dial::Dialer;
 use crate::dns::Resolver;
 use crate::drain::{Drain, Drained};
+use crate::health_check;
 use crate::identity::{IdentityStore, Renewal};
 use crate::listen::{self, Listeners};
 use crate::metrics::Metrics;
@@ -108,6 +109,7 @@ impl Proxy {
             settings,
         });
         shared.metrics.register(Box::new(SidecarMetrics::new(&shared)));
+        shared.metrics.register(Box::new(ClusterMetrics { directory: shared.directory.clone() }));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let (stop, stopping) = oneshot::channel();
         let (stopped_sender, stopped) = oneshot::channel();
@@ -205,6 +207,7 @@ async fn supervise(
     let mut tasks = JoinSet::new();
     tasks.spawn(shared.directory.clone().follow(asks, settings, Subject::Sidecar, connector.clone(), identity.clone()));
     tasks.spawn(Renewal::new(identity.clone(), connector, settings).run());
+    tasks.spawn(health_check::run(shared.clone()));
     tasks.spawn(admin::serve(sockets.admin, Scope::Everything, shared.clone()));
     tasks.spawn(admin::serve(sockets.health, Scope::Health, shared.clone()));
     tasks.spawn(sockets.listeners.accept(shared.clone(), workers));

@@ -6,7 +6,7 @@
 
 mod weighted;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -27,6 +27,33 @@ pub struct Snapshot {
     pub outbound: HashMap<Name, Destination>,
     /// This workload's own ports; `None` until the control server has answered.
     pub inbound: Option<Arc<Inbound>>,
+}
+
+impl Snapshot {
+    /// Every cluster that a destination or a port of this workload leads to, by name.
+    pub fn clusters(&self) -> BTreeMap<Name, Arc<Cluster>> {
+        let mut clusters = BTreeMap::new();
+        let mut add = |cluster: &Arc<Cluster>| {
+            clusters.insert(cluster.name.clone(), cluster.clone());
+        };
+        for destination in self.outbound.values() {
+            let Outbound::Service(service) = &*destination.outbound else { continue };
+            let hosts = service.http.iter().flat_map(|http| &http.virtual_hosts);
+            for route in hosts.flat_map(|host| &host.routes) {
+                if let RouteAction::Forward(weighted) = &route.action {
+                    weighted.clusters.iter().for_each(|(cluster, _)| add(cluster));
+                }
+            }
+            let streams = service.tcp.iter().chain(service.sni.iter().map(|(_, tcp)| tcp));
+            for weighted in streams.filter_map(|tcp| tcp.clusters.as_ref()) {
+                weighted.clusters.iter().for_each(|(cluster, _)| add(cluster));
+            }
+        }
+        for port in self.inbound.iter().flat_map(|inbound| &inbound.ports) {
+            add(&port.upstream);
+        }
+        clusters
+    }
 }
 
 /// What is known of a destination, and whether anybody still asks for it.

@@ -218,12 +218,14 @@ fn a_sidecar_without_descriptors_waits_and_goes_on() {
     web.wait_ready();
     let stranger = mesh.stranger("stranger");
     let holding = peer(&stranger, &format!("hold {}:8080 400", web.ipv4()), "holding");
-    let none_left = [("direction", "inbound"), ("reason", "overloaded")];
-    web.wait_metric("malla_connections_refused_total", &none_left, 2.0);
+    wait::until("the sidecar to run out of descriptors", Duration::from_secs(20), || {
+        web.sidecar().stderr().contains("no connection can be accepted at this moment").then_some(())
+    });
     holding.kill();
     wait::until("requests to be served again", Duration::from_secs(20), || {
         client.exec(&["curl", "-sSf", "--max-time", "5", "http://web.shop/"]).status.success().then_some(())
     });
+    web.wait_metric("malla_connections_refused_total", &[("direction", "inbound"), ("reason", "overloaded")], 1.0);
     assert!(!web.sidecar().stderr().contains("panicked"), "{}", web.sidecar().tail());
 }
 

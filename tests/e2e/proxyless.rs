@@ -38,6 +38,24 @@ fn route(one: u32, two: u32) -> String {
     )
 }
 
+/// What a policy can say: a client must take it all, and skip what it does not know.
+const POLICIES: [&str; 7] = [
+    "loadBalancer: {algorithm: leastRequest, slowStart: {window: 10s}}",
+    "loadBalancer: {algorithm: random, panicThresholdPercent: 0}",
+    "loadBalancer: {algorithm: ringHash, hash: [{header: x-user}, {sourceAddress: true}], boundedLoadPercent: 150}",
+    "loadBalancer: {algorithm: maglev, hash: [{cookie: id}]}",
+    "outlierDetection: {successRate: {}, failurePercentage: {}, latency: {}}",
+    "limits: {maxRequests: 500, perEndpoint: {maxRequests: 100}}\n  timeouts: {connect: 2s, idle: 5m}\n  healthCheck: {grpc: {}}",
+    "overload: {adaptiveConcurrency: {}}\n  loadBalancer: {algorithm: roundRobin, locality: {preference: none}}",
+];
+
+fn policy(spec: &str) -> String {
+    format!(
+        "apiVersion: malla.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: echo, namespace: shop}}\nspec:\n  \
+         targetRefs: [{{group: '', kind: Service, name: echo}}]\n  {spec}\n"
+    )
+}
+
 #[test]
 fn a_stock_grpc_client_balances_and_follows_weights() {
     let mut mesh = Mesh::new();
@@ -71,6 +89,15 @@ fn a_stock_grpc_client_balances_and_follows_weights() {
     mesh.write("route.yaml", &route(0, 1));
     load.wait_only(&["two-1"]);
     mesh.remove("route.yaml");
+    load.wait_only(&["echo-1", "echo-2"]);
+
+    let responses = || malla_tests::metrics::sum(&mesh.admin("/metrics"), "malla_control_responses_total", &[]);
+    for spec in POLICIES {
+        let before = responses();
+        mesh.write("policy.yaml", &policy(spec));
+        let pushed = || (responses() > before).then_some(());
+        wait::until("the policy to be pushed", Duration::from_secs(10), pushed);
+    }
     load.wait_only(&["echo-1", "echo-2"]);
 
     let account = load.account();

@@ -127,6 +127,11 @@ fn endpoints_come_and_go() {
 #[test]
 fn one_of_two_replicas_is_drained_and_restarted() {
     let (mesh, client, mut servers) = mesh_of(&["web"], &["web-1", "web-2"]);
+    // A replica that refuses connections is ejected; here it may come back soon.
+    let policy = "apiVersion: malla.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: web, namespace: shop}\nspec:\n  \
+                  targetRefs: [{group: '', kind: Service, name: web}]\n  \
+                  outlierDetection: {baseEjectionTime: 1s, maxEjectionTime: 1s}\n";
+    mesh.write("policies/web.yaml", policy);
     let loads = Loads::start(&client, "http://web.shop/");
     for _ in 0..2 {
         loads.each(|load| load.wait_backend("web-2", 20));

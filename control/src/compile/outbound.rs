@@ -11,6 +11,7 @@ use malla_xds::{Name, Resource, ResourceType, names};
 
 use super::attached::{Attachments, Routes};
 use super::endpoints::load_assignment;
+use super::policy::Hashing;
 use super::split::Split;
 use super::{cluster, filters, inbound, overrides, route};
 use crate::world::{ResolvedPort, ServicePortName, Upstream, World, WorldError, of_workload};
@@ -22,11 +23,13 @@ pub(super) fn render(world: &World, resources: &mut Vec<Resource>) -> Result<(),
         aliases.entry(name).or_default().push(names::original_destination(*address).into());
     }
     let attachments = Attachments::new(&world.mesh);
+    let hashing = Hashing::new(world);
     for (name, port) in &world.ports {
         service_port(
             name,
             port,
             &attachments.to(name, port.protocol),
+            &hashing,
             aliases.remove(name).unwrap_or_default(),
             resources,
         );
@@ -38,6 +41,7 @@ fn service_port(
     name: &ServicePortName,
     port: &ResolvedPort,
     routes: &Routes<'_>,
+    hashing: &Hashing,
     aliases: Vec<Name>,
     resources: &mut Vec<Resource>,
 ) {
@@ -55,7 +59,7 @@ fn service_port(
     };
     resources.push(Resource::new(ResourceType::Listener, text.as_str(), aliases, &listener));
     if carries.requests() {
-        resources.push(route::configuration(&text, &routes.http));
+        resources.push(route::configuration(&text, &routes.http, hashing));
     }
     match &port.upstream {
         Upstream::Endpoints(endpoints) => {
@@ -84,7 +88,7 @@ fn workload_ports(world: &World, resources: &mut Vec<Resource>) -> Result<(), Wo
         let alias = names::original_destination(*address).into();
         resources.push(Resource::new(ResourceType::Listener, text.as_str(), [alias], &listener));
         if carries.requests() {
-            resources.push(route::configuration(&text, &[]));
+            resources.push(route::configuration(&text, &[], &Hashing::default()));
         }
         let server_name = inbound::server_name(name, address.port(), ports);
         let endpoint = of_workload(&world.mesh, workload, address.port())?;

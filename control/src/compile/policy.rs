@@ -1,5 +1,6 @@
 //! A traffic policy → the fields of a cluster. What Envoy's types have no field for goes into metadata of our own.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use malla_config::mesh::{
@@ -21,13 +22,16 @@ use malla_xds::envoy::maglev::Maglev;
 use malla_xds::envoy::random::Random;
 use malla_xds::envoy::ring_hash::{RingHash, ring_hash::HashFunction};
 use malla_xds::envoy::round_robin::RoundRobin;
-use malla_xds::envoy::route::route_action::{HashPolicy, hash_policy};
+use malla_xds::envoy::route::RouteConfiguration;
+use malla_xds::envoy::route::route::Action;
+use malla_xds::envoy::route::route_action::{ClusterSpecifier, HashPolicy, hash_policy};
 use malla_xds::envoy::{core, pack_any, protobuf, types};
 use malla_xds::policy::{self, ClusterPolicy, PeakEwma};
 use prost::Message;
 
 use super::cluster::HTTP_OPTIONS;
 use super::filters::{duration, number};
+use crate::world::World;
 
 /// Envoy's default too: said only where it is another.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -136,8 +140,36 @@ fn balancing(policy: &TrafficPolicy) -> LoadBalancingPolicy {
     LoadBalancingPolicy { policies: policies.into_iter().map(policy).collect() }
 }
 
+/// The clusters that hash, with what they hash.
+#[derive(Debug, Default)]
+pub(super) struct Hashing(HashMap<String, Vec<HashPolicy>>);
+
+impl Hashing {
+    pub(super) fn new(world: &World) -> Self {
+        let hashing =
+            world.ports.iter().map(|(name, port)| (name, hash_policies(&port.policy.load_balancer.algorithm)));
+        Hashing(hashing.filter(|(_, on)| !on.is_empty()).map(|(name, on)| (name.to_string(), on)).collect())
+    }
+
+    /// Says it in the routes to them too: gRPC reads it there, the sidecar in the cluster.
+    pub(super) fn tell(&self, routes: &mut RouteConfiguration) {
+        let routes = routes.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes);
+        for route in routes {
+            let Some(Action::Route(action)) = &mut route.action else { continue };
+            let first = match &action.cluster_specifier {
+                Some(ClusterSpecifier::Cluster(name)) => Some(name),
+                Some(ClusterSpecifier::WeightedClusters(split)) => split.clusters.first().map(|cluster| &cluster.name),
+                _ => None,
+            };
+            if let Some(on) = first.and_then(|name| self.0.get(name)) {
+                action.hash_policy.clone_from(on);
+            }
+        }
+    }
+}
+
 /// What is hashed: the first thing that a request has.
-pub(super) fn hash_policies(algorithm: &Algorithm) -> Vec<HashPolicy> {
+fn hash_policies(algorithm: &Algorithm) -> Vec<HashPolicy> {
     use hash_policy::{ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter};
     let policy = |on: &HashOn| HashPolicy {
         terminal: true,

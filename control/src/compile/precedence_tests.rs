@@ -70,7 +70,7 @@ proptest! {
     #[test]
     fn the_rendered_routes_choose_as_gateway_api_says(routes in routes(), requests in vec(request(), 20)) {
         let attached: Vec<&HttpRoute> = routes.iter().collect();
-        let rendered: RouteConfiguration = decode(configuration("cart.shop:80", &attached).body);
+        let rendered: RouteConfiguration = decode(configuration("cart.shop:80", &attached, &super::policy::Hashing::default()).body);
         for request in requests {
             prop_assert_eq!(chosen_by_xds(&rendered, &request), chosen_by_gateway_api(&routes, &request), "{:?}", request);
         }

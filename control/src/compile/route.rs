@@ -19,13 +19,15 @@ use malla_xds::envoy::route::{
 use malla_xds::{Resource, ResourceType};
 
 use super::filters::{duration, number};
+use super::policy::Hashing;
 use super::precedence::{self, Candidate};
 use super::split::{Share, Split};
 use super::{overrides, retries, route_filters};
 
-/// The routes of a destination: those that are attached, or all to the destination itself where none is.
-pub(super) fn configuration(name: &str, attached: &[&HttpRoute]) -> Resource {
-    let message = if attached.is_empty() {
+/// The routes of a destination: those that are attached, or all to the destination itself where none is. `hashing` are the clusters
+/// that hash.
+pub(super) fn configuration(name: &str, attached: &[&HttpRoute], hashing: &Hashing) -> Resource {
+    let mut message = if attached.is_empty() {
         to_cluster(name, name)
     } else {
         RouteConfiguration {
@@ -36,6 +38,7 @@ pub(super) fn configuration(name: &str, attached: &[&HttpRoute]) -> Resource {
             ..Default::default()
         }
     };
+    hashing.tell(&mut message);
     Resource::new(ResourceType::Route, name, [], &message)
 }
 

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde::Serialize;
 
 use crate::authorize::{Action, Authorization, Enforcement, RuleSet};
+use crate::balance::Cause;
 use crate::shared::Shared;
 use crate::snapshot::{
     Cluster, Endpoints, HttpRoutes, Outbound, OutboundService, PathMatch, Plaintext, Protocol, Route, RouteAction,
@@ -111,6 +112,12 @@ pub(super) struct ClusterView {
     pub(super) http: &'static str,
     pub(super) requests: u32,
     pub(super) connections: u32,
+    pub(super) algorithm: &'static str,
+    /// Whether endpoints are ejected for their answers.
+    pub(super) outlier_detection: bool,
+    pub(super) ejections: u64,
+    /// Requests in flight that the adaptive limit permits.
+    pub(super) concurrency_limit: Option<u64>,
     pub(super) endpoints: EndpointsView,
 }
 
@@ -130,6 +137,7 @@ pub(super) struct EndpointView {
     pub(super) weight: u32,
     pub(super) priority: u32,
     pub(super) zone: String,
+    pub(super) standing: &'static str,
     pub(super) live: u32,
     pub(super) latency_ms: f64,
     pub(super) paused: bool,
@@ -327,6 +335,10 @@ fn view(cluster: &Cluster) -> ClusterView {
         },
         requests: cluster.usage.requests(),
         connections: cluster.usage.connections(),
+        algorithm: cluster.policy.algorithm.word(),
+        outlier_detection: cluster.feedback.outliers.is_some(),
+        ejections: Cause::ALL.iter().map(|cause| cluster.feedback.watch.ejections(*cause)).sum(),
+        concurrency_limit: cluster.feedback.limiter.as_ref().map(|limiter| limiter.limit() as u64),
         endpoints: match &cluster.endpoints {
             Endpoints::Dns { host, port } => EndpointsView::Dns(format!("{host}:{port}")),
             Endpoints::OriginalDst => EndpointsView::OriginalDestination,
@@ -340,6 +352,7 @@ fn view(cluster: &Cluster) -> ClusterView {
                         weight: endpoint.weight,
                         priority: endpoint.priority,
                         zone: endpoint.locality.1.to_string(),
+                        standing: endpoint.load.standing(now).word(),
                         live: endpoint.load.live(),
                         latency_ms: (endpoint.load.latency(now).as_secs_f64() * 1e6).round() / 1e3,
                         paused: endpoint.load.paused(now),

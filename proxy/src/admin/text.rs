@@ -130,11 +130,15 @@ fn cluster(page: &mut String, cluster: &ClusterView) -> std::fmt::Result {
 fn endpoint(page: &mut String, endpoint: &EndpointView) -> std::fmt::Result {
     let identity = endpoint.identity.as_deref().unwrap_or("without a sidecar");
     let paused = if endpoint.paused { ", paused after a failure" } else { "" };
+    let standing = match endpoint.standing {
+        "available" => String::new(),
+        word => format!(", {}", word.replace('_', " ")),
+    };
     let priority = if endpoint.priority == 0 { String::new() } else { format!(", priority {}", endpoint.priority) };
     let weight = if endpoint.weight == 1 { String::new() } else { format!(", weight {}", endpoint.weight) };
     writeln!(
         page,
-        "    {}  {}  {identity}  {} live, {} ms{weight}{priority}{paused}",
+        "    {}  {}  {identity}  {} live, {} ms{weight}{priority}{standing}{paused}",
         endpoint.address, endpoint.workload, endpoint.live, endpoint.latency_ms
     )
 }

@@ -55,7 +55,7 @@ pub fn choose<'s>(
 impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
     /// Everybody is well: the tiers in their order.
     fn plainly(&mut self) -> Option<&'s Arc<Endpoint>> {
-        (0..self.set.tiers.len()).find_map(|tier| self.of_tier(tier, false))
+        (0..self.set.tiers.len()).find_map(|tier| self.of_tier(tier, None))
     }
 
     /// The tier whose turn it is, then the others in their order.
@@ -69,10 +69,10 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
         };
         let first = plan.tier(ticket);
         let others = (0..self.set.tiers.len()).filter(|tier| *tier != first);
-        std::iter::once(first).chain(others).find_map(|tier| self.of_tier(tier, plan.believes(tier)))
+        std::iter::once(first).chain(others).find_map(|tier| self.of_tier(tier, plan.best(tier)))
     }
 
-    fn of_tier(&mut self, tier: usize, by_health: bool) -> Option<&'s Arc<Endpoint>> {
+    fn of_tier(&mut self, tier: usize, by_health: Option<u32>) -> Option<&'s Arc<Endpoint>> {
         let tier = self.set.tiers.get(tier)?;
         if let [only] = tier.groups.as_slice() {
             return self.of_group(only, by_health);
@@ -82,7 +82,7 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
         groups.into_iter().find_map(|group| self.of_group(group, by_health))
     }
 
-    fn of_group(&mut self, group: &'s Group, by_health: bool) -> Option<&'s Arc<Endpoint>> {
+    fn of_group(&mut self, group: &'s Group, by_health: Option<u32>) -> Option<&'s Arc<Endpoint>> {
         let chosen = match (&group.method, self.wish.key) {
             (Method::PeakEwma, _) => self.better(group, by_health, 2, |choice, endpoint| choice.cost(group, endpoint)),
             (Method::LeastRequest(choices), _) => {
@@ -113,7 +113,7 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
         // The draws met the same endpoint, or ones that cannot serve: few are left, look at all of them.
         chosen.or_else(|| {
             let whole = |endpoint: &&Arc<Endpoint>| {
-                self.usable(endpoint) && (!by_health || self.set.percent(endpoint, self.now) >= 100)
+                self.usable(endpoint) && by_health.is_none_or(|best| self.set.percent(endpoint, self.now) >= best)
             };
             let cheaper = |a: &&Arc<Endpoint>, b: &&Arc<Endpoint>| self.cost(group, a).total_cmp(&self.cost(group, b));
             self.set.of(&group.range).iter().filter(whole).min_by(cheaper)
@@ -124,7 +124,7 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
     fn better(
         &mut self,
         group: &'s Group,
-        by_health: bool,
+        by_health: Option<u32>,
         choices: usize,
         cost: impl Fn(&Self, &Endpoint) -> f64,
     ) -> Option<&'s Arc<Endpoint>> {
@@ -181,19 +181,18 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
         self.permitted(endpoint) && !endpoint.load.paused(self.now)
     }
 
-    /// Whether it takes this one: those that get less than their share decline the rest.
-    fn takes(&mut self, endpoint: &Endpoint, by_health: bool) -> bool {
+    /// Whether it takes this one: those that get less than the `best` of the tier decline the rest.
+    fn takes(&mut self, endpoint: &Endpoint, by_health: Option<u32>) -> bool {
         self.usable(endpoint)
-            && (!by_health
-                || match self.set.percent(endpoint, self.now) {
-                    0 => false,
-                    100.. => true,
-                    percent => (self.random)(100) < u64::from(percent),
-                })
+            && by_health.is_none_or(|best| match self.set.percent(endpoint, self.now) {
+                0 => false,
+                percent if percent >= best => true,
+                percent => (self.random)(u64::from(best)) < u64::from(percent),
+            })
     }
 
     /// The same, within the bound on the load of those that hold many keys.
-    fn takes_key(&mut self, group: &Group, endpoint: &Endpoint, by_health: bool) -> bool {
+    fn takes_key(&mut self, group: &Group, endpoint: &Endpoint, by_health: Option<u32>) -> bool {
         let bound = self.set.policy.algorithm.hashing().and_then(|hashing| hashing.bounded_load);
         let within = bound.is_none_or(|percent| {
             let endpoints = self.set.of(&group.range);

@@ -181,6 +181,11 @@ impl Health {
         self.server_errors.store(0, Relaxed);
     }
 
+    /// What its checks say; `true` if that is news.
+    pub(crate) fn checked(&self, failing: bool) -> bool {
+        self.failing_checks.swap(failing, Relaxed) != failing
+    }
+
     /// Counts for the statistics of an interval.
     pub(super) fn sample(&self, verdict: Verdict, latency: Duration) {
         let counter = if verdict == Verdict::Success { &self.succeeded } else { &self.failed };

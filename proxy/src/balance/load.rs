@@ -63,6 +63,12 @@ impl Default for Load {
 }
 
 impl Load {
+    /// The load of an endpoint that became known at a given time.
+    #[cfg(test)]
+    pub(super) fn known_since(created: Instant) -> Self {
+        Load { created, ..Load::default() }
+    }
+
     /// Requests or connections at this moment.
     pub fn live(&self) -> u32 {
         self.live.load(Relaxed)

@@ -123,6 +123,12 @@ impl Watch {
         self.changed();
     }
 
+    /// A health check was made.
+    pub(crate) fn count_check(&self, passed: bool) {
+        let counter = if passed { &self.checks_passed } else { &self.checks_failed };
+        counter.fetch_add(1, Relaxed);
+    }
+
     /// Health checks that passed, and that failed.
     pub fn checks(&self) -> (u64, u64) {
         (self.checks_passed.load(Relaxed), self.checks_failed.load(Relaxed))

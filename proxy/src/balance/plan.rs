@@ -19,8 +19,9 @@ pub(super) struct Plan {
     epoch: u64,
     /// `None`: never made.
     until: Option<Instant>,
-    /// For each tier: its share of the traffic in thousandths, and whether health is believed there.
-    tiers: Vec<(u64, bool)>,
+    /// For each tier: its share of the traffic in thousandths, and the most that an endpoint gets there of its own share, in
+    /// percent; `None` where health is not believed.
+    tiers: Vec<(u64, Option<u32>)>,
 }
 
 impl Plan {
@@ -31,7 +32,8 @@ impl Plan {
     pub(super) fn new(set: &EndpointSet, now: Instant) -> Plan {
         let epoch = set.watch.epoch();
         let mut all_well = true;
-        let healthy: Vec<f64> = set.tiers.iter().map(|tier| healthy(set, tier, now, &mut all_well)).collect();
+        let (healthy, best): (Vec<f64>, Vec<u32>) =
+            set.tiers.iter().map(|tier| healthy(set, tier, now, &mut all_well)).unzip();
         if all_well {
             set.watch.calm(epoch);
         }
@@ -40,11 +42,11 @@ impl Plan {
         let together: f64 = bears.iter().sum();
         let panics = |healthy: f64| together < 1.0 && healthy * 100.0 < f64::from(set.policy.panic_threshold);
         let mut left = 1.0;
-        let mut tiers: Vec<(u64, bool)> = Vec::with_capacity(healthy.len());
-        for (bears, healthy) in bears.iter().zip(&healthy) {
+        let mut tiers = Vec::with_capacity(healthy.len());
+        for (bears, (healthy, best)) in bears.iter().zip(healthy.iter().zip(best)) {
             let share = if together < 1.0 { bears / together.max(f64::MIN_POSITIVE) } else { bears.min(left) };
             left -= share;
-            tiers.push(((share * 1000.0).round() as u64, !panics(*healthy)));
+            tiers.push(((share * 1000.0).round() as u64, (!panics(*healthy)).then_some(best.max(1))));
         }
         if together == 0.0
             && let Some((share, _)) = tiers.first_mut()
@@ -57,31 +59,34 @@ impl Plan {
     /// The tier whose turn it is; `ticket` is below 1000.
     pub(super) fn tier(&self, ticket: u64) -> usize {
         let mut sum = 0;
-        let holds = |(share, _): &(u64, bool)| {
+        let holds = |(share, _): &(u64, Option<u32>)| {
             sum += share;
             ticket < sum
         };
         self.tiers.iter().position(holds).unwrap_or(0)
     }
 
-    /// Whether health decides in a tier.
-    pub(super) fn believes(&self, tier: usize) -> bool {
-        self.tiers.get(tier).is_none_or(|(_, believes)| *believes)
+    /// The most that an endpoint of a tier gets of its own share, in percent; `None` where health is not believed. The others' part is
+    /// relative to it: when all are new, none is.
+    pub(super) fn best(&self, tier: usize) -> Option<u32> {
+        self.tiers.get(tier).map_or(Some(100), |(_, best)| *best)
     }
 }
 
-/// The healthy share of a tier. Settles what has ended by itself.
-fn healthy(set: &EndpointSet, tier: &Tier, now: Instant, all_well: &mut bool) -> f64 {
+/// The healthy share of a tier, and the most that an endpoint gets of its own. Settles what has ended by itself.
+fn healthy(set: &EndpointSet, tier: &Tier, now: Instant, all_well: &mut bool) -> (f64, u32) {
     let endpoints = set.of(&tier.range);
     let patience =
         set.policy.outliers.as_ref().map_or(RETURN_WINDOW, |OutlierDetection { base_ejection, .. }| *base_ejection);
-    let mut number = 0_u32;
+    let (mut number, mut best) = (0_u32, 0);
     for endpoint in endpoints {
         let at = endpoint.load.since_creation(now);
         endpoint.load.health.end_idle_probation(at, patience);
         let standing = endpoint.load.health.standing(at);
         number += u32::from(matches!(standing, Standing::Available | Standing::Probation));
-        *all_well &= set.percent(endpoint, now) >= 100;
+        let percent = set.percent(endpoint, now);
+        best = best.max(percent);
+        *all_well &= percent >= 100;
     }
-    f64::from(number) / endpoints.len().max(1) as f64
+    (f64::from(number) / endpoints.len().max(1) as f64, best)
 }

@@ -155,7 +155,7 @@ fn slow_start(written: Option<&SlowStartConfig>) -> Result<Option<SlowStart>, Fa
     Ok(window.map(|window| SlowStart { window: window.min(LONGEST), minimum_percent }))
 }
 
-/// What is hashed. A cluster of a server that says it in routes alone hashes nothing here: such routes are refused there.
+/// What is hashed. Where a server says it in its routes alone, nothing is: the policy spreads keys like requests.
 fn hashing(written: Option<ConsistentHashingLbConfig>) -> Result<Hashing, Fault> {
     let Some(written) = written else { return Ok(Hashing::default()) };
     let on = each("consistent_hashing_lb_config.hash_policy", &written.hash_policy, hash_on)?;

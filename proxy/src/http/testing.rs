@@ -14,8 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Inbound, Outbound, Side, Version, serve};
 use crate::authorize::Authorization;
+use crate::balance::{EndpointSet, Feedback, Limiter};
 use crate::identity::{Identity, IdentityStore, KeyPem};
 use crate::names::SpiffeId;
+use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::shared::{Shared, Worker};
 use crate::snapshot::{
@@ -38,6 +40,28 @@ pub(crate) fn cluster(name: &str, endpoints: Vec<Endpoint>) -> Cluster {
         endpoints: Endpoints::Set(endpoints.into_iter().map(Arc::new).collect()),
         ..Cluster::default()
     }
+}
+
+/// A cluster of plain endpoints with a policy.
+pub(crate) fn with_policy(addresses: &[SocketAddr], policy: Policy) -> Cluster {
+    limited(Cluster { policy: policy.into(), ..cluster(SERVICE, addresses.iter().map(|at| endpoint(*at)).collect()) })
+}
+
+/// The same cluster, linked anew: its policy and its limits hold.
+pub(crate) fn limited(cluster: Cluster) -> Cluster {
+    let policy = cluster.policy.clone();
+    let limiter = policy.overload.clone().map(|overload| Arc::new(Limiter::new(overload)));
+    let outliers = policy.outliers.clone();
+    let feedback = Arc::new(Feedback { cluster: cluster.name.clone(), outliers, limiter, ..Feedback::default() });
+    let Endpoints::Set(before) = &cluster.endpoints else { return cluster };
+    let endpoints: Vec<Arc<Endpoint>> = before
+        .iter()
+        .map(|before| Arc::new(Endpoint { feedback: feedback.clone(), ..endpoint(before.address) }))
+        .collect();
+    feedback.watch.replace(endpoints.iter().map(|endpoint| (endpoint.address, endpoint.load.clone())).collect());
+    let (watch, most) = (feedback.watch.clone(), cluster.limits.endpoint_requests);
+    let set = EndpointSet::new(endpoints, policy, watch, &Default::default(), most);
+    Cluster { endpoints: Endpoints::Set(set), feedback, ..cluster }
 }
 
 pub(crate) fn route(cluster: &Arc<Cluster>) -> Route {

@@ -78,7 +78,7 @@ async fn joins_serves_its_pages_and_stops() {
     assert_eq!(json.pointer("/outbound/0/routes/0/to/0/cluster").and_then(|name| name.as_str()), Some("cart.shop:80"));
     let (_, metrics) = get(admin, "/metrics").await;
     assert!(metrics.contains("malla_control_connected 1\n") && metrics.ends_with("# EOF\n"), "{metrics}");
-    for row in admin::SIDECAR_TABLE {
+    for row in admin::SIDECAR_TABLE.iter().chain(admin::CLUSTER_TABLE) {
         assert!(metrics.contains(&format!("# TYPE {} {}\n", row.name, row.kind)), "{} is not in:\n{metrics}", row.name);
     }
     assert_eq!(proxy.drain_and_stop().await, Drained { cut: 0 });

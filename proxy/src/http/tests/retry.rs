@@ -250,7 +250,7 @@ async fn another_sidecars_dead_application_is_avoided() {
     let dead_side = inbound(nobody().await, UpstreamHttp::Http1).await;
     let alive_side = inbound(alive, UpstreamHttp::Http1).await;
     let mut cluster = meshed(&[dead_side.address, alive_side.address]);
-    let endpoints: Vec<Endpoint> = meshed_in_order(&cluster);
+    let endpoints: Vec<Endpoint> = meshed_in_order(&cluster, &[dead_side.address, alive_side.address]);
     cluster.endpoints = crate::snapshot::Endpoints::Set(endpoints.into_iter().map(Arc::new).collect());
     let sidecar = sidecar(route(&Arc::new(cluster)), Version::Http1).await;
     let answer = exchange_raw(sidecar.address, GET).await;
@@ -258,13 +258,16 @@ async fn another_sidecars_dead_application_is_avoided() {
     assert_eq!(counted(&sidecar.worker, "malla_retries_total", &["connect_refused"]), 1);
 }
 
-/// The same endpoints, each of a lower priority than the one before.
-fn meshed_in_order(cluster: &Cluster) -> Vec<Endpoint> {
+/// The same endpoints, in this order: each of a lower priority than the one before.
+fn meshed_in_order(cluster: &Cluster, order: &[SocketAddr]) -> Vec<Endpoint> {
     let crate::snapshot::Endpoints::Set(set) = &cluster.endpoints else { return Vec::new() };
-    set.iter()
-        .zip(0..)
-        .map(|(known, priority)| Endpoint { identity: known.identity.clone(), priority, ..endpoint(known.address) })
-        .collect()
+    let ordered = order.iter().filter_map(|address| set.iter().find(|known| known.address == *address));
+    let prioritized = |(known, priority): (&Arc<Endpoint>, u32)| Endpoint {
+        identity: known.identity.clone(),
+        priority,
+        ..endpoint(known.address)
+    };
+    ordered.zip(0..).map(prioritized).collect()
 }
 
 #[tokio::test]
