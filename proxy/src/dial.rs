@@ -33,19 +33,24 @@ struct Transparent {
     /// `cart-1.shop`.
     workload: String,
     inbound_port: u16,
-    open: Arc<Mutex<HashSet<SocketAddr>>>,
+    open: Arc<Mutex<HashSet<Ends>>>,
 }
+
+/// The two ends of a connection. Our own alone is not enough: the kernel gives a program the port that we use towards
+/// somewhere else.
+type Ends = (SocketAddr, SocketAddr);
 
 /// A connection of ours that [`Dialer::is_own`] knows until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Own {
-    address: SocketAddr,
-    open: Arc<Mutex<HashSet<SocketAddr>>>,
+    /// Boxed: it travels with every connection, most of which look at it once.
+    ends: Box<Ends>,
+    open: Arc<Mutex<HashSet<Ends>>>,
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.open.lock().remove(&self.address);
+        self.open.lock().remove(&self.ends);
     }
 }
 
@@ -74,8 +79,9 @@ impl Dialer {
         let socket = self.socket(to).map_err(failed)?.connect(to).await.map_err(failed)?;
         prepare(&socket);
         let own = self.transparent.as_ref().zip(socket.local_addr().ok()).map(|(transparent, address)| {
-            transparent.open.lock().insert(address);
-            Own { address, open: transparent.open.clone() }
+            let ends = (address, to);
+            transparent.open.lock().insert(ends);
+            Own { ends: Box::new(ends), open: transparent.open.clone() }
         });
         Ok(Replay::dialled(socket, own))
     }
@@ -98,9 +104,9 @@ impl Dialer {
         }
     }
 
-    /// Whether a client's address is one of a connection that this sidecar itself has opened: a loop.
-    pub fn is_own(&self, peer: SocketAddr) -> bool {
-        self.transparent.as_ref().is_some_and(|transparent| transparent.open.lock().contains(&peer))
+    /// Whether a connection from `peer` to `destination`, before redirection, is one that this sidecar itself has opened: a loop.
+    pub fn is_own(&self, peer: SocketAddr, destination: SocketAddr) -> bool {
+        self.transparent.as_ref().is_some_and(|transparent| transparent.open.lock().contains(&(peer, destination)))
     }
 }
 
@@ -111,4 +117,25 @@ pub(crate) fn prepare(socket: &TcpStream) {
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(60)).with_retries(3);
     let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_on_a_port_of_ours_towards_somewhere_else_is_no_loop() {
+        let settings = Settings::embedded("a", "b", ([127, 0, 0, 1], 1).into(), "".into(), "".into());
+        let dialer = Dialer::new(&Settings { mode: Mode::Transparent, ..settings });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let to = listener.local_addr().expect("bound");
+        let stream = dialer.dial(to, Duration::from_secs(5)).await.expect("listens");
+        let ours = stream.get_ref().local_addr().expect("connected");
+        assert!(dialer.is_own(ours, to));
+        assert!(!dialer.is_own(ours, ([10, 96, 0, 1], 80).into()));
+        drop(stream);
+        assert!(!dialer.is_own(ours, to));
+    }
 }

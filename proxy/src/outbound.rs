@@ -36,7 +36,7 @@ pub async fn transparent(worker: Arc<Worker>, socket: TcpStream, peer: SocketAdd
     let destination = Name::from(original.address.to_string());
     let found = shared.directory.lookup(&destination).await;
     // Only now: whoever opened the connection has had the time to say so.
-    if shared.dialer.is_own(peer) {
+    if shared.dialer.is_own(peer, original.address) {
         tracing::error!(%peer, %destination, "the redirection does not exempt this sidecar: see `malla-proxy init --help`");
         return refuse(&shared, stream, Reason::Loop, &destination);
     }
