@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// Work whose name begins like this (repeatable); see --list
+    /// This work alone, or all whose name begins like `pair-*` (repeatable); see --list
     #[arg(long, value_name = "WORK")]
     pub(crate) only: Vec<String>,
 
@@ -61,6 +61,9 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  cargo run --release -p bench -- instructions\n  \
                             cargo run --release -p bench -- instructions --store")]
     Instructions {
+        /// Count a request through a pair of sidecars as well; needs network namespaces, and takes minutes
+        #[arg(long)]
+        proxied: bool,
         /// Store the figures of this run instead of comparing them
         #[arg(long)]
         store: bool,
@@ -79,7 +82,10 @@ pub(crate) enum Command {
 impl Arguments {
     /// Whether a piece of work is to be done.
     pub(crate) fn wants(&self, name: &str, quick: bool) -> bool {
-        if self.only.is_empty() { quick || !self.quick } else { self.only.iter().any(|only| name.starts_with(only)) }
+        if self.only.is_empty() {
+            return quick || !self.quick;
+        }
+        self.only.iter().any(|only| only.strip_suffix('*').map_or(only == name, |start| name.starts_with(start)))
     }
 
     /// Times that each contender is measured.

@@ -50,11 +50,13 @@ fn run(mut arguments: Arguments) -> Result<()> {
         work::all().iter().for_each(|work| println!("{:<22} {}", work.name, work.title));
         return Ok(());
     }
-    if !arguments.no_build {
+    // The steps are in this very program.
+    let steps_alone = matches!(arguments.command, Some(Command::Instructions { proxied: false, .. }));
+    if !arguments.no_build && !steps_alone {
         build()?;
     }
-    if let Some(Command::Instructions { store }) = arguments.command {
-        return instructions::run(store);
+    if let Some(Command::Instructions { proxied, store }) = arguments.command {
+        return instructions::run(proxied, store);
     }
     let contenders = contenders(arguments);
     let machine = Machine::look(&contenders)?;
