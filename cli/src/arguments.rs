@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::duration::{parse_certificate_lifetime, parse_duration, parse_token_lifetime};
+use crate::explain::Client;
 
 /// Malla: a service mesh without a cluster, without root, without rewriting your programs.
 #[derive(Debug, Parser)]
@@ -42,8 +43,10 @@ pub(crate) enum Command {
     Control(ControlArguments),
     /// Create tokens with which sidecars join
     Token(TokenArguments),
-    /// Check configuration files and print everything that is wrong with them
+    /// Check configuration files, and run the RouteTests in them
     Check(CheckArguments),
+    /// Say in words what a sidecar would do with a request, and why
+    Explain(ExplainArguments),
     /// Print the schemas of Malla's own kinds
     Schema(SchemaArguments),
     /// Show who is connected to the control server, and what each has applied or rejected
@@ -138,6 +141,45 @@ pub(crate) struct CheckArguments {
     /// A YAML file, or a directory of them
     #[arg(value_name = "DIR|FILE")]
     pub(crate) path: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  malla explain --config mesh/ --from web/front GET http://cart.shop/items?all=1 -H 'x-tester: 1'\n  malla explain --diff mesh.old/ mesh/ --requests requests.txt    (lines: [from=web/front] [METHOD] URL [| name: value]…)"
+)]
+pub(crate) struct ExplainArguments {
+    /// The configuration: a YAML file, or a directory of them
+    #[arg(
+        long,
+        value_name = "DIR|FILE",
+        required_unless_present = "diff",
+        conflicts_with = "diff",
+        env = "MALLA_CONFIG"
+    )]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Who sends the request: namespace and service account
+    #[arg(long, value_name = "NAMESPACE/ACCOUNT", default_value = "default/default")]
+    pub(crate) from: Client,
+
+    /// Two configurations: tell which requests would be treated differently
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
+    pub(crate) diff: Vec<PathBuf>,
+
+    /// With --diff: a file of requests, one on each line, besides those of the RouteTests
+    #[arg(long, value_name = "FILE", requires = "diff")]
+    pub(crate) requests: Option<PathBuf>,
+
+    /// A header of the request (repeatable)
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+
+    /// The request: a method (GET if there is none) and an absolute URL
+    #[arg(value_name = "[METHOD] URL", num_args = 0..=2)]
+    pub(crate) request: Vec<String>,
 
     #[command(flatten)]
     pub(crate) output: OutputArgument,

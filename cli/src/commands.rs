@@ -2,6 +2,8 @@
 
 pub(crate) mod check;
 pub(crate) mod control;
+pub(crate) mod explain;
+pub(crate) mod route_tests;
 pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod token;

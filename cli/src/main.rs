@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod demo;
 mod duration;
+mod explain;
 mod http;
 mod output;
 mod signals;
@@ -35,6 +36,7 @@ fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
     start_logging(&arguments)?;
     match arguments.command {
         Command::Check(check) => commands::check::run(&check, paint),
+        Command::Explain(explain) => commands::explain::run(&explain, paint),
         Command::Schema(schema) => commands::schema::run(&schema),
         Command::Token(token) => commands::token::run(token),
         Command::Control(control) => block_on(commands::control::run(control)),

@@ -13,7 +13,7 @@ use crate::route::Context;
 use crate::traffic_policy::Policies;
 use crate::{
     authorization_policy, checks, endpoint_slice, extension, external_names, grpc_route, http_route, mesh_settings,
-    reference_grant, service, stream_route, workload,
+    reference_grant, route_test, service, stream_route, workload,
 };
 
 /// The mesh of all objects. It is whole only if nothing was reported.
@@ -88,6 +88,9 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
         check_alone(object, &index, diagnostics);
     }
 
+    mesh.route_tests =
+        of_kind(Kind::RouteTest).filter_map(|object| route_test::ready(object, &index, diagnostics)).collect();
+
     mesh.services = ready_ones(index.services);
     mesh.workloads = ready_ones(index.workloads);
     mesh.endpoint_slices = slices.into_iter().filter_map(|(_, slice)| slice).collect();
@@ -156,6 +159,7 @@ fn check_alone(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics
         Kind::TrafficPolicy => Policies::default().add(object, index, diagnostics),
         Kind::AuthorizationPolicy => drop(authorization_policy::ready(object, index, diagnostics)),
         Kind::FaultInjection | Kind::RateLimit | Kind::RetryPolicy => drop(extension::ready(object, diagnostics)),
+        Kind::RouteTest => drop(route_test::ready(object, index, diagnostics)),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::source::Span;
 /// What a route claims: requests of one service and port, for one host, of one shape.
 #[derive(PartialEq, Eq, Hash)]
 struct Claim {
+    /// The namespace whose clients' requests they are; all others if it is that of the service.
+    clients: std::sync::Arc<str>,
     service: ServiceName,
     port: u16,
     host: String,
@@ -92,7 +94,8 @@ impl<'a> Claims<'a> {
             for port in self.ports(parent, object.kind) {
                 for host in hosts {
                     let (service, host) = (parent.service.clone(), host.to_string());
-                    let claim = Claim { service, port, host, shape: shape.to_owned() };
+                    let clients = object.namespace.clone();
+                    let claim = Claim { clients, service, port, host, shape: shape.to_owned() };
                     let Some(first) = self.taken.get(&claim) else {
                         self.taken.insert(claim, place);
                         continue;
@@ -118,7 +121,7 @@ impl<'a> Claims<'a> {
 }
 
 fn report(first: Cursor<'_>, second: Cursor<'_>, claim: &Claim, diagnostics: &mut Diagnostics) {
-    let Claim { service, port, host, shape } = claim;
+    let Claim { clients: _, service, port, host, shape } = claim;
     let of_host = if host == "*" { String::new() } else { format!(" for `{host}`") };
     let message = format!("{shape} to {service}:{port}{of_host} is claimed already, by {}", first.resource());
     let help = "change one of the two matches, or remove one; for a share of the traffic write weights in one rule";

@@ -3,7 +3,9 @@
 //! Gateway API writes the same filters in three places (rules of `HTTPRoute`, rules of `GRPCRoute`, backends of both). Their
 //! shape is checked by the schema of each place; here they are read as one.
 
+mod cors;
 mod headers;
+mod mirror;
 mod raw;
 mod url;
 
@@ -64,10 +66,19 @@ pub(crate) fn of_rule<T: Serialize>(
                 needs_prefixes(cursor.field("path"), redirect.path.as_ref(), matches, diagnostics);
                 filters.redirect = Some(redirect);
             }
+            "RequestMirror" => {
+                let cursor = cursor.field("requestMirror");
+                filters.mirrors.extend(mirror::ready(context, cursor, filter.request_mirror, diagnostics));
+            }
+            "CORS" => filters.cors = Some(cors::ready(cursor.field("cors"), filter.cors, diagnostics)),
             "ExtensionRef" => rule.extend(context, cursor.field("extensionRef"), filter.extension_ref, diagnostics),
             _ => unsupported(cursor, &filter, diagnostics),
         }
     });
+    if rule.filters.redirect.is_some() && !rule.filters.mirrors.is_empty() {
+        let message = "a rule that redirects forwards nothing that could be mirrored";
+        list.error(diagnostics, Code::NoEffect, message, "remove the one or the other");
+    }
     if rule.filters.redirect.is_some() && rule.filters.rewrite != Default::default() {
         let message = "a rule cannot both redirect and rewrite";
         list.error(diagnostics, Code::InvalidValue, message, "remove one of the two: a redirect forwards nothing");

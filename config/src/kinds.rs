@@ -30,10 +30,11 @@ pub(crate) enum Kind {
     FaultInjection,
     RateLimit,
     RetryPolicy,
+    RouteTest,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 14] = [
+    pub(crate) const ALL: [Kind; 15] = [
         Kind::Service,
         Kind::EndpointSlice,
         Kind::HttpRoute,
@@ -48,6 +49,7 @@ impl Kind {
         Kind::FaultInjection,
         Kind::RateLimit,
         Kind::RetryPolicy,
+        Kind::RouteTest,
     ];
 
     /// As in the field `kind`.
@@ -67,6 +69,7 @@ impl Kind {
             Kind::FaultInjection => "FaultInjection",
             Kind::RateLimit => "RateLimit",
             Kind::RetryPolicy => "RetryPolicy",
+            Kind::RouteTest => "RouteTest",
         }
     }
 
@@ -100,7 +103,8 @@ impl Kind {
             | Kind::AuthorizationPolicy
             | Kind::FaultInjection
             | Kind::RateLimit
-            | Kind::RetryPolicy => &["malla.dev/v1alpha1"],
+            | Kind::RetryPolicy
+            | Kind::RouteTest => &["malla.dev/v1alpha1"],
         }
     }
 
@@ -139,6 +143,7 @@ impl Kind {
                         Kind::FaultInjection => schema_of::<api::FaultInjectionSpec>(),
                         Kind::RateLimit => schema_of::<api::RateLimitSpec>(),
                         Kind::RetryPolicy => schema_of::<api::RetryPolicySpec>(),
+                        Kind::RouteTest => schema_of::<api::RouteTestSpec>(),
                     };
                     (kind, schema)
                 })

@@ -39,6 +39,7 @@ mod reference_grant;
 mod render;
 mod retry;
 mod route;
+mod route_test;
 mod scalar;
 mod schema;
 mod schema_walk;

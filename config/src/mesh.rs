@@ -6,6 +6,7 @@
 mod authorization;
 mod filter;
 mod policy;
+mod route_test;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -18,10 +19,11 @@ pub use self::authorization::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, AuthorizationTarget, Caller, CallerCondition,
     DefaultAuthorization, IdentityMatch, Operation,
 };
-pub use self::filter::{BackendFilters, Filters, HeaderChanges, PathRewrite, Redirect, Rewrite, Scheme};
+pub use self::filter::{BackendFilters, Cors, Filters, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite, Scheme};
 pub use self::policy::{
     Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket,
 };
+pub use self::route_test::{Expectation, RouteTest};
 pub use self::traffic::{
     AdaptiveConcurrency, Algorithm, EndpointLimits, FailurePercentage, HashOn, HealthCheck, HealthCheckKind,
     LatencyOutlier, LoadBalancer, LocalityPolicy, LocalityPreference, OutlierDetection, Overload, RetryBudget,
@@ -50,6 +52,8 @@ pub struct Mesh {
     pub authorization_policies: Vec<AuthorizationPolicy>,
     /// What `TrafficPolicy`s say, by service and port; no two of them say something about the same.
     pub traffic_policies: BTreeMap<TrafficTarget, Arc<TrafficPolicy>>,
+    /// Promises about requests, for programs that check them.
+    pub route_tests: Vec<RouteTest>,
 }
 
 /// Mesh-wide settings (kind `Mesh`).
@@ -298,7 +302,8 @@ pub struct HttpRoute {
     pub rules: Vec<HttpRule>,
 }
 
-/// A service (and port) that a route attaches to.
+/// A service (and port) that a route attaches to. If it is of another namespace than the route, the route is for the clients of its
+/// own namespace only (a "consumer route" of GAMMA).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentRef {
     /// The service.

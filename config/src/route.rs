@@ -76,12 +76,17 @@ impl Context<'_> {
         RouteName::new(self.object.namespace.clone(), self.object.name.clone())
     }
 
-    /// The services that are written as parents, whether or not the route is in order.
+    /// The services of its own namespace that are written as parents, whether or not the route is in order. (Those of others
+    /// have this route for the clients of one namespace only.)
     pub(crate) fn parent_names(&self) -> Vec<ServiceName> {
-        let parents = self.object.cursor().field("parentRefs").items();
-        let names =
-            parents.into_iter().filter(|parent| parent.has("name")).filter_map(|parent| parent.field("name").text());
-        names.map(|name| ServiceName::new(self.object.namespace.clone(), name)).collect()
+        let own = &self.object.namespace;
+        let parents = self.object.cursor().field("parentRefs").items().into_iter();
+        let of_own = |parent: &Cursor<'_>| {
+            parent.has("name")
+                && (!parent.has("namespace") || parent.field("namespace").text().is_some_and(|text| *text == **own))
+        };
+        let names = parents.filter(of_own).filter_map(|parent| parent.field("name").text());
+        names.map(|name| ServiceName::new(own.clone(), name)).collect()
     }
 
     /// Refuses the field that is about gateways.
@@ -91,7 +96,7 @@ impl Context<'_> {
         }
     }
 
-    /// The parents: at least one, all of them services of the route's own namespace.
+    /// The parents: at least one, all of them services.
     pub(crate) fn parents<T: Into<RawParent>>(
         &self,
         written: Option<Vec<T>>,
@@ -141,15 +146,7 @@ impl Context<'_> {
         }
         let namespace: Arc<str> = namespace.map_or_else(|| self.object.namespace.clone(), Arc::from);
         let service_name = ServiceName::new(namespace.clone(), name);
-        let service = self.index.service(cursor.field("name"), &service_name, diagnostics);
-        let elsewhere = namespace != self.object.namespace && self.object.placed;
-        if elsewhere && self.index.services.contains_key(&service_name) {
-            let what = "a parent in another namespace (a consumer route)";
-            let help = format!("write the route in the namespace `{namespace}`: it then holds for all callers");
-            cursor.field("namespace").unsupported_because(diagnostics, what, &help);
-            return None;
-        }
-        let service = service?;
+        let service = self.index.service(cursor.field("name"), &service_name, diagnostics)?;
         let mut number = match port.map(names::port) {
             None => None,
             Some(Ok(port)) => {
@@ -233,7 +230,13 @@ impl Context<'_> {
         backends
     }
 
-    fn backend(&self, cursor: Cursor<'_>, raw: RawBackend, diagnostics: &mut Diagnostics) -> Option<Backend> {
+    /// One backend.
+    pub(crate) fn backend(
+        &self,
+        cursor: Cursor<'_>,
+        raw: RawBackend,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Backend> {
         let RawBackend { group, kind, name, namespace, port, weight, filters } = raw;
         let kind_name = kind.as_deref().unwrap_or("Service");
         if !group.as_deref().unwrap_or_default().is_empty() || kind_name != "Service" {

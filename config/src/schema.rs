@@ -36,6 +36,7 @@ impl KindSchema {
 ///     "Mesh",
 ///     "RateLimit",
 ///     "RetryPolicy",
+///     "RouteTest",
 ///     "TrafficPolicy",
 ///     "Workload",
 /// ]);
@@ -47,6 +48,7 @@ pub fn schema() -> Vec<KindSchema> {
         of(Kind::Mesh, &api::Mesh::crd()),
         of(Kind::RateLimit, &api::RateLimit::crd()),
         of(Kind::RetryPolicy, &api::RetryPolicy::crd()),
+        of(Kind::RouteTest, &api::RouteTest::crd()),
         of(Kind::TrafficPolicy, &api::TrafficPolicy::crd()),
         of(Kind::Workload, &api::Workload::crd()),
     ]

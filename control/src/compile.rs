@@ -34,7 +34,8 @@ use crate::world::{World, WorldError, identity_of};
 /// Those of [`World::new`](crate::world::World::new).
 pub(crate) fn compile(world: &World, trust_bundle: &str) -> Result<Resources, WorldError> {
     let mut resources = vec![tls::trust_bundle(trust_bundle)];
-    outbound::render(world, &mut resources)?;
+    let mut for_namespaces = Vec::new();
+    outbound::render(world, &mut resources, &mut for_namespaces)?;
     for (name, ports) in &world.serving {
         let Some(workload) = world.mesh.workloads.get(name) else { continue };
         inbound::render(world, workload, ports, &mut resources);
@@ -44,7 +45,8 @@ pub(crate) fn compile(world: &World, trust_bundle: &str) -> Result<Resources, Wo
         mesh::UnknownDestinations::Deny => UnknownDestinations::Deny,
     };
     let trust_domain = world.mesh.settings.trust_domain.clone();
-    Ok(Resources::new(trust_domain, unknown_destinations, resources, owners(world)?))
+    let resources = Resources::new(trust_domain, unknown_destinations, resources, for_namespaces, owners(world)?);
+    Ok(resources.with_routes(attached::shown(world)))
 }
 
 /// Which identity may have the `inbound/…` resources of which workload.

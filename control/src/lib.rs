@@ -4,6 +4,7 @@
 //! ([`status`], `admin`) and never upstream.
 
 pub mod ca;
+pub mod offline;
 pub mod resources;
 pub mod run;
 pub mod source;

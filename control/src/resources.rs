@@ -21,8 +21,22 @@ pub struct Resources {
     unknown_destinations: UnknownDestinations,
     by_name: HashMap<(ResourceType, Name), Arc<Resource>>,
     in_order: Vec<Arc<Resource>>,
+    routes: Vec<AttachedRoute>,
+    /// What clients of a namespace get instead, by canonical name.
+    for_namespaces: HashMap<(Name, ResourceType, Name), Arc<Resource>>,
     workloads: HashMap<Name, SpiffeId>,
     notices: Vec<String>,
+}
+
+/// A route, and the resources by which clients follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachedRoute {
+    /// `HTTPRoute shop/cart`.
+    pub name: String,
+    /// Listeners (for streams) or route configurations (for requests) of its parents.
+    pub resources: Vec<(ResourceType, Name)>,
+    /// Whose clients follow it, if not all do.
+    pub only_for: Option<Name>,
 }
 
 /// What a sidecar is told about names that do not exist.
@@ -45,6 +59,8 @@ impl Resources {
             unknown_destinations: UnknownDestinations::Deny,
             by_name: HashMap::new(),
             in_order: Vec::new(),
+            routes: Vec::new(),
+            for_namespaces: HashMap::new(),
             workloads: HashMap::new(),
             notices: Vec::new(),
         }
@@ -55,12 +71,14 @@ impl Resources {
         self.trust_domain.is_some()
     }
 
-    /// A set from its parts. Names and aliases must be unique per type; the first one wins. `workloads` maps
+    /// A set from its parts. Names and aliases must be unique per type; the first one wins. `for_namespaces` are what clients of
+    /// a namespace get instead of resources of the same name. `workloads` maps
     /// `name.namespace` to the identity that may have the workload's `inbound/…` resources.
     pub fn new(
         trust_domain: impl Into<Name>,
         unknown_destinations: UnknownDestinations,
         resources: impl IntoIterator<Item = Resource>,
+        for_namespaces: impl IntoIterator<Item = (Name, Resource)>,
         workloads: HashMap<Name, SpiffeId>,
     ) -> Self {
         let mut in_order: Vec<Arc<Resource>> = resources.into_iter().map(Arc::new).collect();
@@ -78,6 +96,14 @@ impl Resources {
                 by_name.entry((resource.kind, alias.clone())).or_insert_with(|| resource.clone());
             }
         }
+        let for_namespaces: HashMap<_, _> = for_namespaces
+            .into_iter()
+            .map(|(namespace, resource)| ((namespace, resource.kind, resource.name.clone()), Arc::new(resource)))
+            .collect();
+        let mut special: Vec<_> =
+            for_namespaces.iter().map(|((namespace, ..), resource)| (namespace, &resource.version)).collect();
+        special.sort();
+        special.iter().for_each(|(namespace, version)| digest.push_str(&format!("{namespace}:{version} ")));
         let trust_domain: Name = trust_domain.into();
         digest.push_str(&trust_domain);
         let mut owners: Vec<_> = workloads.iter().collect();
@@ -85,8 +111,17 @@ impl Resources {
         owners.iter().for_each(|(workload, identity)| digest.push_str(&format!("{workload}={identity} ")));
         let version = malla_xds::resource::version(digest.as_bytes());
         let trust_domain = Some(trust_domain);
-        let notices = Vec::new();
-        Resources { version, trust_domain, unknown_destinations, by_name, in_order, workloads, notices }
+        Resources {
+            version,
+            trust_domain,
+            unknown_destinations,
+            by_name,
+            in_order,
+            routes: Vec::new(),
+            for_namespaces,
+            workloads,
+            notices: Vec::new(),
+        }
     }
 
     /// The same, with sentences that are shown to people as long as it serves. They are no part of the version.
@@ -104,6 +139,26 @@ impl Resources {
         self.workloads.contains_key(name)
     }
 
+    /// The same, with the routes that it was made of.
+    pub fn with_routes(self, routes: Vec<AttachedRoute>) -> Self {
+        Resources { routes, ..self }
+    }
+
+    /// The routes that it was made of.
+    pub fn routes(&self) -> &[AttachedRoute] {
+        &self.routes
+    }
+
+    /// The canonical name of a name or alias.
+    pub fn canonical<'a>(&'a self, kind: ResourceType, name: &'a Name) -> &'a Name {
+        self.by_name.get(&(kind, name.clone())).map_or(name, |resource| &resource.name)
+    }
+
+    /// Whether clients of a namespace get something else than others under a name.
+    pub fn is_special(&self, namespace: &str, kind: ResourceType, name: &Name) -> bool {
+        self.for_namespaces.contains_key(&(namespace.into(), kind, name.clone()))
+    }
+
     /// Content hash of the whole set.
     pub fn version(&self) -> &Name {
         &self.version
@@ -118,6 +173,15 @@ impl Resources {
     /// The resource of a canonical name or alias.
     pub fn get(&self, kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
         self.by_name.get(&(kind, Name::from(name))).cloned()
+    }
+
+    /// What clients of a namespace get instead of a resource: the same one, mostly.
+    pub fn seen_from<'a>(&'a self, namespace: &str, resource: &'a Arc<Resource>) -> &'a Arc<Resource> {
+        if self.for_namespaces.is_empty() {
+            return resource;
+        }
+        let key = (Name::from(namespace), resource.kind, resource.name.clone());
+        self.for_namespaces.get(&key).unwrap_or(resource)
     }
 
     /// All resources of a type, sorted by name.

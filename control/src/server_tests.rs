@@ -139,7 +139,7 @@ fn shop(content: u32) -> Resources {
         resource(Listener, "inbound/cart-1.shop", content),
     ];
     let workloads = HashMap::from([("cart-1.shop".into(), cart())]);
-    Resources::new("cluster.local", Default::default(), resources, workloads)
+    Resources::new("cluster.local", Default::default(), resources, [], workloads)
 }
 
 /// A delta stream.
@@ -215,7 +215,7 @@ async fn changes_of_endpoints_are_coalesced() {
     client.next().await;
     let only_endpoints = |content| {
         let resources = [resource(Cluster, "cart.shop:80", 1), resource(Endpoints, "cart.shop:80", content)];
-        Resources::new("cluster.local", Default::default(), resources, HashMap::new())
+        Resources::new("cluster.local", Default::default(), resources, [], HashMap::new())
     };
     let last = only_endpoints(40);
     let version = last.get(Endpoints, "cart.shop:80").expect("is there").version.clone();
@@ -485,7 +485,7 @@ async fn a_client_that_never_reads_loses_its_stream_and_costs_little() {
         let alt_stat_name = format!("{content}{}", "x".repeat(SIZE));
         let message = cluster::Cluster { name: "cart.shop:80".into(), alt_stat_name, ..Default::default() };
         let resource = Resource::new(Cluster, "cart.shop:80", [], &message);
-        Resources::new("cluster.local", Default::default(), [resource], HashMap::new())
+        Resources::new("cluster.local", Default::default(), [resource], [], HashMap::new())
     };
     let server = Server::start(large(0));
     let client = server.delta(&cart()).await;

@@ -12,7 +12,7 @@ use malla_xds::{Name, Rejection, ResourceType, SpiffeId, TypeProgress};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::resources::{Published, ReloadOutcome, Resources};
+use crate::resources::{AttachedRoute, Published, ReloadOutcome, Resources};
 
 /// Refusals that are kept per stream; of more, the newest.
 const DENIALS_KEPT: usize = 8;
@@ -30,8 +30,36 @@ pub struct Status {
     pub notices: Vec<String>,
     /// The last attempt to load the configuration.
     pub last_reload: ReloadStatus,
+    /// The routes of the configuration that serves, in its order.
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
     /// Open xDS streams, oldest first.
     pub streams: Vec<StreamStatus>,
+}
+
+/// A route, and its conditions as Gateway API names them. A configuration with a route that is not accepted, or names what is not
+/// there, is refused as a whole: of the routes that serve, the first two hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteStatus {
+    /// `HTTPRoute shop/cart`.
+    pub name: String,
+    /// It is valid and has a parent.
+    pub accepted: bool,
+    /// Everything that it names is there, and may be used.
+    pub resolved_refs: bool,
+    /// Who follows it, and who has applied it.
+    pub programmed: Programmed,
+}
+
+/// How far a route has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Programmed {
+    /// Connected clients that use a parent of it.
+    pub used_by: usize,
+    /// Those of them that have applied it as it is now.
+    pub applied_by: usize,
 }
 
 /// The last attempt to load the configuration.
@@ -219,7 +247,9 @@ impl Status {
             ReloadOutcome::Applied { .. } => (true, String::new(), 0),
             ReloadOutcome::Refused { errors, count } => (false, errors.to_string(), *count),
         };
+        let streams = streams.streams.lock();
         Status {
+            routes: resources.routes().iter().map(|route| route_status(route, &resources, &streams)).collect(),
             version: resources.version().to_string(),
             trust_domain: resources.trust_domain().map(|name| name.to_string()),
             resources: ResourceType::ALL
@@ -228,7 +258,7 @@ impl Status {
                 .collect(),
             notices: resources.notices().to_vec(),
             last_reload: ReloadStatus { at: seconds(last.at), applied, errors, error_count },
-            streams: streams.streams.lock().values().map(|entry| entry.status(&resources)).collect(),
+            streams: streams.values().map(|entry| entry.status(&resources)).collect(),
         }
     }
 
@@ -255,6 +285,21 @@ impl Status {
         let _ = writeln!(text, "last reload    {} ago: {outcome}", ago(now, reload.at));
         if !reload.applied {
             let _ = writeln!(text, "\n{}\n", reload.errors.trim_end());
+        }
+        if !self.routes.is_empty() {
+            let mut rows = vec![["ROUTE", "ACCEPTED", "RESOLVED REFS", "PROGRAMMED"].map(str::to_owned)];
+            let word = |holds: bool| if holds { "yes" } else { "NO" }.to_owned();
+            rows.extend(self.routes.iter().map(|route| {
+                let Programmed { used_by, applied_by } = route.programmed;
+                let programmed = match used_by {
+                    0 => "nobody uses it".to_owned(),
+                    _ => format!("{applied_by} of {used_by} clients"),
+                };
+                [route.name.clone(), word(route.accepted), word(route.resolved_refs), programmed]
+            }));
+            let _ = writeln!(text);
+            write_columns(&rows, &mut text);
+            let _ = writeln!(text);
         }
         let current = |stream: &&StreamStatus| stream.applied.as_deref() == Some(self.version.as_str());
         let up_to_date = self.streams.iter().filter(current).count();
@@ -313,6 +358,34 @@ impl StreamStatus {
             "pushing".to_owned()
         }
     }
+}
+
+/// Who follows a route, and who of them has applied it.
+fn route_status(route: &AttachedRoute, resources: &Resources, streams: &BTreeMap<u64, StreamEntry>) -> RouteStatus {
+    let mut programmed = Programmed { used_by: 0, applied_by: 0 };
+    for stream in streams.values() {
+        let namespace = stream.identity.namespace();
+        let follows = |kind: ResourceType, name: &Name| match &route.only_for {
+            Some(only) => **only == *namespace,
+            None => !resources.is_special(namespace, kind, name),
+        };
+        let used = |of_type: &&TypeProgress| {
+            route.resources.iter().any(|(kind, name)| {
+                *kind == of_type.kind
+                    && follows(*kind, name)
+                    && of_type.names.iter().any(|asked| resources.canonical(*kind, asked) == name)
+            })
+        };
+        let Some(of_type) = stream.progress.iter().find(used) else { continue };
+        programmed.used_by += 1;
+        let rejected = of_type
+            .rejections
+            .iter()
+            .any(|rejection| route.resources.iter().any(|(_, name)| rejection.resources.contains(name)));
+        let current = of_type.applied.as_ref() == Some(resources.version());
+        programmed.applied_by += usize::from(current && !rejected);
+    }
+    RouteStatus { name: route.name.clone(), accepted: true, resolved_refs: true, programmed }
 }
 
 impl StreamEntry {
@@ -383,8 +456,52 @@ mod tests {
     use crate::resources::{LastReload, publish};
 
     #[test]
+    fn a_route_is_programmed_by_those_who_use_it_and_have_applied_it() {
+        let route = |name: &str, only_for: Option<&str>| AttachedRoute {
+            name: name.to_owned(),
+            resources: vec![(ResourceType::Route, "cart.shop:80".into())],
+            only_for: only_for.map(Name::from),
+        };
+        let own = malla_xds::Resource::empty(ResourceType::Route, "cart.shop:80").expect("has an empty form");
+        let special = [(Name::from("web"), own)];
+        let resources = Resources::new("cluster.local", Default::default(), [], special, Default::default())
+            .with_routes(vec![route("HTTPRoute shop/cart", None), route("HTTPRoute web/cart", Some("web"))]);
+        let version = resources.version().clone();
+        let (_publisher, published) = publish(resources, ReloadOutcome::Applied { version: version.clone() });
+        let streams = Arc::new(Streams::default());
+        let mut reports = Vec::new();
+        for (namespace, names, applied, rejected) in [
+            ("shop", vec!["cart.shop:80"], Some(&version), false),
+            ("shop", vec!["cart.shop:80"], None, false),
+            ("shop", vec!["cart.shop:80"], Some(&version), true),
+            ("shop", vec!["other.shop:80"], Some(&version), false),
+            ("web", vec!["cart.shop:80"], Some(&version), false),
+        ] {
+            let identity = SpiffeId::new("cluster.local", namespace, "any").expect("valid");
+            let report = streams.open(identity, "127.0.0.1:4000".parse().expect("an address"), "delta");
+            let rejection =
+                Rejection { resources: vec!["cart.shop:80".into()], message: "no".into(), version: version.clone() };
+            report.progress(vec![TypeProgress {
+                kind: ResourceType::Route,
+                subscriptions: names.len(),
+                names: names.into_iter().map(Name::from).collect(),
+                applied: applied.cloned(),
+                unanswered: 0,
+                rejections: if rejected { vec![rejection] } else { Vec::new() },
+            }]);
+            reports.push(report);
+        }
+        let status = Status::now(&published, &streams);
+        let programmed: Vec<_> =
+            status.routes.iter().map(|route| (route.programmed.used_by, route.programmed.applied_by)).collect();
+        assert_eq!(programmed, [(3, 1), (1, 1)]);
+        let table = status.table(seconds(SystemTime::now()));
+        assert!(table.contains("HTTPRoute shop/cart  yes       yes            1 of 3 clients"), "{table}");
+    }
+
+    #[test]
     fn shows_who_rejected_what_and_why_and_the_last_error() {
-        let resources = Resources::new("cluster.local", Default::default(), [], Default::default())
+        let resources = Resources::new("cluster.local", Default::default(), [], [], Default::default())
             .with_notices(vec!["plaintext is taken by x.y".to_owned()]);
         let version = resources.version().clone();
         let (publisher, published) = publish(resources, ReloadOutcome::Applied { version: version.clone() });
@@ -402,6 +519,7 @@ mod tests {
         report.progress(vec![TypeProgress {
             kind: ResourceType::Cluster,
             subscriptions: 2,
+            names: Vec::new(),
             applied: None,
             unanswered: 0,
             rejections: vec![rejection],

@@ -2,7 +2,7 @@
 //!
 //! Pure: bytes in, a checked resource or a [`Fault`] out. What is not implemented is refused where ignoring it would weaken
 //! security or change routing; what is merely less (balancing policies that all end in round robin, outlier detection, access
-//! logs, mirrors: what a proxyless gRPC client ignores too) is not. References between resources stay names
+//! logs: what a proxyless gRPC client ignores too) is not. References between resources stay names
 //! here; `link` follows them.
 
 mod authorization;

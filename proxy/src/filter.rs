@@ -2,6 +2,7 @@
 //!
 //! Names and values are ready to be written; a route that does nothing of this has no [`Filters`] at all.
 
+mod cors;
 mod fault;
 mod headers;
 mod rate_limit;
@@ -9,6 +10,7 @@ mod url;
 
 use std::sync::Arc;
 
+pub use self::cors::Cors;
 pub use self::fault::{Abort, Fault, Share};
 pub use self::headers::{HeaderChange, HeaderChanges, Write, may_change};
 pub use self::rate_limit::{Bucket, HeaderLimits, RateLimit, TokenBucket};
@@ -25,6 +27,8 @@ pub struct Filters {
     pub rewrite: Rewrite,
     /// Delays and failures on purpose.
     pub fault: Option<Fault>,
+    /// What pages of other origins may do.
+    pub cors: Option<Cors>,
 }
 
 /// Changes of headers of requests and answers.
@@ -42,7 +46,8 @@ impl Filters {
         let nothing = self.headers.is_nothing()
             && self.clusters.iter().all(HeaderFilters::is_nothing)
             && self.rewrite.is_nothing()
-            && self.fault.is_none();
+            && self.fault.is_none()
+            && self.cors.is_none();
         (!nothing).then(|| Arc::new(self))
     }
 

@@ -10,6 +10,7 @@ mod forward;
 mod framing;
 mod grpc_timeout;
 mod head;
+mod mirror;
 mod pipe;
 mod replay;
 mod request_body;
@@ -36,8 +37,8 @@ use crate::reason::Reason;
 use crate::shared::Worker;
 use crate::snapshot::Cluster;
 
-pub(crate) use self::head::MALLA_HTTP;
-pub(crate) use self::head::is_dot_segment;
+pub(crate) use self::head::{Head, MALLA_HTTP, is_dot_segment};
+pub use self::mirror::Mirrors;
 pub(crate) use self::request_body::RequestBody;
 
 /// How long a head may take from its first byte to its last, and the beginning of an HTTP/2 connection.

@@ -14,6 +14,7 @@ pub mod detect;
 pub mod dial;
 pub mod dns;
 pub mod drain;
+pub mod explain;
 #[cfg(test)]
 mod fake_control;
 pub mod filter;

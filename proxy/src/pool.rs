@@ -86,6 +86,7 @@ impl Default for Pool {
             try_timeout: None,
             retry: Retry::default(),
             filters: None,
+            mirrors: Vec::new(),
             limits: Vec::new(),
         };
         Pool { shared: Arc::default(), outside: Arc::new(outside), pass_through, identity: OnceLock::new() }

@@ -5,10 +5,11 @@
 //! headers.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 
-use crate::snapshot::{HttpRoutes, PathMatch, Route, RouteMatch, ValueMatch, VirtualHost};
+use crate::snapshot::{HttpRoutes, PathMatch, Route, RouteMatch, ValueMatch};
 
 /// The part of a request that routes look at, canonical: the same that is forwarded.
 #[derive(Debug, Clone, Copy)]
@@ -27,15 +28,15 @@ pub struct Head<'a> {
 
 /// The first route that matches, in the most specific virtual host that matches; `None` is `no_route`.
 pub fn choose<'a>(routes: &'a HttpRoutes, head: &Head<'_>) -> Option<&'a Route> {
-    let host = virtual_host(&routes.virtual_hosts, head.host)?;
+    let host = best_host(&routes.virtual_hosts, |host| &host.domains, head.host)?;
     host.routes.iter().find(|route| matches(&route.matcher, head))
 }
 
-/// Exact name before longest wildcard before `*`.
-fn virtual_host<'a>(hosts: &'a [VirtualHost], host: &str) -> Option<&'a VirtualHost> {
-    let mut best: Option<(usize, &VirtualHost)> = None;
+/// What is for a host, by its domains: exact name before longest wildcard before `*`.
+pub(crate) fn best_host<'a, H>(hosts: &'a [H], domains: impl Fn(&H) -> &[Arc<str>], host: &str) -> Option<&'a H> {
+    let mut best: Option<(usize, &H)> = None;
     for candidate in hosts {
-        for domain in &candidate.domains {
+        for domain in domains(candidate) {
             let Some(rank) = domain_rank(domain, host) else { continue };
             if best.is_none_or(|(highest, _)| rank > highest) {
                 best = Some((rank, candidate));
@@ -56,10 +57,38 @@ fn domain_rank(domain: &str, host: &str) -> Option<usize> {
 }
 
 fn matches(matcher: &RouteMatch, head: &Head<'_>) -> bool {
-    matches_path(&matcher.path, head.path)
-        && matcher.method.as_ref().is_none_or(|method| method == head.method)
-        && matcher.headers.iter().all(|(name, value)| matches_header(name, value, head.headers))
-        && matcher.query.iter().all(|(name, value)| matches_query(name, value, head.query))
+    mismatch(matcher, head).is_none()
+}
+
+/// The first condition of a route that does not hold.
+#[derive(Debug)]
+pub(crate) enum Mismatch<'a> {
+    /// That on the path.
+    Path,
+    /// That on the method.
+    Method(&'a Method),
+    /// One on a header.
+    Header(&'a HeaderName, &'a ValueMatch),
+    /// One on a query parameter.
+    Query(&'a str, &'a ValueMatch),
+}
+
+/// The first condition that does not hold; nothing if all do.
+#[inline]
+pub(crate) fn mismatch<'a>(matcher: &'a RouteMatch, head: &Head<'_>) -> Option<Mismatch<'a>> {
+    if !matches_path(&matcher.path, head.path) {
+        return Some(Mismatch::Path);
+    }
+    if let Some(method) = matcher.method.as_ref().filter(|method| *method != head.method) {
+        return Some(Mismatch::Method(method));
+    }
+    for (name, value) in &matcher.headers {
+        if !matches_header(name, value, head.headers) {
+            return Some(Mismatch::Header(name, value));
+        }
+    }
+    let missed = matcher.query.iter().find(|(name, value)| !matches_query(name, value, head.query));
+    missed.map(|(name, value)| Mismatch::Query(name, value))
 }
 
 fn matches_path(matcher: &PathMatch, path: &str) -> bool {
@@ -71,6 +100,7 @@ fn matches_path(matcher: &PathMatch, path: &str) -> bool {
     }
 }
 
+/// Whether a condition holds for a value.
 pub(crate) fn matches_value(matcher: &ValueMatch, value: &str) -> bool {
     match matcher {
         ValueMatch::Exact(exact) => value == &**exact,
@@ -142,7 +172,7 @@ fn hex(digit: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Retry, RouteAction};
+    use crate::snapshot::{Retry, RouteAction, VirtualHost};
 
     fn route(name: &str, matcher: RouteMatch) -> Route {
         Route {
@@ -153,6 +183,7 @@ mod tests {
             try_timeout: None,
             retry: Retry::default(),
             filters: None,
+            mirrors: Vec::new(),
             limits: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::dial::Dialer;
 use crate::dns::Resolver;
 use crate::drain::Drain;
+use crate::http::Mirrors;
 use crate::identity::IdentityStore;
 use crate::metrics::{Metrics, Shard};
 use crate::pool::Pool;
@@ -41,4 +42,6 @@ pub struct Worker {
     pub shard: Arc<Shard>,
     /// Warm connections to endpoints.
     pub pool: Pool,
+    /// Copies of requests under way.
+    pub mirrors: Mirrors,
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use self::weighted::WeightedClusters;
 use crate::authorize::Authorization;
 use crate::balance::{EndpointSet, Feedback, Load, RetryBudget};
-use crate::filter::{Filters, RateLimit, Redirect};
+use crate::filter::{Filters, RateLimit, Redirect, Share};
 use crate::names::{Name, SpiffeId};
 use crate::policy::{Place, Policy};
 
@@ -152,8 +152,19 @@ pub struct Route {
     pub retry: Retry,
     /// What is done to requests and answers besides; `None` is nothing.
     pub filters: Option<Arc<Filters>>,
+    /// Who gets copies of requests.
+    pub mirrors: Vec<Mirror>,
     /// How many requests are let through; all limits must.
     pub limits: Vec<Arc<RateLimit>>,
+}
+
+/// A cluster that gets copies of requests, whose answers nobody sees.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// Of how many requests.
+    pub share: Share,
 }
 
 /// Where a route leads.

@@ -102,7 +102,7 @@ pub(crate) fn shared(settings: Settings, snapshot: Snapshot, identity: Option<Id
 #[allow(dead_code, reason = "for tests of single connections")]
 pub(crate) fn worker(shared: Arc<Shared>) -> Arc<Worker> {
     let shard = shared.metrics.shard();
-    Arc::new(Worker { shared, index: 0, shard, pool: crate::pool::Pool::default() })
+    Arc::new(Worker { shared, index: 0, shard, pool: Default::default(), mirrors: Default::default() })
 }
 
 /// A sidecar with listeners and worker threads, but without a control server.

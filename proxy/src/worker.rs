@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::http::Mirrors;
 use crate::listen;
 use crate::names::Name;
 use crate::pool::Pool;
@@ -138,7 +139,7 @@ impl Worker {
 async fn work(shared: Arc<Shared>, index: usize, mut queue: mpsc::Receiver<Accepted>, connections: Arc<AtomicUsize>) {
     let drain = shared.drain.clone();
     let shard = shared.metrics.shard();
-    let worker = Arc::new(Worker { shared, index, shard, pool: Pool::default() });
+    let worker = Arc::new(Worker { shared, index, shard, pool: Pool::default(), mirrors: Mirrors::default() });
     let serve = async {
         while let Some(accepted) = queue.recv().await {
             worker.spawn_connection(accepted, Counted(connections.clone()));

@@ -173,6 +173,10 @@ impl DeltaServer {
             .map(|(kind, subscription)| TypeProgress {
                 kind: *kind,
                 subscriptions: if subscription.wildcard { subscription.sent.len() } else { subscription.names.len() },
+                names: match kind {
+                    ResourceType::Listener | ResourceType::Route => subscription.names.iter().cloned().collect(),
+                    _ => Vec::new(),
+                },
                 applied: subscription.progress.applied().cloned(),
                 unanswered: subscription.progress.unanswered(),
                 rejections: subscription.progress.rejections(),

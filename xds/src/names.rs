@@ -18,6 +18,8 @@ pub const PASSTHROUGH: &str = "passthrough";
 pub const NO_BACKEND: &str = "none";
 /// The HTTP filter that injects faults, in listeners and in overrides of routes.
 pub const FAULT_FILTER: &str = "envoy.filters.http.fault";
+/// The HTTP filter that answers browsers about other origins.
+pub const CORS_FILTER: &str = "envoy.filters.http.cors";
 /// The HTTP filter that limits rates.
 pub const RATE_LIMIT_FILTER: &str = "envoy.filters.http.local_ratelimit";
 /// Key of a rate limit's descriptor for who calls. In Malla's sidecars its value is `namespace/service account`.

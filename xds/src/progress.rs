@@ -191,6 +191,8 @@ pub struct TypeProgress {
     pub kind: crate::ResourceType,
     /// Names subscribed to (under a wildcard: resources sent).
     pub subscriptions: usize,
+    /// The names, of listeners and routes: they tell who uses a route. Empty for other types.
+    pub names: Vec<Name>,
     /// Newest version of the configuration that the client applied completely; none before its first acknowledgement.
     pub applied: Option<Name>,
     /// Responses without an answer.

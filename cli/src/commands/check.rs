@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use malla_config::Mesh;
 use serde_json::json;
 
+use super::route_tests;
 use crate::arguments::{CheckArguments, OutputFormat};
 use crate::output::{self, Paint};
 
-/// Prints every error and warning, and what the files hold if there is no error. Exit code 1 if there is.
+/// Prints every error and warning, and what the files hold if there is no error; then runs the route tests. Exit code 1 if there
+/// is an error, or a broken promise.
 ///
 /// # Errors
 /// The files cannot be read, or standard output is gone.
@@ -16,10 +18,12 @@ pub(crate) fn run(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<Ex
     let files = malla_control::source::read(&arguments.path)?;
     let (mesh, report) = malla_config::inspect(&files);
     let notices = mesh.as_ref().map(Mesh::notices).unwrap_or_default();
+    let broken = mesh.as_ref().map_or(Ok(Vec::new()), route_tests::broken)?;
     match arguments.output.format {
         OutputFormat::Json => {
             let mut value = serde_json::to_value(&report)?;
             value["notices"] = json!(notices);
+            value["brokenRouteTests"] = json!(broken);
             output::print_json(&value)?;
         }
         OutputFormat::Table => {
@@ -28,18 +32,35 @@ pub(crate) fn run(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<Ex
             }
             if let Some(mesh) = &mesh {
                 output::print(format!("{} {}", paint.good("No errors:"), contents(files.len(), mesh)))?;
+                promises(mesh.route_tests.len(), &broken, paint)?;
             }
             for notice in notices {
                 output::print(format!("{} {notice}", paint.bad("Warning:")))?;
             }
         }
     }
-    Ok(if mesh.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if mesh.is_some() && broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tells which promises of route tests are broken, or that all are kept.
+fn promises(tests: usize, broken: &[String], paint: Paint) -> anyhow::Result<()> {
+    match broken.len() {
+        0 if tests == 0 => Ok(()),
+        0 => output::print(format!("{} {}", paint.good("All promises kept:"), count(tests, "route test"))),
+        faults => {
+            broken.iter().try_for_each(output::print)?;
+            let summary = format!("{} in {}", count(faults, "broken promise"), count(tests, "route test"));
+            output::print(paint.bad(summary))
+        }
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `3 files with 12 services, 10 workloads, 2 routes`.
 fn contents(files: usize, mesh: &Mesh) -> String {
-    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     let routes = mesh.http_routes.len() + mesh.tcp_routes.len() + mesh.tls_routes.len();
     format!(
         "{} with {}, {}, {}",

@@ -8,6 +8,7 @@ mod fault_injection;
 mod mesh;
 mod rate_limit;
 mod retry_policy;
+mod route_test;
 pub mod traffic_policy;
 mod workload;
 
@@ -19,5 +20,6 @@ pub use fault_injection::{FaultAbort, FaultDelay, FaultInjection, FaultInjection
 pub use mesh::{DefaultAuthorization, Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
 pub use rate_limit::{ClientLimit, HeaderLimits, RateLimit, RateLimitSpec, ValueLimit};
 pub use retry_policy::{GrpcStatus, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
+pub use route_test::{RouteTest, RouteTestSpec, TestBackend, TestExpectation, TestRequest};
 pub use traffic_policy::{PolicyTarget, TrafficPolicy, TrafficPolicySpec};
 pub use workload::{Locality, Sidecar, SidecarMode, Workload, WorkloadMtls, WorkloadSpec};

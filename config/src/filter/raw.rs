@@ -11,8 +11,8 @@ pub(super) struct RawFilter {
     pub(super) response_header_modifier: Option<RawHeaderModifier>,
     pub(super) request_redirect: Option<RawRedirect>,
     pub(super) url_rewrite: Option<RawRewrite>,
-    request_mirror: Option<serde_json::Value>,
-    cors: Option<serde_json::Value>,
+    pub(super) request_mirror: Option<RawMirror>,
+    pub(super) cors: Option<RawCors>,
     pub(super) extension_ref: Option<RawExtension>,
     external_auth: Option<serde_json::Value>,
 }
@@ -85,4 +85,38 @@ pub(super) struct RawPath {
     pub(super) r#type: String,
     pub(super) replace_full_path: Option<String>,
     pub(super) replace_prefix_match: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawMirror {
+    pub(super) backend_ref: RawMirrorBackend,
+    pub(super) fraction: Option<RawFraction>,
+    pub(super) percent: Option<i32>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawMirrorBackend {
+    pub(super) group: Option<String>,
+    pub(super) kind: Option<String>,
+    pub(super) name: String,
+    pub(super) namespace: Option<String>,
+    pub(super) port: Option<i32>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawFraction {
+    pub(super) numerator: i32,
+    pub(super) denominator: Option<i32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct RawCors {
+    pub(super) allow_credentials: Option<bool>,
+    pub(super) allow_headers: Vec<String>,
+    pub(super) allow_methods: Vec<String>,
+    pub(super) allow_origins: Vec<String>,
+    pub(super) expose_headers: Vec<String>,
+    pub(super) max_age: Option<i32>,
 }

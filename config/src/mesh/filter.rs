@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Fault, RateLimit};
+use std::time::Duration;
+
+use super::{Fault, RateLimit, ServiceName, Share};
 
 /// The filters of a rule. [`Filters::default`] does nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -19,6 +21,38 @@ pub struct Filters {
     pub fault: Option<Fault>,
     /// `RateLimit`.
     pub rate_limit: Option<RateLimit>,
+    /// `RequestMirror`, each to a backend of its own.
+    pub mirrors: Vec<Mirror>,
+    /// `CORS`.
+    pub cors: Option<Cors>,
+}
+
+/// `RequestMirror`: a copy of some requests, whose answer nobody sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The service that gets it.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+    /// Of how many requests.
+    pub share: Share,
+}
+
+/// `CORS`: which pages of other origins may call, as browsers ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// `scheme://host` or `scheme://host:port`, a `*` in the host stands for any characters; `*` alone for all.
+    pub allow_origins: Vec<Arc<str>>,
+    /// Whether requests may carry credentials.
+    pub allow_credentials: bool,
+    /// Methods, or `*` alone.
+    pub allow_methods: Vec<Arc<str>>,
+    /// Request headers, or `*` alone.
+    pub allow_headers: Vec<Arc<str>>,
+    /// Response headers that pages may read, or `*` alone.
+    pub expose_headers: Vec<Arc<str>>,
+    /// How long browsers may remember the answer. Default 5 s.
+    pub max_age: Duration,
 }
 
 /// The filters of one backend. They come after those of its rule.

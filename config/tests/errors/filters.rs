@@ -201,3 +201,64 @@ fn retries() {
     let both = policy("attempts: 2").replace("      filters:", "      retry: {attempts: 1}\n      filters:");
     expect(&both, &[(Duplicate, (8, 7), OF, "names a `RetryPolicy` too", "remove one")]);
 }
+
+#[test]
+fn mirrors() {
+    let mirror = |rest: &str| rule(&format!("{{type: RequestMirror, requestMirror: {{backendRef: {{{rest}}}}}}}"));
+    expect(
+        &mirror("name: cart, port: 80}, percent: 10, fraction: {numerator: 1"),
+        &[(InvalidValue, (8, 100), OF, "`fraction` says the share already", "one of both")],
+    );
+    expect(&mirror("name: cart, port: 80}, fraction: {numerator: 1, denominator: 1000"), &[]);
+    expect(
+        &mirror("name: cart, port: 80}, fraction: {numerator: 3, denominator: 2"),
+        &[(InvalidValue, (8, 101), OF, "not a part of the whole", "denominator")],
+    );
+    expect(&mirror("name: crat, port: 80"), &[(Code::DanglingReference, (8, 74), OF, "no service `crat`", "`cart`")]);
+    expect(&mirror("name: cart"), &[(MissingField, (8, 67), OF, "needs the port", "80 (http)")]);
+}
+
+#[test]
+fn cross_origin_requests() {
+    let cors = |spec: &str| rule(&format!("{{type: CORS, cors: {{{spec}}}}}"));
+    expect(&cors("allowOrigins: ['https://*.example.com', 'http://localhost:3000'], allowMethods: ['*']"), &[]);
+    expect(&cors("allowOrigins: ['*']"), &[]);
+    expect(&cors("allowMethods: [GET]"), &[(MissingField, (8, 36), OF, "no origin", "allowOrigins")]);
+    for (origin, fault) in [
+        ("ftp://a.example", "begins neither"),
+        ("https://a.example:0", "port"),
+        ("https://a_b", "`_`"),
+        ("https://A", "upper"),
+    ] {
+        expect(&cors(&format!("allowOrigins: ['{origin}']")), &[(InvalidValue, (8, 52), OF, fault, "https://")]);
+    }
+    expect(
+        &cors("allowOrigins: ['*'], allowHeaders: ['*', x-a]"),
+        &[(InvalidValue, (8, 73), OF, "beside others", "alone")],
+    );
+}
+
+#[test]
+fn route_tests() {
+    let of = "RouteTest shop/x";
+    let test = |spec: &str| {
+        format!(
+            "apiVersion: malla.dev/v1alpha1\nkind: RouteTest\nmetadata: {{name: x, namespace: shop}}\nspec:\n{spec}"
+        )
+    };
+    let request = "  request: {url: 'http://cart.shop/'}\n";
+    expect(&test(&format!("{request}  expect: {{backends: [{{name: cart, port: 80}}]}}\n")), &[]);
+    expect(&test(&format!("{request}  expect: {{}}\n")), &[(MissingField, (6, 11), of, "expects nothing", "backends")]);
+    expect(
+        &test(&format!("{request}  expect: {{backends: [{{name: crat, port: 80}}]}}\n")),
+        &[(Code::DanglingReference, (6, 30), of, "no service `crat`", "`cart`")],
+    );
+    expect(
+        &test("  from: web\n  request: {url: 'http://cart.shop/'}\n  expect: {status: 404}\n"),
+        &[(InvalidValue, (5, 9), of, "`web` is not a service account", "namespace/name")],
+    );
+    expect(
+        &test("  request: {url: /a}\n  expect: {status: 404}\n"),
+        &[(InvalidValue, (5, 18), of, "`/a` is not an absolute URL", "http://")],
+    );
+}

@@ -31,7 +31,10 @@ impl View for ClientView<'_> {
             Err(required) => {
                 Answer::Denied(format!("it is for {required}; this client's certificate says {}", self.identity))
             }
-            Ok(()) => self.resources.get(kind, name).map_or(Answer::Absent, Answer::Found),
+            Ok(()) => match self.resources.get(kind, name) {
+                Some(found) => Answer::Found(self.resources.seen_from(self.identity.namespace(), &found).clone()),
+                None => Answer::Absent,
+            },
         }
     }
 
@@ -43,6 +46,8 @@ impl View for ClientView<'_> {
     }
 
     fn all(&self, kind: ResourceType) -> Vec<Arc<Resource>> {
-        self.resources.all(kind).filter(|resource| self.may_have(kind, &resource.name).is_ok()).cloned().collect()
+        let namespace = self.identity.namespace();
+        let permitted = self.resources.all(kind).filter(|resource| self.may_have(kind, &resource.name).is_ok());
+        permitted.map(|resource| self.resources.seen_from(namespace, resource).clone()).collect()
     }
 }

@@ -28,10 +28,11 @@ use crate::resources::Resources;
 /// A resource of a set, as text; panics if there is none of that name.
 pub(super) fn text(resources: &Resources, kind: ResourceType, name: &str) -> String {
     let resource = resources.get(kind, name).unwrap_or_else(|| panic!("{kind} {name} is there"));
-    describe(&resource)
+    of(&resource)
 }
 
-fn describe(resource: &Resource) -> String {
+/// A resource as text.
+pub(super) fn of(resource: &Resource) -> String {
     let bytes = resource.body.clone();
     match resource.kind {
         ResourceType::Listener => listener(&decode(bytes)),

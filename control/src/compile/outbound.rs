@@ -16,8 +16,15 @@ use super::split::Split;
 use super::{cluster, filters, inbound, overrides, route};
 use crate::world::{ResolvedPort, ServicePortName, Upstream, World, WorldError, of_workload};
 
+/// Resources that the clients of one namespace get instead of those of the same name.
+pub(super) type ForNamespace = (Name, Resource);
+
 /// Renders all destinations.
-pub(super) fn render(world: &World, resources: &mut Vec<Resource>) -> Result<(), WorldError> {
+pub(super) fn render(
+    world: &World,
+    resources: &mut Vec<Resource>,
+    for_namespaces: &mut Vec<ForNamespace>,
+) -> Result<(), WorldError> {
     let mut aliases: BTreeMap<&ServicePortName, Vec<Name>> = BTreeMap::new();
     for (address, name) in &world.virtual_addresses {
         aliases.entry(name).or_default().push(names::original_destination(*address).into());
@@ -25,28 +32,32 @@ pub(super) fn render(world: &World, resources: &mut Vec<Resource>) -> Result<(),
     let attachments = Attachments::new(&world.mesh);
     let hashing = Hashing::new(world);
     for (name, port) in &world.ports {
-        service_port(
-            name,
-            port,
-            &attachments.to(name, port.protocol),
-            &hashing,
-            aliases.remove(name).unwrap_or_default(),
-            resources,
-        );
+        let aliases = aliases.remove(name).unwrap_or_default();
+        let for_all = routed(name, port.protocol, &attachments.to(name, port.protocol), &hashing, &aliases);
+        for (namespace, routes) in attachments.of_consumers(name, port.protocol) {
+            let own = routed(name, port.protocol, &routes, &hashing, &aliases);
+            let differs = |resource: &Resource| {
+                !for_all.iter().any(|other| (other.kind, &other.version) == (resource.kind, &resource.version))
+            };
+            for_namespaces
+                .extend(own.into_iter().filter(differs).map(|resource| (namespace.as_ref().into(), resource)));
+        }
+        resources.extend(for_all);
+        endpoints(name, port, resources);
     }
     workload_ports(world, resources)
 }
 
-fn service_port(
+/// The listener of a service port, and its routes.
+fn routed(
     name: &ServicePortName,
-    port: &ResolvedPort,
+    protocol: AppProtocol,
     routes: &Routes<'_>,
     hashing: &Hashing,
-    aliases: Vec<Name>,
-    resources: &mut Vec<Resource>,
-) {
+    aliases: &[Name],
+) -> Vec<Resource> {
     let text = name.to_string();
-    let carries = Carries::new(port.protocol, routes);
+    let carries = Carries::new(protocol, routes);
     let listener = Listener {
         name: text.clone(),
         api_listener: carries.requests().then(|| api_listener(&text, &routes.http)),
@@ -57,10 +68,16 @@ fn service_port(
         }),
         ..Default::default()
     };
-    resources.push(Resource::new(ResourceType::Listener, text.as_str(), aliases, &listener));
+    let mut resources = vec![Resource::new(ResourceType::Listener, text.as_str(), aliases.iter().cloned(), &listener)];
     if carries.requests() {
         resources.push(route::configuration(&text, &routes.http, hashing));
     }
+    resources
+}
+
+/// The cluster of a service port, and its endpoints.
+fn endpoints(name: &ServicePortName, port: &ResolvedPort, resources: &mut Vec<Resource>) {
+    let text = name.to_string();
     match &port.upstream {
         Upstream::Endpoints(endpoints) => {
             resources.push(cluster::of_endpoints(&text, name.server_name(), port, endpoints));

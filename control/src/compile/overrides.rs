@@ -1,18 +1,24 @@
-//! Faults and rate limits: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
+//! Mirrors; and faults, rate limits and CORS: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
 //! listeners of those routes.
 
-use malla_config::mesh::{Abort, AbortStatus, Delay, Fault, Filters, HttpRoute, RateLimit, Share, TokenBucket};
+use malla_config::mesh::{
+    Abort, AbortStatus, Cors, Delay, Fault, Filters, HttpRoute, Mirror, RateLimit, Share, TokenBucket,
+};
 use malla_xds::envoy::core::RuntimeFractionalPercent;
+use malla_xds::envoy::cors::{self, CorsPolicy};
 use malla_xds::envoy::fault::fault_abort::ErrorType;
 use malla_xds::envoy::fault::{FaultAbort, HttpFault};
 use malla_xds::envoy::fault_common::FaultDelay;
 use malla_xds::envoy::fault_common::fault_delay::FaultDelaySecifier;
 use malla_xds::envoy::local_ratelimit::LocalRateLimit;
+use malla_xds::envoy::matcher::string_matcher::MatchPattern;
+use malla_xds::envoy::matcher::{RegexMatcher, StringMatcher};
 use malla_xds::envoy::protobuf::{Any, BoolValue};
 use malla_xds::envoy::ratelimit::LocalRateLimitDescriptor;
 use malla_xds::envoy::ratelimit::rate_limit_descriptor::Entry;
 use malla_xds::envoy::route::rate_limit::Action;
 use malla_xds::envoy::route::rate_limit::action::{ActionSpecifier, RequestHeaders, SourceCluster};
+use malla_xds::envoy::route::route_action::RequestMirrorPolicy;
 use malla_xds::envoy::route::{FilterConfig, Route};
 use malla_xds::envoy::types::fractional_percent::DenominatorType;
 use malla_xds::envoy::types::{FractionalPercent, TokenBucket as Bucket};
@@ -25,6 +31,9 @@ use super::filters::{duration, number};
 pub(super) fn filters(routes: &[&HttpRoute]) -> Vec<(&'static str, Any)> {
     let rules = || routes.iter().flat_map(|route| &route.rules).map(|rule| &rule.filters);
     let mut filters = Vec::new();
+    if rules().any(|filters| filters.cors.is_some()) {
+        filters.push((names::CORS_FILTER, pack_any(cors::Cors::default())));
+    }
     if rules().any(|filters| filters.rate_limit.is_some()) {
         let idle = LocalRateLimit { stat_prefix: "malla".into(), ..Default::default() };
         filters.push((names::RATE_LIMIT_FILTER, pack_any(idle)));
@@ -39,6 +48,9 @@ pub(super) fn filters(routes: &[&HttpRoute]) -> Vec<(&'static str, Any)> {
 /// before the other: clients that know no such condition follow it all the same.
 pub(super) fn of_rule(route: Route, filters: &Filters) -> Vec<Route> {
     let mut route = route;
+    if let Some(cors) = &filters.cors {
+        route.typed_per_filter_config.insert(names::CORS_FILTER.into(), optional(pack_any(cors_policy(cors))));
+    }
     if let Some(limit) = &filters.rate_limit {
         let config = optional(pack_any(rate_limit(limit)));
         route.typed_per_filter_config.insert(names::RATE_LIMIT_FILTER.into(), config);
@@ -57,6 +69,45 @@ pub(super) fn of_rule(route: Route, filters: &Filters) -> Vec<Route> {
 /// For clients that do not have the filter.
 fn optional(config: Any) -> Any {
     pack_any(FilterConfig { config: Some(config), is_optional: true, ..Default::default() })
+}
+
+fn cors_policy(cors: &Cors) -> CorsPolicy {
+    let origin = |origin: &std::sync::Arc<str>| {
+        let pattern = match origin.contains('*') {
+            false => MatchPattern::Exact(origin.to_string()),
+            true => {
+                // Gateway API: the wildcard stands for any characters, dots too. Origins have no others that mean something.
+                let regex = origin.replace('.', "\\.").replace('*', ".*");
+                MatchPattern::SafeRegex(RegexMatcher { regex, ..Default::default() })
+            }
+        };
+        StringMatcher { match_pattern: Some(pattern), ..Default::default() }
+    };
+    let list = |items: &[std::sync::Arc<str>]| items.join(", ");
+    CorsPolicy {
+        allow_origin_string_match: cors.allow_origins.iter().map(origin).collect(),
+        allow_methods: list(&cors.allow_methods),
+        allow_headers: list(&cors.allow_headers),
+        expose_headers: list(&cors.expose_headers),
+        max_age: cors.max_age.as_secs().to_string(),
+        allow_credentials: Some(BoolValue { value: cors.allow_credentials }),
+        forward_not_matching_preflights: Some(BoolValue { value: false }),
+        ..Default::default()
+    }
+}
+
+/// Copies of requests.
+pub(super) fn mirrors(mirrors: &[Mirror]) -> Vec<RequestMirrorPolicy> {
+    let policy = |mirror: &Mirror| RequestMirrorPolicy {
+        cluster: names::service_port(&mirror.service, mirror.port),
+        runtime_fraction: Some(RuntimeFractionalPercent {
+            default_value: Some(fraction(mirror.share)),
+            runtime_key: String::new(),
+        }),
+        disable_shadow_host_suffix_append: true,
+        ..Default::default()
+    };
+    mirrors.iter().map(policy).collect()
 }
 
 fn http_fault(fault: &Fault) -> HttpFault {

@@ -199,7 +199,11 @@ fn action(rule: &HttpRule, path: &PathSpecifier, service_port: u16) -> Action {
             ..Default::default()
         }),
     };
-    let action = RouteAction { retry_policy: retries::policy(rule), ..forward(clusters, rule.request_timeout) };
+    let action = RouteAction {
+        retry_policy: retries::policy(rule),
+        request_mirror_policies: overrides::mirrors(&rule.filters.mirrors),
+        ..forward(clusters, rule.request_timeout)
+    };
     Action::Route(route_filters::rewrite(action, &rule.filters.rewrite, path))
 }
 

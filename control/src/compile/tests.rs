@@ -325,6 +325,50 @@ fn faults_and_rate_limits_are_overrides_of_filters() {
 }
 
 #[test]
+fn mirrors_and_cross_origin_policies_are_rendered() {
+    let rules = "  rules:
+  - filters:
+    - {type: RequestMirror, requestMirror: {backendRef: {name: cart-v1, port: 80}, percent: 10}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: cart-v2, port: 80}, fraction: {numerator: 1, denominator: 3}}}
+    - type: CORS
+      cors: {allowOrigins: ['https://a.example', 'https://*.b.example'], allowMethods: [GET, PUT], exposeHeaders: [x-a], maxAge: 60, allowCredentials: true}
+    backendRefs: [{name: cart, port: 80}]";
+    let resources = shop(&route("HTTPRoute", "r", rules));
+    check(&resources, Listener, "cart.shop:80", "api rds cart.shop:80 cors");
+    check(
+        &resources,
+        Route,
+        "cart.shop:80",
+        "[*]
+         /* -> cart.shop:80 mirror cart-v1.shop:80 of 100000 mirror cart-v2.shop:80 of 333333 cors[=https://a.example ~https://.*\\.b\\.example | GET, PUT |  | x-a | 60 credentials] (HTTPRoute/shop/r/0)",
+    );
+}
+
+#[test]
+fn consumer_routes_are_for_the_clients_of_their_namespace() {
+    let producer = route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: cart-v1, port: 80}]}]");
+    let consumer = route(
+        "HTTPRoute",
+        "own",
+        "  rules: [{timeouts: {request: 1s}, backendRefs: [{name: cart-v2, namespace: shop, port: 80}]}]",
+    )
+    .replace("metadata: {name: own, namespace: shop}", "metadata: {name: own, namespace: web}")
+    .replace("name: cart}]", "name: cart, namespace: shop}]");
+    let grant = "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: shop}\nspec:\n  \
+                 from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: web}]\n  to: [{group: '', kind: Service}]\n---\n";
+    let resources = shop(&[&producer, &consumer, grant].map(String::from).concat());
+    check(&resources, Route, "cart.shop:80", "[*]\n/* -> cart-v1.shop:80 (HTTPRoute/shop/all/0)");
+    let shared = resources.get(Route, "cart.shop:80").expect("is there");
+    let seen = |namespace| super::describe::of(resources.seen_from(namespace, &shared));
+    assert_eq!(seen("web"), "[*]\n/* -> cart-v2.shop:80 timeout 1.000s max 1.000s (HTTPRoute/web/own/0)\n");
+    assert_eq!(seen("other"), "[*]\n/* -> cart-v1.shop:80 (HTTPRoute/shop/all/0)\n");
+    let listener = resources.get(Listener, "10.96.0.7:80").expect("by its address");
+    assert_eq!(resources.seen_from("web", &listener).version, listener.version, "it is the same for all");
+    let without = shop(&producer);
+    assert_ne!(without.version(), resources.version());
+}
+
+#[test]
 fn each_virtual_host_holds_all_routes_that_apply_to_its_host() {
     let to = |path: &str, backend: &str, hostnames: &str| {
         format!(

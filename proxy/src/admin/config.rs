@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::authorize::{Action, Authorization, Enforcement, RuleSet};
 use crate::balance::Cause;
+use crate::explain::words;
 use crate::shared::Shared;
 use crate::snapshot::{
-    Cluster, Endpoints, HttpRoutes, Outbound, OutboundService, PathMatch, Plaintext, Protocol, Route, RouteAction,
-    RouteMatch, TcpRoute, UnknownDestination, UpstreamHttp, ValueMatch, WeightedClusters,
+    Cluster, Endpoints, HttpRoutes, Outbound, OutboundService, Plaintext, Protocol, Route, RouteAction, TcpRoute,
+    UnknownDestination, UpstreamHttp, WeightedClusters,
 };
 use crate::subscribe::status::Connection;
 
@@ -300,26 +301,6 @@ fn targets(weighted: &WeightedClusters, clusters: &mut BTreeMap<String, Arc<Clus
         Target { cluster: cluster.name.to_string(), weight: *weight }
     };
     weighted.clusters.iter().map(target).collect()
-}
-
-/// The conditions of a route, as one would say them.
-fn words(matcher: &RouteMatch) -> String {
-    let mut words = Vec::new();
-    words.extend(matcher.method.as_ref().map(|method| method.to_string()));
-    words.push(match &matcher.path {
-        PathMatch::Any => "any path".to_owned(),
-        PathMatch::Exact(path) => format!("path {path}"),
-        PathMatch::Prefix(prefix) => format!("path {prefix}…"),
-        PathMatch::Regex(regex) => format!("path ~ {regex}"),
-    });
-    let value = |name: &str, value: &ValueMatch| match value {
-        ValueMatch::Exact(text) => format!("{name} = {text}"),
-        ValueMatch::Regex(regex) => format!("{name} ~ {regex}"),
-        ValueMatch::Present => format!("{name} is present"),
-    };
-    words.extend(matcher.headers.iter().map(|(name, matched)| value(&format!("header {name}"), matched)));
-    words.extend(matcher.query.iter().map(|(name, matched)| value(&format!("query {name}"), matched)));
-    words.join(", ")
 }
 
 fn view(cluster: &Cluster) -> ClusterView {

@@ -1,15 +1,17 @@
-//! Configurations of HTTP filters in routes: faults and rate limits. Others may be skipped only if they say so (gRFC A39).
+//! Mirrors, and configurations of HTTP filters in routes: faults, rate limits, CORS. Others may be skipped only if they say so (gRFC A39).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
+use malla_xds::envoy::cors::CorsPolicy;
 use malla_xds::envoy::fault::HttpFault;
 use malla_xds::envoy::fault::fault_abort::ErrorType;
 use malla_xds::envoy::fault_common::fault_delay::FaultDelaySecifier;
 use malla_xds::envoy::local_ratelimit::LocalRateLimit;
 use malla_xds::envoy::protobuf::Any;
 use malla_xds::envoy::route::rate_limit::action::ActionSpecifier;
+use malla_xds::envoy::route::route_action::RequestMirrorPolicy;
 use malla_xds::envoy::route::{self, FilterConfig};
 use malla_xds::envoy::types::fractional_percent::DenominatorType;
 use malla_xds::envoy::types::{FractionalPercent, TokenBucket as WrittenBucket};
@@ -17,10 +19,12 @@ use malla_xds::names::RATE_LIMIT_CLIENT;
 
 use super::fault::{At, Fault, each};
 use super::{duration, message, type_name, unsupported};
-use crate::filter::{self, Abort, Bucket, HeaderLimits, RateLimit, Share, TokenBucket};
+use crate::filter::{self, Abort, Bucket, Cors, HeaderLimits, RateLimit, Share, TokenBucket};
+use crate::names::Name;
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+const CORS: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 const RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 
 /// What a route asks of filters.
@@ -28,6 +32,7 @@ const RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.Local
 pub(super) struct Overrides {
     pub(super) fault: Option<filter::Fault>,
     pub(super) limits: Vec<Arc<RateLimit>>,
+    pub(super) cors: Option<Cors>,
 }
 
 /// Those of a route.
@@ -45,6 +50,7 @@ pub(super) fn of_route(written: &HashMap<String, Any>) -> Result<Overrides, Faul
                 let limit = rate_limit(&message(&config.value).at(field())?).at(field())?;
                 overrides.limits.extend(limit.map(Arc::new));
             }
+            CORS => overrides.cors = cors(&message(&config.value).at(field())?).at(field())?,
             _ if optional => {}
             _ => return Err(not_optional().within(field())),
         }
@@ -124,6 +130,48 @@ fn share(written: Option<&FractionalPercent>) -> Result<Share, Fault> {
         Err(_) => return Err(Fault::new(format!("{} is not known", written.denominator)).within("denominator")),
     };
     Ok(Share(written.numerator.saturating_mul(scale).min(1_000_000)))
+}
+
+fn cors(written: &CorsPolicy) -> Result<Option<Cors>, Fault> {
+    let enabled = written.filter_enabled.as_ref().map(|enabled| share(enabled.default_value.as_ref())).transpose();
+    match enabled.at("filter_enabled")? {
+        Some(Share(0)) => return Ok(None),
+        None | Some(Share(1_000_000)) => {}
+        Some(_) => return Err(Fault::new("a part of the requests is not supported").within("filter_enabled")),
+    }
+    let private = written.allow_private_network_access.as_ref().is_some_and(|allow| allow.value);
+    unsupported("allow_private_network_access", private)?;
+    let value = |field: &'static str, text: &str| {
+        let value =
+            HeaderValue::from_str(text).map_err(|_| Fault::new("is not the value of a header").within(field))?;
+        Ok::<_, Fault>(Some(value).filter(|value| !value.is_empty()))
+    };
+    Ok(Some(Cors {
+        origins: each("allow_origin_string_match", &written.allow_origin_string_match, super::matcher::string)?,
+        methods: value("allow_methods", &written.allow_methods)?,
+        headers: value("allow_headers", &written.allow_headers)?,
+        expose: value("expose_headers", &written.expose_headers)?,
+        max_age: value("max_age", &written.max_age)?,
+        credentials: written.allow_credentials.as_ref().is_some_and(|allow| allow.value),
+        forward_others: written.forward_not_matching_preflights.as_ref().is_none_or(|forward| forward.value),
+    }))
+}
+
+/// The mirrors of a route: clusters and how many requests.
+pub(super) fn mirrors(written: &[RequestMirrorPolicy]) -> Result<Vec<(Name, Share)>, Fault> {
+    each("request_mirror_policies", written, |mirror| {
+        unsupported("cluster_header", !mirror.cluster_header.is_empty())?;
+        unsupported("request_headers_mutations", !mirror.request_headers_mutations.is_empty())?;
+        unsupported("host_rewrite_literal", !mirror.host_rewrite_literal.is_empty())?;
+        if mirror.cluster.is_empty() {
+            return Err(Fault::new("is empty").within("cluster"));
+        }
+        let share = match &mirror.runtime_fraction {
+            None => Share(1_000_000),
+            Some(fraction) => share(fraction.default_value.as_ref()).at("runtime_fraction.default_value")?,
+        };
+        Ok((mirror.cluster.as_str().into(), share))
+    })
 }
 
 fn rate_limit(written: &LocalRateLimit) -> Result<Option<RateLimit>, Fault> {

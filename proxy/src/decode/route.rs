@@ -13,7 +13,7 @@ use super::filters::{self, header_lists};
 use super::overrides::{self, Overrides};
 use super::retry::{Retries, retry};
 use super::{matcher, optional_duration, unsupported};
-use crate::filter::{Filters, HeaderFilters, RateLimit, Redirect};
+use crate::filter::{Filters, HeaderFilters, RateLimit, Redirect, Share};
 use crate::names::Name;
 use crate::snapshot::{Retry, RouteMatch};
 
@@ -48,6 +48,8 @@ pub struct RouteSpec {
     pub redirect: Option<Arc<Redirect>>,
     /// What is done besides.
     pub filters: Option<Arc<Filters>>,
+    /// Clusters that get copies, and of how many requests.
+    pub mirrors: Vec<(Name, Share)>,
     /// How many requests are let through.
     pub limits: Vec<Arc<RateLimit>>,
     /// Limit of the whole request.
@@ -59,10 +61,13 @@ pub struct RouteSpec {
 }
 
 impl RouteTable {
-    /// Every cluster that it leads to; with repetitions.
+    /// Every cluster that it leads to, of each route first those that answer, then mirrors; with repetitions.
     pub fn clusters(&self) -> impl Iterator<Item = &Name> {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
-        routes.flat_map(|route| route.clusters.iter().map(|(name, _)| name))
+        routes.flat_map(|route| {
+            let mirrors = route.mirrors.iter().map(|(name, _)| name);
+            route.clusters.iter().map(|(name, _)| name).chain(mirrors)
+        })
     }
 }
 
@@ -167,7 +172,7 @@ fn domain(text: &str) -> Result<Arc<str>, Fault> {
 }
 
 fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<RouteSpec, Fault> {
-    let Overrides { fault, limits } = overrides::of_route(&written.typed_per_filter_config)?;
+    let Overrides { fault, limits, cors } = overrides::of_route(&written.typed_per_filter_config)?;
     unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
     let matcher = written.r#match.as_ref().ok_or_else(|| Fault::new("is missing").within("match"))?;
     let matcher = matcher::route_match(matcher).at("match")?;
@@ -178,7 +183,8 @@ fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<R
         matcher,
         clusters: Vec::new(),
         redirect: None,
-        filters: Filters { fault: fault.clone(), ..Filters::default() }.shared(),
+        filters: Filters { fault: fault.clone(), cors: cors.clone(), ..Filters::default() }.shared(),
+        mirrors: Vec::new(),
         limits,
         timeout: None,
         try_timeout: None,
@@ -194,10 +200,12 @@ fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<R
                 clusters: of_clusters,
                 rewrite: filters::rewrite(action, &nowhere.matcher.path).at("route")?,
                 fault,
+                cors,
             };
             Ok(RouteSpec {
                 clusters,
                 filters: filters.shared(),
+                mirrors: overrides::mirrors(&action.request_mirror_policies).at("route")?,
                 timeout: timeout(action).at("route")?,
                 try_timeout: retries.try_timeout,
                 retry: retries.retry,

@@ -14,12 +14,13 @@ use super::failure::{Failure, MALLA_NOT_RETRIED, MALLA_REASON, told};
 use super::forward::{Plan, Upstream, UpstreamBody, forward};
 use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::head::{Head, MALLA_UPGRADE, Original, Upgrade, strip_response};
+use super::mirror;
 use super::request_body::Gate;
 use super::response::{Exchange, ResponseBody};
 use super::tunnel::Tunnel;
 use super::{Connection, Inbound, Outbound, Side};
 use crate::authorize::{Authorization, Subject, Verdict, authorize};
-use crate::filter::{Fault, Filters, Redirect};
+use crate::filter::{Cors, Fault, Filters, Redirect};
 use crate::metrics::Protocol;
 use crate::names::{self, Name, SpiffeId};
 use crate::outbound;
@@ -88,10 +89,11 @@ enum Reached {
 
 impl Reached {
     /// Takes along what is to be done to the answer of the cluster at this place of a route.
-    fn filtered(mut self, route: &Route, place: usize) -> Self {
-        if let Reached::Upstream(_, context) = &mut self {
-            let filters = route.filters.as_ref().filter(|filters| !filters.headers(place).response.is_empty());
-            context.filters = filters.map(|filters| (filters.clone(), place));
+    fn filtered(mut self, route: &Route, place: usize, origin: Option<HeaderValue>) -> Self {
+        if let (Reached::Upstream(_, context), Some(filters)) = (&mut self, &route.filters)
+            && (origin.is_some() || !filters.headers(place).response.is_empty())
+        {
+            context.filters = Some(OfAnswer { filters: filters.clone(), place, origin });
         }
         self
     }
@@ -103,8 +105,26 @@ struct Context {
     http2: bool,
     upgrade: Option<Upgrade>,
     deadline: Option<Instant>,
-    /// Changes of the answer of the cluster at this place.
-    filters: Option<(Arc<Filters>, usize)>,
+    /// What the route does to the answer.
+    filters: Option<OfAnswer>,
+}
+
+/// What a route does to the answer of one of its clusters.
+struct OfAnswer {
+    filters: Arc<Filters>,
+    /// The cluster's place in the route.
+    place: usize,
+    /// The page that asked, if it may have the answer.
+    origin: Option<HeaderValue>,
+}
+
+impl OfAnswer {
+    fn apply(&self, headers: &mut HeaderMap) {
+        self.filters.headers(self.place).response.apply(headers);
+        if let (Some(cors), Some(origin)) = (&self.filters.cors, &self.origin) {
+            cors.respond(origin.clone(), headers);
+        }
+    }
 }
 
 async fn from_application(
@@ -147,6 +167,13 @@ async fn from_application(
     let routes = service.http.as_deref().ok_or_else(|| Failure::new(Reason::NoRoute, format!("{name} is not HTTP")))?;
     let route = choose(routes, &head)?;
     exchange.outcome.route(route.name.clone());
+    let mut origin = None;
+    if let Some(cors) = route.filters.as_ref().and_then(|filters| filters.cors.as_ref()) {
+        origin = cors.origin(&head.headers);
+        if Cors::is_preflight(&head.method, &head.headers) && (origin.is_some() || !cors.forward_others) {
+            return Ok(Reached::Answered(preflight(cors, &head, origin)));
+        }
+    }
     for limit in &route.limits {
         let taken = limit.take(&head.headers, || own_account(worker), std::time::Instant::now());
         taken.map_err(|wait| Failure::rate_limited(&limit.name, wait))?;
@@ -162,8 +189,12 @@ async fn from_application(
     if let Some(filters) = &route.filters {
         head.filter(filters, place);
     }
+    let body = match route.mirrors.is_empty() {
+        true => body,
+        false => mirror::copy(worker, route, protocol(&head), &head, body),
+    };
     let upstream = run(connection, cluster, None, route, &service.name, head, body, gate, exchange).await;
-    upstream.map(|reached| reached.filtered(route, place))
+    upstream.map(|reached| reached.filtered(route, place, origin))
 }
 
 fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<&'a Route, Failure> {
@@ -176,6 +207,14 @@ fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<&'a Route, Failure>
     };
     route::choose(routes, &looked_at)
         .ok_or_else(|| Failure::new(Reason::NoRoute, format!("{} {}{}", head.method, head.host(), head.path.path())))
+}
+
+/// The answer to a browser's question in advance.
+fn preflight(cors: &Cors, head: &Head, origin: Option<HeaderValue>) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = cors.preflight(&head.headers, origin);
+    response
 }
 
 /// Makes a request wait, and fail, if the fault is for it.
@@ -390,8 +429,8 @@ fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut ex
     if let Some(why) = not_retried {
         head.headers.insert(MALLA_NOT_RETRIED, HeaderValue::from_static(why.word()));
     }
-    if let Some((filters, place)) = &context.filters {
-        filters.headers(*place).response.apply(&mut head.headers);
+    if let Some(filters) = &context.filters {
+        filters.apply(&mut head.headers);
     }
     exchange.outcome.status(head.status);
     exchange.outcome.grpc_status(grpc_status(&head.headers));

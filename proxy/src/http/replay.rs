@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::body::{Body, BodyError};
 
@@ -36,6 +37,8 @@ pub(crate) struct Recording {
     ended: bool,
     /// It outgrew the limit, or broke: the beginning is gone.
     lost: bool,
+    /// Who waits for all of it.
+    watchers: Vec<oneshot::Sender<Body>>,
 }
 
 /// Reads a recorded body from its beginning.
@@ -51,7 +54,15 @@ impl Replay {
         if source.is_end_stream() {
             return Replay::Nothing;
         }
-        let recording = Recording { source, chunks: Vec::new(), length: 0, trailers: None, ended: false, lost: false };
+        let recording = Recording {
+            source,
+            chunks: Vec::new(),
+            length: 0,
+            trailers: None,
+            ended: false,
+            lost: false,
+            watchers: Vec::new(),
+        };
         Replay::Kept(Arc::new(Mutex::new(recording)))
     }
 
@@ -64,6 +75,18 @@ impl Replay {
                 Some(Body::replayed(Reader { recording: recording.clone(), next: 0, ended: false }))
             }
         }
+    }
+}
+
+impl Replay {
+    /// A copy of the whole body, once it has been read to its end; never if that is beyond the limit.
+    pub(crate) fn whole(&self) -> oneshot::Receiver<Body> {
+        let (watcher, whole) = oneshot::channel();
+        match self {
+            Replay::Nothing => drop(watcher.send(Body::empty())),
+            Replay::Kept(recording) => recording.lock().watchers.push(watcher),
+        }
+        whole
     }
 }
 
@@ -82,7 +105,7 @@ impl Reader {
             return Poll::Ready(recording.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let Some(polled) = ready!(Pin::new(&mut recording.source).poll_frame(cx)) else {
-            recording.ended = true;
+            recording.end(None);
             self.ended = true;
             return Poll::Ready(None);
         };
@@ -91,9 +114,11 @@ impl Reader {
                 if let Some(data) = frame.data_ref() {
                     recording.keep(data);
                     self.next = recording.chunks.len();
+                    if recording.source.is_end_stream() {
+                        recording.end(None);
+                    }
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    recording.trailers = Some(trailers.clone());
-                    recording.ended = true;
+                    recording.end(Some(trailers.clone()));
                     self.ended = true;
                 }
             }
@@ -137,6 +162,26 @@ impl Recording {
     fn lose(&mut self) {
         self.lost = true;
         self.chunks = Vec::new();
+        self.watchers = Vec::new();
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) {
+        self.ended = true;
+        self.trailers = trailers;
+        for watcher in std::mem::take(&mut self.watchers) {
+            let copy = Recording {
+                source: Body::empty(),
+                chunks: self.chunks.clone(),
+                length: self.length,
+                trailers: self.trailers.clone(),
+                ended: true,
+                lost: false,
+                watchers: Vec::new(),
+            };
+            let reader = Reader { recording: Arc::new(Mutex::new(copy)), next: 0, ended: false };
+            // Whoever does not wait any more has no use for it.
+            let _ = watcher.send(Body::replayed(reader));
+        }
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn route(cluster: &Arc<Cluster>) -> Route {
         try_timeout: None,
         retry: Retry::default(),
         filters: None,
+        mirrors: Vec::new(),
         limits: Vec::new(),
     }
 }
@@ -108,7 +109,13 @@ pub(crate) fn worker(snapshot: Snapshot, account: &str) -> Arc<Worker> {
         drain: crate::drain::Drain::new(),
         settings,
     };
-    Arc::new(Worker { shared: Arc::new(shared), index: 0, shard: metrics.shard(), pool: crate::pool::Pool::default() })
+    Arc::new(Worker {
+        shared: Arc::new(shared),
+        index: 0,
+        shard: metrics.shard(),
+        pool: Default::default(),
+        mirrors: Default::default(),
+    })
 }
 
 fn spiffe_id(account: &str) -> SpiffeId {

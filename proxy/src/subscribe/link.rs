@@ -14,12 +14,12 @@ use crate::decode::cluster::Discovery;
 use crate::decode::endpoints::Sidecar;
 use crate::decode::listener::{RouteSource, ServiceSpec, TcpSpec};
 use crate::decode::{ClusterSpec, EndpointSpec, InboundSpec, ListenerSpec, RouteTable};
-use crate::filter::RateLimit;
+use crate::filter::{RateLimit, Share};
 use crate::names::{Name, SpiffeId};
 use crate::policy::{Place, Policy};
 use crate::snapshot::{
-    Cluster, Endpoint, Endpoints, HttpRoutes, Inbound, InboundPort, Outbound, OutboundService, Route, RouteAction,
-    TcpRoute, VirtualHost, WeightedClusters,
+    Cluster, Endpoint, Endpoints, HttpRoutes, Inbound, InboundPort, Mirror, Outbound, OutboundService, Route,
+    RouteAction, TcpRoute, VirtualHost, WeightedClusters,
 };
 
 /// What was linked last.
@@ -266,6 +266,7 @@ impl RouteTable {
                 try_timeout: route.try_timeout,
                 retry: route.retry.clone(),
                 filters: route.filters.clone(),
+                mirrors: mirrors(&route.mirrors, &mut clusters),
                 limits: route.limits.iter().map(|limit| limits.shared(&route.name, limit)).collect(),
             });
             VirtualHost { domains: host.domains.clone(), routes: routes.collect() }
@@ -337,6 +338,11 @@ fn assemble(service: &ServiceSpec, parts: &Parts) -> OutboundService {
 fn weighted(weights: &[(Name, u32)], clusters: &mut impl Iterator<Item = Arc<Cluster>>) -> Option<WeightedClusters> {
     // The weights first: whoever asks for a cluster when no weight is left takes the next route's.
     WeightedClusters::new(weights.iter().zip(clusters).map(|((_, weight), cluster)| (cluster, *weight)))
+}
+
+/// Takes as many clusters as there are mirrors; they were linked in the same order.
+fn mirrors(shares: &[(Name, Share)], clusters: &mut impl Iterator<Item = Arc<Cluster>>) -> Vec<Mirror> {
+    shares.iter().zip(clusters).map(|((_, share), cluster)| Mirror { cluster, share: *share }).collect()
 }
 
 /// A cluster, with the loads, limits and budgets of the one before it.

@@ -2,6 +2,7 @@
 
 use malla_xds::envoy::core::HeaderValueOption;
 use malla_xds::envoy::core::header_value_option::HeaderAppendAction;
+use malla_xds::envoy::cors::CorsPolicy;
 use malla_xds::envoy::fault::HttpFault;
 use malla_xds::envoy::fault_common::fault_delay::FaultDelaySecifier;
 use malla_xds::envoy::local_ratelimit::LocalRateLimit;
@@ -80,6 +81,10 @@ fn route_text(route: &Route) -> String {
             if let Some(HostRewriteSpecifier::HostRewriteLiteral(host)) = &action.host_rewrite_specifier {
                 text += &format!(" at {host}");
             }
+            for mirror in &action.request_mirror_policies {
+                let share = mirror.runtime_fraction.as_ref().and_then(|fraction| fraction.default_value);
+                text += &format!(" mirror {} of {}", mirror.cluster, share.expect("is set").numerator);
+            }
             if let Some(retry) = &action.retry_policy {
                 text += &retry_text(retry);
             }
@@ -157,6 +162,16 @@ fn override_text(name: &str, any: &protobuf::Any) -> String {
     }
     let optional: FilterConfig = unpack(any);
     assert!(optional.is_optional, "gRPC does not know {name}");
+    if name == names::CORS_FILTER {
+        let cors: CorsPolicy = unpack(&optional.config.expect("is set"));
+        let origins: Vec<String> = cors.allow_origin_string_match.iter().map(string).collect();
+        let credentials = if cors.allow_credentials.is_some_and(|allow| allow.value) { " credentials" } else { "" };
+        let CorsPolicy { allow_methods, allow_headers, expose_headers, max_age, .. } = cors;
+        let origins = origins.join(" ");
+        return format!(
+            " cors[{origins} | {allow_methods} | {allow_headers} | {expose_headers} | {max_age}{credentials}]"
+        );
+    }
     assert_eq!(name, names::RATE_LIMIT_FILTER);
     let limit: LocalRateLimit = unpack(&optional.config.expect("is set"));
     let bucket = |bucket: &Option<TokenBucket>| {

@@ -9,13 +9,14 @@ use tokio::io::AsyncWriteExt;
 
 use super::super::Version;
 use super::super::testing::{
-    Listening, cluster, counted, endpoint, exchange_raw, knows, outbound, read_until, route, scripted, worker,
+    Listening, cluster, counted, endpoint, eventually, exchange_raw, knows, outbound, read_until, route, scripted,
+    worker,
 };
 use crate::filter::{
-    Abort, Bucket, Fault, Filters, HeaderChange, HeaderChanges, HeaderFilters, PathRewrite, RateLimit, Redirect,
+    Abort, Bucket, Cors, Fault, Filters, HeaderChange, HeaderChanges, HeaderFilters, PathRewrite, RateLimit, Redirect,
     Rewrite, Share, TokenBucket, Write,
 };
-use crate::snapshot::{Route, RouteAction, WeightedClusters};
+use crate::snapshot::{Cluster, Mirror, Route, RouteAction, ValueMatch, WeightedClusters};
 
 /// An application that keeps the heads it gets, and answers each with a header.
 async fn application() -> (SocketAddr, Arc<Mutex<Vec<String>>>, impl Sized) {
@@ -182,4 +183,62 @@ async fn a_rate_limit_answers_429_and_when_to_come_back() {
     let answer = exchange_raw(sidecar.address, &get("/", "content-type: application/grpc\r\n")).await;
     assert!(answer.contains("grpc-status: 8\r\n"), "{answer}");
     assert_eq!(heads.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn mirrors_get_whole_copies_and_nobody_waits_for_them() {
+    let (address, _heads, _running) = application().await;
+    let (copied, copies, _copying) = application().await;
+    let main = Arc::new(cluster("cart.shop:80", vec![endpoint(address)]));
+    let nobody = Arc::new(cluster("gone.shop:80", Vec::new()));
+    let copy = Arc::new(cluster("copy.shop:80", vec![endpoint(copied)]));
+    let mirror = |cluster: &Arc<Cluster>| Mirror { cluster: cluster.clone(), share: Share(1_000_000) };
+    let sidecar = sidecar(Route { mirrors: vec![mirror(&nobody), mirror(&copy)], ..route(&main) }).await;
+    let answer = exchange_raw(sidecar.address, &get("/a?b", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("malla-"), "{answer}");
+    eventually("the copy arrives", || copies.lock().iter().any(|head| head.starts_with("get /a?b "))).await;
+    let body = "POST /p HTTP/1.1\r\nhost: cart\r\ncontent-length: 9\r\nconnection: close\r\n\r\nabc\r\n\r\nde";
+    assert!(exchange_raw(sidecar.address, body).await.starts_with("HTTP/1.1 200 OK"));
+    eventually("with its body", || copies.lock().iter().any(|head| head.contains("post /p ") || head.contains("abc")))
+        .await;
+    eventually("copies are counted by themselves", || {
+        counted(&sidecar.worker, "malla_requests_total", &["service=\"copy.shop:80\"", "status=\"200\""]) == 2
+            && counted(&sidecar.worker, "malla_requests_total", &["service=\"gone.shop:80\"", "no_endpoints"]) == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn browsers_are_answered_and_told_about_other_origins() {
+    let (address, heads, _running) = application().await;
+    let cluster = Arc::new(cluster("cart.shop:80", vec![endpoint(address)]));
+    let cors = Cors {
+        origins: vec![ValueMatch::Exact("https://a.example".into())],
+        methods: Some(HeaderValue::from_static("PUT")),
+        headers: None,
+        expose: Some(HeaderValue::from_static("x-b")),
+        max_age: Some(HeaderValue::from_static("5")),
+        credentials: false,
+        forward_others: false,
+    };
+    let filters = Filters { cors: Some(cors), ..Filters::default() };
+    let sidecar = sidecar(Route { filters: filters.shared(), ..route(&cluster) }).await;
+    let ask = |origin: &str| {
+        format!(
+            "OPTIONS / HTTP/1.1\r\nhost: cart\r\norigin: {origin}\r\naccess-control-request-method: PUT\r\nconnection: close\r\n\r\n"
+        )
+    };
+    let allowed = exchange_raw(sidecar.address, &ask("https://a.example")).await;
+    assert!(
+        allowed.starts_with("HTTP/1.1 204 ") && allowed.contains("access-control-allow-methods: PUT\r\n"),
+        "{allowed}"
+    );
+    let denied = exchange_raw(sidecar.address, &ask("https://b.example")).await;
+    assert!(denied.starts_with("HTTP/1.1 204 ") && !denied.contains("access-control"), "{denied}");
+    assert!(heads.lock().is_empty(), "the sidecar answers");
+    let answer = exchange_raw(sidecar.address, &get("/", "origin: https://a.example\r\n")).await;
+    assert!(answer.contains("access-control-allow-origin: https://a.example\r\n"), "{answer}");
+    assert!(answer.contains("access-control-expose-headers: x-b\r\n") && answer.contains("vary: origin"), "{answer}");
+    let answer = exchange_raw(sidecar.address, &get("/", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("access-control"), "{answer}");
 }

@@ -1,0 +1,326 @@
+//! What a sidecar would do with a request: the configuration is loaded, compiled and decoded by the very functions of the control
+//! server and the sidecar, and asked instead of served.
+
+mod words;
+
+use std::time::Duration;
+
+use malla_control::resources::Resources;
+use malla_proxy::decode::listener::RouteSource;
+use malla_proxy::decode::route::RouteSpec;
+use malla_proxy::decode::{self, Decoded, ListenerSpec, RouteTable};
+use malla_proxy::explain::{Request, explain};
+use malla_proxy::snapshot::UnknownDestination;
+use malla_xds::ResourceType;
+use malla_xds::wire::Any;
+use serde::Serialize;
+
+pub(crate) use self::words::{describe, print};
+
+/// Who sends a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Client {
+    pub(crate) namespace: String,
+    pub(crate) service_account: String,
+}
+
+impl std::str::FromStr for Client {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((namespace, account)) if !namespace.is_empty() && !account.is_empty() => {
+                Ok(Client { namespace: namespace.to_owned(), service_account: account.to_owned() })
+            }
+            _ => Err(format!("{text:?} is not a client: write namespace/service-account, as in web/front")),
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Fate {
+    /// What the sidecar looks up: `cart.shop:80`; also the name of the listener and of the route configuration.
+    pub(crate) destination: String,
+    /// What happens.
+    pub(crate) what: What,
+    /// The route that matches: `HTTPRoute/shop/cart/0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) route: Option<String>,
+    /// Its conditions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) when: Option<String>,
+    /// Routes that would have come before it, and why they do not match.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) passed: Vec<Passed>,
+    /// What applies to it besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) policies: Vec<String>,
+    /// The same as values, where a route forwards it.
+    #[serde(skip)]
+    pub(crate) facts: Option<Facts>,
+}
+
+/// Times and numbers of a route.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Facts {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) try_timeout: Option<Duration>,
+    /// Retries after the first try.
+    pub(crate) attempts: u8,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub(crate) enum What {
+    /// It goes to one of these clusters.
+    #[serde(rename_all = "camelCase")]
+    Forward {
+        /// By weight.
+        backends: Vec<Backend>,
+    },
+    /// The sidecar answers.
+    #[serde(rename_all = "camelCase")]
+    Answer {
+        /// With this status.
+        status: u16,
+        /// Where it leads, if it is a redirect.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        location: Option<String>,
+        /// Why, in Malla's words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
+    },
+    /// It leaves the mesh untouched.
+    PassThrough,
+    /// It is no HTTP to the sidecar: a stream to this destination.
+    Stream,
+}
+
+/// A cluster, and what it sees of the request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Backend {
+    /// `cart-v1.shop:80`.
+    pub(crate) cluster: String,
+    /// Share of the requests, in percent.
+    pub(crate) percent: f64,
+    /// The host that it sees.
+    pub(crate) host: String,
+    /// The path that it sees.
+    pub(crate) path: String,
+    /// The headers that it sees, as far as they are known here.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// A route that does not match.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Passed {
+    pub(crate) route: String,
+    pub(crate) why: String,
+}
+
+/// What becomes of a request of a client.
+///
+/// # Errors
+/// The request names no host, or the sidecar refuses what the control server says.
+pub(crate) fn fate(resources: &Resources, client: &Client, request: &Request) -> anyhow::Result<Fate> {
+    let destination = request
+        .destination(&client.namespace)
+        .ok_or_else(|| anyhow::anyhow!("the URL names no host that could be a destination"))?;
+    let nothing = |what: What| Fate {
+        destination: destination.clone(),
+        what,
+        route: None,
+        when: None,
+        passed: Vec::new(),
+        policies: Vec::new(),
+        facts: None,
+    };
+    let listener = match read(resources, client, ResourceType::Listener, &destination)? {
+        Some(Decoded::Listener(listener)) => listener,
+        _ => {
+            let unknown = resources.unknown_listener(&destination);
+            match decoded(ResourceType::Listener, &unknown)? {
+                Decoded::Listener(listener) => listener,
+                other => anyhow::bail!("{destination} is no listener but {other:?}"),
+            }
+        }
+    };
+    let service = match &*listener {
+        ListenerSpec::Unknown(UnknownDestination::PassThrough) => return Ok(nothing(What::PassThrough)),
+        ListenerSpec::Unknown(UnknownDestination::Deny) => return Ok(nothing(refused(404, "no_route"))),
+        ListenerSpec::Service(service) => service,
+    };
+    let table = match &service.http {
+        None => return Ok(nothing(What::Stream)),
+        Some(RouteSource::Inline(table)) => table.clone(),
+        Some(RouteSource::Named(name)) => match read(resources, client, ResourceType::Route, name)? {
+            Some(Decoded::Route(table)) => table,
+            _ => return Ok(nothing(refused(404, "no_route"))),
+        },
+    };
+    Ok(through(&table, request, nothing(refused(404, "no_route"))))
+}
+
+/// What a table of routes makes of a request; `fate` is that of one which no route matches.
+fn through(table: &RouteTable, request: &Request, fate: Fate) -> Fate {
+    let Some(explained) = explain(table, request) else { return fate };
+    let mut passed: Vec<Passed> = Vec::new();
+    for (route, why) in &explained.passed {
+        // One rule has several entries; the one that came closest tells most.
+        match passed.last_mut().filter(|last| *last.route == *route.name) {
+            Some(_) if why.starts_with("the path") => {}
+            Some(last) => last.why.clone_from(why),
+            None => passed.push(Passed { route: route.name.to_string(), why: why.clone() }),
+        }
+    }
+    let Some(route) = explained.matched else { return Fate { passed, ..fate } };
+    passed.retain(|passed| *passed.route != *route.name);
+    Fate {
+        what: what(route, request),
+        route: Some(route.name.to_string()),
+        when: Some(malla_proxy::explain::words(&route.matcher)),
+        passed,
+        policies: words::policies(route),
+        facts: Some(Facts { timeout: route.timeout, try_timeout: route.try_timeout, attempts: route.retry.attempts }),
+        ..fate
+    }
+}
+
+fn what(route: &RouteSpec, request: &Request) -> What {
+    if let Some((status, location)) = request.location(route) {
+        return What::Answer { status, location: Some(location), reason: None };
+    }
+    let total: u64 = route.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    if total == 0 {
+        return refused(500, "no_endpoints");
+    }
+    let backend = |(place, (cluster, weight)): (usize, &(malla_xds::Name, u32))| {
+        let forwarded = request.forwarded(route, place);
+        Backend {
+            cluster: cluster.to_string(),
+            percent: (f64::from(*weight) * 10_000.0 / total as f64).round() / 100.0,
+            host: forwarded.host,
+            path: forwarded.path,
+            headers: forwarded.headers,
+        }
+    };
+    What::Forward { backends: route.clusters.iter().enumerate().map(backend).collect() }
+}
+
+fn refused(status: u16, reason: &'static str) -> What {
+    What::Answer { status, location: None, reason: Some(reason) }
+}
+
+/// A resource as the sidecar of a client reads it.
+fn read(resources: &Resources, client: &Client, kind: ResourceType, name: &str) -> anyhow::Result<Option<Decoded>> {
+    let Some(found) = resources.get(kind, name) else { return Ok(None) };
+    decoded(kind, resources.seen_from(&client.namespace, &found)).map(Some)
+}
+
+fn decoded(kind: ResourceType, resource: &malla_xds::Resource) -> anyhow::Result<Decoded> {
+    let any = Any { type_url: kind.type_url().into(), value: resource.body.clone() };
+    decode::decode(kind, &resource.name, &any)
+        .map_err(|fault| anyhow::anyhow!("sidecars would refuse {kind} {}: {fault}", resource.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use malla_config::SourceFile;
+
+    use super::*;
+
+    const MESH: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, ports: [{name: http, port: 80, targetPort: 8080}, {name: db, port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart-v2, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: malla.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
+spec: {address: 10.0.0.1}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart, port: 80}]
+  rules:
+  - name: testers
+    matches: [{headers: [{name: x-tester, value: '1'}]}]
+    backendRefs: [{name: cart-v2, port: 80}]
+  - name: old
+    matches: [{path: {value: /old}}]
+    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]
+  - name: rest
+    matches: [{path: {value: /api}}]
+    timeouts: {request: 5s}
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]
+    backendRefs: [{name: cart, port: 80, weight: 9}, {name: cart-v2, port: 80, weight: 1}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: own, namespace: web}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart, namespace: shop, port: 80}]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.example}}]}]
+";
+
+    fn asked(from: &str, method: &str, url: &str, headers: &[(&str, &str)]) -> Fate {
+        let mesh = malla_config::load(&[SourceFile::new("mesh.yaml", MESH)]).expect("valid");
+        let resources = malla_control::offline::compiled(mesh).expect("compiles");
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let request = Request::new(method, url, headers).expect("a request");
+        fate(&resources, &from.parse().expect("a client"), &request).expect("decodes")
+    }
+
+    #[test]
+    fn a_request_is_followed_to_its_backends_and_what_came_close_is_told() {
+        let fate = asked("shop/any", "GET", "http://cart.shop/api/x/../y?q=1", &[]);
+        assert_eq!(fate.route.as_deref(), Some("HTTPRoute/shop/cart/rest"));
+        let passed: Vec<_> = fate.passed.iter().map(|passed| (&*passed.route, &*passed.why)).collect();
+        let expected = [("HTTPRoute/shop/cart/old", "the path /api/y is not /old…")];
+        assert!(
+            passed.iter().any(|(route, why)| *route == expected[0].0 && why.contains("/api/y is not /old")),
+            "{passed:?}"
+        );
+        let What::Forward { backends } = &fate.what else { panic!("{fate:?}") };
+        let seen: Vec<_> =
+            backends.iter().map(|backend| (&*backend.cluster, backend.percent, &*backend.path)).collect();
+        assert_eq!(seen, [("cart.shop:80", 90.0, "/y?q=1"), ("cart-v2.shop:80", 10.0, "/y?q=1")]);
+        assert!(fate.policies.contains(&"time-out 5s for the request".to_owned()), "{fate:?}");
+        assert_eq!(describe(&fate), "to cart.shop:80 90 %, cart-v2.shop:80 10 % by HTTPRoute/shop/cart/rest");
+    }
+
+    #[test]
+    fn answers_of_the_sidecar_are_told_as_such() {
+        let testers = asked("shop/any", "GET", "http://cart.shop/", &[("x-tester", "1")]);
+        assert_eq!(testers.route.as_deref(), Some("HTTPRoute/shop/cart/testers"));
+        let moved = asked("shop/any", "GET", "http://cart.shop/old/a", &[]);
+        assert_eq!(describe(&moved), "302 to http://cart.shop/new/a by HTTPRoute/shop/cart/old");
+        let nowhere = asked("shop/any", "GET", "http://cart.shop/", &[]);
+        assert_eq!(nowhere.what, refused(404, "no_route"));
+        assert!(nowhere.passed.iter().any(|passed| passed.why.contains("there is no header x-tester")), "{nowhere:?}");
+    }
+
+    #[test]
+    fn clients_of_a_namespace_follow_their_own_routes() {
+        let own = asked("web/front", "GET", "http://cart.shop/api", &[]);
+        assert_eq!(describe(&own), "302 to http://elsewhere.example/api by HTTPRoute/web/own/0");
+        assert_eq!(own.destination, "cart.shop:80");
+    }
+
+    #[test]
+    fn what_is_no_http_or_no_part_of_the_mesh_is_told_too() {
+        assert_eq!(asked("shop/any", "GET", "http://cart.shop:5432/", &[]).what, What::Stream);
+        assert_eq!(asked("shop/any", "GET", "https://example.com/", &[]).what, What::PassThrough);
+    }
+}
