@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::hash;
-use super::health::{RETURN_WINDOW, ramp};
+use super::health::{RETURN_WINDOW, Standing, ramp};
 use super::plan::Plan;
 use super::set::{EndpointSet, Group, Method};
 use crate::snapshot::Endpoint;
@@ -134,6 +134,7 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
             let at = group.draw(&mut self.random);
             let Some(drawn) = self.at(at).filter(|endpoint| self.takes(endpoint, by_health)) else { continue };
             match best {
+                None if self.probes(drawn, by_health) => return Some(drawn),
                 None => best = Some(drawn),
                 Some(other) if Arc::ptr_eq(other, drawn) => continue,
                 Some(other) => {
@@ -149,6 +150,13 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
         }
         // Too few that could be compared: with some left out, the rest is looked at as a whole.
         if compared > 0 || group.range.len() == 1 { best } else { None }
+    }
+
+    /// Whether this request is to find out how the endpoint is: no comparison, which it would lose, for its past is all that is
+    /// known of it.
+    fn probes(&self, endpoint: &Endpoint, by_health: Option<u32>) -> bool {
+        let load = &endpoint.load;
+        load.unproven(self.now) || (by_health.is_some() && load.standing(self.now) == Standing::Probation)
     }
 
     /// When all that are left are unwell: the least unwell of the most preferred, the cheapest of those.
@@ -249,7 +257,7 @@ mod tests {
                 let next = busy.iter().enumerate().min_by_key(|(_, entry)| entry.0).map(|(at, _)| at).expect("busy");
                 let (done, started, endpoint, mut guard) = busy.swap_remove(next);
                 now = done;
-                endpoint.load.observe(now - started, now);
+                endpoint.load.succeeded(now - started, now);
                 guard.discard();
             }
             let chosen = choose(set, Wish::default(), now, |bound| random.u64(..bound)).expect("an endpoint").clone();
@@ -287,6 +295,27 @@ mod tests {
         let slow = shares.get(&3).copied().unwrap_or(0.0);
         assert!(slow < 0.03, "{shares:?}");
         assert!([1, 2, 4].iter().all(|n| shares[n] > 0.2), "{shares:?}");
+    }
+
+    #[test]
+    fn one_that_failed_or_stalled_shares_again_with_its_first_good_answer() {
+        let second = Duration::from_secs(1);
+        let latency = |_| Duration::from_millis(1);
+        // Refused for a while: the pause decides, not what the failures made of the estimate.
+        let set: EndpointSet = (1..=2).map(|n| endpoint(n, 1, 0)).collect();
+        let long_ago = Instant::now().checked_sub(second).expect("the machine is up for a second");
+        for _ in 0..10 {
+            LoadGuard::new(set[1].clone(), long_ago).failed();
+        }
+        assert!(set[1].load.latency(Instant::now()) > second / 2);
+        std::thread::sleep(Duration::from_millis(300));
+        let shares = simulate(&set, latency, 4, 2000);
+        assert!(shares[&2] > 0.4, "{shares:?}");
+        // One answer of a second among ones of a millisecond: tried again when that is stale, no sooner.
+        let set: EndpointSet = (1..=2).map(|n| endpoint(n, 1, 0)).collect();
+        set[1].load.observe(second, Instant::now());
+        let shares = simulate(&set, latency, 1, 20_000);
+        assert!((0.2..0.3).contains(&shares[&2]), "half of 10 of 20 s: {shares:?}");
     }
 
     #[test]

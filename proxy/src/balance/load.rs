@@ -1,7 +1,9 @@
 //! The load of one endpoint: peak EWMA of its latency, requests at this moment, and a pause after failures.
 //!
 //! Peak: a slower answer than expected counts at once, a faster one by and by (decay 10 s), so that an endpoint that stalls
-//! loses its traffic with the first slow answer. Idle endpoints are forgiven at the same rate and tried again.
+//! loses its traffic with the first slow answer. Idle endpoints are forgiven at the same rate. That alone would keep one that
+//! once took a second from being cheaper than a neighbour of a millisecond for more than a minute; so one that was not heard of
+//! for long or not at all, or whose pause is over, is tried with a single request, and the answer replaces what was thought of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -28,6 +30,8 @@ const INITIAL_LATENCY: Duration = Duration::from_millis(30);
 const DECAY: Duration = Duration::from_secs(10);
 /// Pause after the first failure in a row, doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// An estimate of this age says nothing any more: the endpoint is tried, whatever it would cost.
+const STALE: Duration = DECAY;
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -37,7 +41,7 @@ pub struct Load {
     created: Instant,
     /// Latency estimate in nanoseconds, as it was at `updated`.
     estimate: AtomicU64,
-    /// Nanoseconds after `created`.
+    /// Nanoseconds after `created`; zero before the first answer.
     updated: AtomicU64,
     live: AtomicU32,
     /// Pauses in a row, reset by a success.
@@ -76,8 +80,7 @@ impl Load {
 
     /// Latency expected of the next request, in nanoseconds.
     pub fn latency(&self, now: Instant) -> Duration {
-        let idle = self.since_creation(now).saturating_sub(self.updated.load(Relaxed));
-        Duration::from_nanos((self.estimate.load(Relaxed) as f64 * remaining(idle)) as u64)
+        Duration::from_nanos((self.estimate.load(Relaxed) as f64 * remaining(self.idle(now))) as u64)
     }
 
     /// What one more request costs here: latency × (requests at this moment + 1). Less is better.
@@ -94,23 +97,39 @@ impl Load {
         until != 0 && self.since_creation(now) < until
     }
 
+    /// Whether the next request should go here to learn how it is: it failed and its pause is over, or nothing was heard of it
+    /// for long. One request at a time, so that a return is not a rush.
+    pub(super) fn unproven(&self, now: Instant) -> bool {
+        let stale = || stale(self.updated.load(Relaxed), self.since_creation(now));
+        self.live() == 0 && (self.failures.load(Relaxed) != 0 || stale()) && !self.paused(now)
+    }
+
+    /// Nanoseconds since the last observation.
+    fn idle(&self, now: Instant) -> u64 {
+        self.since_creation(now).saturating_sub(self.updated.load(Relaxed))
+    }
+
     /// An answer took this long.
     ///
     /// Two workers may overwrite each other's update; the loser's observation is lost, which an average bears.
     pub fn observe(&self, latency: Duration, now: Instant) {
         let at = self.since_creation(now);
-        let idle = at.saturating_sub(self.updated.swap(at, Relaxed));
+        let before = self.updated.swap(at, Relaxed);
         let (old, new) = (self.estimate.load(Relaxed) as f64, latency.as_nanos() as f64);
-        let kept = remaining(idle);
-        let estimate = if new > old * kept { new } else { old * kept + new * (1.0 - kept) };
+        let kept = remaining(at.saturating_sub(before));
+        let estimate = if stale(before, at) || new > old * kept { new } else { old * kept + new * (1.0 - kept) };
         self.estimate.store(estimate as u64, Relaxed);
     }
 
-    /// It answered: a pause ends.
-    pub fn succeeded(&self) {
+    /// It answered after this long: a pause ends, and with it what the failures made of the estimate.
+    pub fn succeeded(&self, latency: Duration, now: Instant) {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
             self.paused_until.store(0, Relaxed);
+            self.updated.store(self.since_creation(now), Relaxed);
+            self.estimate.store(latency.as_nanos() as u64, Relaxed);
+        } else {
+            self.observe(latency, now);
         }
     }
 
@@ -143,6 +162,11 @@ impl Load {
     pub(crate) fn since_creation(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.created).as_nanos() as u64
     }
+}
+
+/// Whether an estimate of that time (zero: never) says nothing any more.
+fn stale(updated: u64, now: u64) -> bool {
+    updated == 0 || now.saturating_sub(updated) > STALE.as_nanos() as u64
 }
 
 /// Share of an old observation that is left after `idle` nanoseconds.
@@ -229,8 +253,7 @@ impl LoadGuard {
         if verdict == Verdict::GatewayFailure {
             load.observe(latency.max(load.penalty(now)), now);
         } else {
-            load.observe(latency, now);
-            load.succeeded();
+            load.succeeded(latency, now);
         }
         self.endpoint.feedback.tell(&self.endpoint, verdict, latency, now);
     }
@@ -333,7 +356,7 @@ mod tests {
         }
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
         load.failed(now);
-        load.succeeded();
+        load.succeeded(MS, now);
         assert!(!load.paused(now));
     }
 
