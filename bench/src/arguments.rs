@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NUMBER")]
     rounds: Option<usize>,
 
-    /// Seconds of each measurement [default: 3, quick: 0.7]
+    /// Seconds of each measurement [default: 1.5, quick: 0.7]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
 
@@ -95,11 +95,11 @@ impl Arguments {
 
     /// Length of a measurement.
     pub(crate) fn window(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.7 } else { 3.0 }).max(0.1))
+        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.7 } else { 1.5 }).max(0.1))
     }
 
     /// Load before measuring.
     pub(crate) fn warmup(&self) -> Duration {
-        Duration::from_millis(if self.quick { 200 } else { 500 })
+        Duration::from_millis(if self.quick { 200 } else { 300 })
     }
 }

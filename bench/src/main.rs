@@ -61,7 +61,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let contenders = contenders(arguments);
     let machine = Machine::look(&contenders)?;
     let (stage, mut figures) = (Stage::set(&contenders, &machine)?, Figures::default());
-    work::run(arguments, &stage, &contenders, &mut figures)?;
+    work::run(arguments, &stage, &contenders, &mut figures);
     report::print(&figures, &machine);
     report::write(&arguments.results, &figures, &machine, arguments.quick)
 }

@@ -21,8 +21,8 @@ use crate::machine::Machine;
 /// How long the whole run may take before its sandbox is taken away.
 const LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// How long a load may take beyond its windows.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a load may take in all. Who hangs for longer is left out.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where proxies stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,14 +174,7 @@ impl Stage {
     }
 
     /// Runs a load in a pod to its end.
-    pub(crate) fn load(
-        &self,
-        pod: &Pod,
-        to: SocketAddr,
-        watch: &[u32],
-        arguments: &[String],
-        limit: Duration,
-    ) -> Result<Sample> {
+    pub(crate) fn load(&self, pod: &Pod, to: SocketAddr, watch: &[u32], arguments: &[String]) -> Result<Sample> {
         let (to, program) = (to.to_string(), inside("bench-peer"));
         let mut command = vec!["taskset", "-c", &self.load_on, &program, "load", "--to", &to];
         let watch: Vec<String> = watch.iter().map(u32::to_string).collect();
@@ -190,7 +183,7 @@ impl Stage {
             command.extend(["--watch", &watch]);
         }
         command.extend(arguments.iter().map(String::as_str));
-        let output = pod.spawn(&command).end(limit + PATIENCE).success();
+        let output = pod.spawn(&command).end(PATIENCE).success();
         serde_json::from_str(output.text().trim()).with_context(|| format!("the load said {}", output.both()))
     }
 }

@@ -9,9 +9,9 @@ mod startup;
 mod workers;
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::panic::AssertUnwindSafe;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bench::sample::Sample;
 
 use crate::arguments::Arguments;
@@ -155,6 +155,14 @@ pub(crate) fn all() -> Vec<Work> {
             &["http1", "--connections", "512", "--size", "65536"],
             REQUESTS,
         ),
+        load(
+            false,
+            "connections",
+            "new connections with one request each, 16 at a time",
+            PAIR,
+            &["http1-new", "--connections", "16"],
+            CONNECTIONS,
+        ),
         own(
             true,
             "latency",
@@ -196,14 +204,6 @@ pub(crate) fn all() -> Vec<Work> {
         ),
         load(
             false,
-            "connections",
-            "new connections with one request each, 16 at a time",
-            PAIR,
-            &["http1-new", "--connections", "16"],
-            CONNECTIONS,
-        ),
-        load(
-            false,
             "connections-tcp",
             "new raw connections with one byte each, 16 at a time",
             pair(Carried::Echo),
@@ -237,7 +237,7 @@ pub(crate) fn all() -> Vec<Work> {
 }
 
 /// Does all work that was asked for.
-pub(crate) fn run(arguments: &Arguments, stage: &Stage, contenders: &[Contender], figures: &mut Figures) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, stage: &Stage, contenders: &[Contender], figures: &mut Figures) {
     let bench = Bench { arguments, stage, contenders };
     // Proxies stay while the way stays.
     let mut kept: Option<(Way, Vec<Running>)> = None;
@@ -248,58 +248,76 @@ pub(crate) fn run(arguments: &Arguments, stage: &Stage, contenders: &[Contender]
             Kind::Load(way, arguments, columns) => {
                 if kept.as_ref().is_none_or(|(of, _)| *of != way) {
                     drop(kept.take());
-                    kept = Some((way, bench.start(way)?));
+                    kept = Some((way, bench.start(work.name, way, figures)));
                 }
                 let running = kept.as_ref().map_or(&[][..], |(_, running)| running);
-                bench.rounds(
-                    work.name,
-                    running,
-                    |_| arguments.iter().map(ToString::to_string).collect(),
-                    columns,
-                    figures,
-                )?;
+                let arguments = arguments.iter().map(ToString::to_string).collect::<Vec<_>>();
+                bench.rounds(work.name, running, &arguments, columns, figures);
             }
             Kind::Own(own) => {
                 drop(kept.take());
-                own(&bench, work.name, figures)?;
+                if let Err(error) = guarded(|| own(&bench, work.name, figures)) {
+                    figures.note(work.name, format!("not to its end: {error:#}"));
+                }
             }
         }
     }
-    Ok(())
+}
+
+/// Does something that may panic, as the tests' tools do where something does not come about: one contender that does not start,
+/// or one piece of work that fails, does not end a run of half an hour.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    match std::panic::catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+            bail!("{}", text.lines().next().unwrap_or_default())
+        }
+    }
 }
 
 impl Bench<'_> {
-    /// Starts all contenders that take a way.
-    pub(crate) fn start(&self, way: Way) -> Result<Vec<Running>> {
-        self.contenders
-            .iter()
-            .filter(|contender| contender.takes(way))
-            .map(|contender| contender.start(self.stage, way))
-            .collect()
+    /// Starts all contenders that take a way; one that does not start is left out, and said.
+    pub(crate) fn start(&self, work: &'static str, way: Way, figures: &mut Figures) -> Vec<Running> {
+        let takes = self.contenders.iter().copied().filter(|contender| contender.takes(way));
+        takes.filter_map(|contender| self.start_one(work, contender, way, figures)).collect()
     }
 
-    /// All rounds of a load: in each, every contender once.
+    /// Starts one; nothing if it does not start, which is said.
+    pub(crate) fn start_one(
+        &self,
+        work: &'static str,
+        contender: Contender,
+        way: Way,
+        figures: &mut Figures,
+    ) -> Option<Running> {
+        let started = guarded(|| contender.start(self.stage, way));
+        started.map_err(|error| figures.note(work, format!("{} did not start: {error:#}", contender.title()))).ok()
+    }
+
+    /// All rounds of a load: in each, every contender once. One that fails is left out of the later rounds.
     pub(crate) fn rounds(
         &self,
         work: &'static str,
         running: &[Running],
-        arguments: impl Fn(&Running) -> Vec<String>,
+        arguments: &[String],
         columns: &[Column],
         figures: &mut Figures,
-    ) -> Result<()> {
+    ) {
+        let mut running: Vec<_> = running.iter().collect();
         for round in 1..=self.arguments.rounds() {
-            for running in running {
+            running.retain(|running| {
                 progress(&format!(
                     "{work}: round {round} of {}, {}",
                     self.arguments.rounds(),
                     running.contender.title()
                 ));
-                let sample = self.measure(running, arguments(running))?;
-                record(work, running.contender, &sample, columns, figures);
-            }
+                let sample = self.sample(work, running, arguments.to_vec(), figures);
+                sample.map(|sample| record(work, running.contender, &sample, columns, figures)).is_some()
+            });
         }
         progress("");
-        Ok(())
     }
 
     /// The windows of a load, warming up first.
@@ -308,13 +326,27 @@ impl Bench<'_> {
         vec!["--warmup".to_owned(), warmup.to_string(), "--seconds".to_owned(), window.to_string()]
     }
 
+    /// One measurement; nothing if it fails, which is said.
+    pub(crate) fn sample(
+        &self,
+        work: &'static str,
+        running: &Running,
+        arguments: Vec<String>,
+        figures: &mut Figures,
+    ) -> Option<Sample> {
+        let sample = guarded(|| self.measure(running, arguments));
+        sample
+            .map_err(|error| figures.note(work, format!("{} gave no figures: {error:#}", running.contender.title())))
+            .ok()
+    }
+
     /// One measurement.
     pub(crate) fn measure(&self, running: &Running, mut arguments: Vec<String>) -> Result<Sample> {
         // What the work has said already, goes.
         let own = arguments.iter().any(|argument| argument == "--seconds");
         arguments.extend(self.windows().into_iter().take(if own { 2 } else { 4 }));
         let client = running.client(self.stage)?;
-        self.stage.load(client, running.target, &running.ids(), &arguments, Duration::from_secs(60))
+        self.stage.load(client, running.target, &running.ids(), &arguments)
     }
 }
 

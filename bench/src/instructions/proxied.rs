@@ -4,8 +4,6 @@
 //! Starting up is left out, because it is never the same twice (gathering entropy takes as long as it takes): valgrind writes what
 //! it has counted whenever the sidecar is asked for its metrics, before the requests and after them.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 use malla_tests::pod::SIDECAR_USER;
 
@@ -52,7 +50,7 @@ fn requests(stage: &Stage, pods: &Pods, count: u64) -> Result<()> {
     let way = Way { place: Place::Pair, carried: Carried::Http1 };
     let arguments = ["http1", "--requests", &count.to_string(), "--warmup", "0"].map(str::to_owned);
     let to = stage.target(Contender::Malla, way);
-    let sample = stage.load(&pods.client, to, &[], &arguments, Duration::from_secs(120))?;
+    let sample = stage.load(&pods.client, to, &[], &arguments)?;
     anyhow::ensure!(sample.failed == 0, "{} requests failed: {:?}", sample.failed, sample.failure);
     Ok(())
 }

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use malla_tests::pod::inside;
@@ -24,13 +23,11 @@ pub(super) fn resumed(bench: &Bench<'_>, work: &'static str, figures: &mut Figur
 fn run(bench: &Bench<'_>, work: &'static str, kind: &str, figures: &mut Figures) -> Result<()> {
     // The others have no inbound side that takes HTTP/2 over mTLS.
     let takes = [Contender::Malla, Contender::Envoy, Contender::Haproxy, Contender::Hyper];
-    let mut running = Vec::new();
-    for contender in bench.contenders.iter().filter(|contender| takes.contains(contender)) {
-        running.push(contender.start(bench.stage, PAIR)?);
-    }
+    let present = bench.contenders.iter().copied().filter(|contender| takes.contains(contender));
+    let running: Vec<_> = present.filter_map(|contender| bench.start_one(work, contender, PAIR, figures)).collect();
     let ours = mesh_certificates(bench.stage)?;
     for round in 1..=bench.arguments.rounds() {
-        for running in &mut running {
+        for running in &running {
             progress(&format!("{work}: round {round}, {}", running.contender.title()));
             let server = bench.stage.pods(running.contender)?.server.ipv4();
             let (certificates, name) = match running.contender {
@@ -42,8 +39,7 @@ fn run(bench: &Bench<'_>, work: &'static str, kind: &str, figures: &mut Figures)
             arguments.push(certificates.to_string_lossy().into_owned());
             arguments.extend(bench.windows());
             let to = SocketAddr::new(server, 8080);
-            let sample =
-                bench.stage.load(&bench.stage.outside, to, &running.ids(), &arguments, Duration::from_secs(60))?;
+            let sample = bench.stage.load(&bench.stage.outside, to, &running.ids(), &arguments)?;
             record(work, running.contender, &sample, CONNECTIONS, figures);
         }
     }

@@ -4,11 +4,13 @@
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::Result;
+use malla_tests::pod::inside;
 use serde_json::{Value, json};
 
-use super::{Bench, HOP, REQUESTS, progress, record};
+use super::{Bench, HOP, REQUESTS, guarded, progress};
 use crate::contender::{Contender, Running, envoy};
 use crate::figures::Figures;
 use crate::stage::Stage;
@@ -19,6 +21,9 @@ const ENDPOINTS: u16 = 10;
 /// The load has as many connections, each to a service of its own, and as many hosts: `service-<n>.shop` at 10.97.0.0 + n.
 const USED: &str = "50";
 
+/// How long the mesh may take to be applied.
+const APPLIED: Duration = Duration::from_secs(60);
+
 pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) -> Result<()> {
     let contenders: Vec<_> =
         [Contender::Malla, Contender::Envoy].into_iter().filter(|c| bench.contenders.contains(c)).collect();
@@ -28,21 +33,27 @@ pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) 
     let mut running = Vec::new();
     for contender in contenders {
         progress(&format!("{work}: {} starts", contender.title()));
-        running.push(match contender {
-            Contender::Envoy => {
-                let process = envoy::run(stage, &stage.pods(contender)?.client, 15001, &bootstrap())?;
-                Running { contender, target: (service(0), 80).into(), processes: vec![process] }
-            }
-            _ => Running { target: (service(0), 80).into(), ..contender.start(stage, HOP)? },
+        let started = guarded(|| {
+            let started = match contender {
+                Contender::Envoy => {
+                    let process = envoy::run(stage, &stage.pods(contender)?.client, 15001, &bootstrap())?;
+                    Running { contender, target: (service(0), 80).into(), processes: vec![process] }
+                }
+                _ => Running { target: (service(0), 80).into(), ..contender.start(stage, HOP)? },
+            };
+            // The control server takes its time to read so many files; a mesh is applied as a whole.
+            let (program, target) = (inside("bench-peer"), started.target.to_string());
+            let ready = [&*program, "load", "ready", "--services", USED, "--to", &target];
+            started.client(stage)?.spawn(&ready).end(APPLIED).success();
+            Ok(started)
         });
-    }
-    for round in 1..=bench.arguments.rounds() {
-        for running in &running {
-            progress(&format!("{work}: round {round}, {}", running.contender.title()));
-            let arguments = ["http1", "--connections", USED, "--services", USED].map(str::to_owned).to_vec();
-            record(work, running.contender, &bench.measure(running, arguments)?, REQUESTS, figures);
+        match started {
+            Ok(started) => running.push(started),
+            Err(error) => figures.note(work, format!("{} did not start: {error:#}", contender.title())),
         }
     }
+    let arguments = ["http1", "--connections", USED, "--services", USED].map(str::to_owned);
+    bench.rounds(work, &running, &arguments, REQUESTS, figures);
     drop(running);
     stage.mesh.remove("large.yaml");
     progress("");

@@ -21,15 +21,18 @@ pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) 
         bench.contenders.iter().filter(|contender| **contender != Contender::Direct && contender.takes(PAIR))
     {
         progress(&format!("{work}: {}", contender.title()));
-        let running = contender.start(bench.stage, PAIR)?;
+        let Some(running) = bench.start_one(work, *contender, PAIR, figures) else { continue };
         // What starting has left over is given back within the first second.
         std::thread::sleep(Duration::from_secs(1));
         figures.add(work, *contender, Metric::IDLE, total(&running));
         let load = ["http1", "--connections", "64"].map(str::to_owned);
-        let sample = bench.measure(&running, load.to_vec())?;
+        let Some(sample) = bench.sample(work, &running, load.to_vec(), figures) else { continue };
         record(work, *contender, &sample, &[(Metric::LOADED, |sample| sample.memory() as f64 / 1e6)], figures);
+        if bench.arguments.quick {
+            continue;
+        }
         let rested = [&load[..], &["--rest".to_owned(), REST.to_owned()]].concat();
-        let sample = bench.measure(&running, rested)?;
+        let Some(sample) = bench.sample(work, &running, rested, figures) else { continue };
         record(work, *contender, &sample, &[(Metric::RESTED, |sample| sample.memory() as f64 / 1e6)], figures);
     }
     progress("");
@@ -47,12 +50,14 @@ pub(super) fn idle(bench: &Bench<'_>, work: &'static str, figures: &mut Figures)
         bench.contenders.iter().filter(|contender| **contender != Contender::Direct && contender.takes(PAIR))
     {
         progress(&format!("{work}: {}", contender.title()));
-        let running = contender.start(bench.stage, PAIR)?;
+        let Some(running) = bench.start_one(work, *contender, PAIR, figures) else { continue };
         let one = |connections: usize| ["idle", "--connections", &connections.to_string()].map(str::to_owned).to_vec();
         // The first connection also makes what all connections share.
-        bench.measure(&running, one(1))?;
+        if bench.sample(work, &running, one(1), figures).is_none() {
+            continue;
+        }
         let before: u64 = running.ids().into_iter().map(resident).sum();
-        let sample = bench.measure(&running, one(connections))?;
+        let Some(sample) = bench.sample(work, &running, one(connections), figures) else { continue };
         let each = sample.memory().saturating_sub(before) as f64 / 1e3 / connections as f64;
         figures.add(work, *contender, Metric::EACH, each);
     }

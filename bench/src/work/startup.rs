@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bench::accounting::{now, started};
 use malla_tests::pod::inside;
 
-use super::{Bench, HOP, progress};
+use super::{Bench, HOP, guarded, progress};
 use crate::contender::Contender;
 use crate::figures::{Figures, Metric};
 
@@ -17,18 +17,24 @@ pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) 
     for round in 1..=bench.arguments.rounds() {
         for contender in &contenders {
             progress(&format!("{work}: round {round}, {}", contender.title()));
-            let target = bench.stage.target(*contender, HOP).to_string();
-            let client = &bench.stage.pods(*contender)?.client;
-            // Waiting already when the proxy starts: it tries again every millisecond.
-            let waiting = client.spawn(&[&inside("bench-peer"), "load", "ready", "--to", &target]);
-            let running = contender.start(bench.stage, HOP)?;
-            let answered: f64 =
-                waiting.end(Duration::from_secs(60)).success().text().trim().parse().context("a time")?;
-            let process = running.ids().first().copied().and_then(started).context("a proxy that runs")?;
-            anyhow::ensure!(answered <= now(), "the clocks disagree");
-            figures.add(work, *contender, Metric::READY, (answered - process) * 1000.0);
+            match guarded(|| until_ready(bench, *contender)) {
+                Ok(seconds) => figures.add(work, *contender, Metric::READY, seconds * 1000.0),
+                Err(error) => figures.note(work, format!("{} did not start: {error:#}", contender.title())),
+            }
         }
     }
     progress("");
     Ok(())
+}
+
+fn until_ready(bench: &Bench<'_>, contender: Contender) -> Result<f64> {
+    let target = bench.stage.target(contender, HOP).to_string();
+    let client = &bench.stage.pods(contender)?.client;
+    // Waiting already when the proxy starts: it tries again every millisecond.
+    let waiting = client.spawn(&[&inside("bench-peer"), "load", "ready", "--to", &target]);
+    let running = contender.start(bench.stage, HOP)?;
+    let answered: f64 = waiting.end(Duration::from_secs(60)).success().text().trim().parse().context("a time")?;
+    let process = running.ids().first().copied().and_then(started).context("a proxy that runs")?;
+    ensure!(answered <= now(), "the clocks disagree");
+    Ok(answered - process)
 }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use bench::accounting::{processor_time, resident};
+use anyhow::{Result, bail};
+use bench::accounting::{processor_time, resident, started};
 use bench::histogram::Histogram;
 use bench::sample::Sample;
 use parking_lot::Mutex;
@@ -189,6 +189,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let (before, own_before, begin) = (used(), processor_time(own), Instant::now());
     tokio::time::sleep(Duration::from_secs_f64(arguments.seconds)).await;
     let (after, own_after, seconds) = (used(), processor_time(own), begin.elapsed().as_secs_f64());
+    if let Some(ended) = arguments.watch.iter().find(|id| started(**id).is_none()) {
+        bail!("the process {ended}, which is watched, has ended");
+    }
     let counted = std::mem::take(&mut *shared.counted.lock());
     tokio::time::sleep(Duration::from_secs_f64(arguments.rest)).await;
     let sample = Sample {
@@ -198,7 +201,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         bytes: counted.bytes,
         failure: counted.failure,
         latency: counted.histogram.latency(),
-        processor: after.iter().zip(&before).map(|(after, before)| (*after - *before).as_secs_f64()).collect(),
+        processor: after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before).as_secs_f64()).collect(),
         own_processor: (own_after - own_before).as_secs_f64(),
         resident: arguments.watch.iter().copied().map(resident).collect(),
     };
