@@ -201,7 +201,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         bytes: counted.bytes,
         failure: counted.failure,
         latency: counted.histogram.latency(),
-        processor: after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before).as_secs_f64()).collect(),
+        processor: after
+            .iter()
+            .zip(&before)
+            .map(|(after, before)| after.saturating_sub(*before).as_secs_f64())
+            .collect(),
         own_processor: (own_after - own_before).as_secs_f64(),
         resident: arguments.watch.iter().copied().map(resident).collect(),
     };
