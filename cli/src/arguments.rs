@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use malla_proxy::trace::Collector;
 
 use crate::duration::{parse_certificate_lifetime, parse_duration, parse_token_lifetime};
 use crate::explain::Client;
@@ -234,6 +235,10 @@ pub(crate) struct DemoArguments {
     /// Requests per second that visitors make, over all portals; each becomes about thirteen inside the mesh
     #[arg(long, value_name = "NUMBER", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
+
+    /// Trace collector (Jaeger, for example) that is told of every request: http://127.0.0.1:4317
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<Collector>,
 
     #[command(flatten)]
     pub(crate) output: OutputArgument,

@@ -67,7 +67,7 @@ pub(crate) async fn run(arguments: DemoArguments, paint: Paint) -> anyhow::Resul
     }
     serving.spawn(switchboard::serve(listen(addresses.switchboard).await?, Arc::clone(&programs)));
 
-    let mesh = Mesh::start(&addresses, directory.path())?;
+    let mesh = Mesh::start(&addresses, directory.path(), arguments.otlp.as_ref())?;
     tokio::select! {
         ready = mesh.ready() => ready?,
         () = interruption.wait() => return Ok(ExitCode::FAILURE),

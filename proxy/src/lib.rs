@@ -44,4 +44,5 @@ pub mod tcp;
 mod testing;
 pub mod tls;
 pub mod token;
+pub mod trace;
 pub mod worker;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
 use crate::metrics::{Direction, Protocol, Request};
@@ -14,8 +14,9 @@ use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
 use crate::shared::Worker;
 use crate::snapshot::Endpoint;
+use crate::trace::{Record, Trace};
 
-/// The record of a request, filled in on its way and written once, on drop: metrics and log.
+/// The record of a request, filled in on its way and written once, on drop: metrics, log and spans.
 pub struct Outcome {
     worker: Arc<Worker>,
     direction: Direction,
@@ -33,6 +34,8 @@ pub struct Outcome {
     what: Option<Box<str>>,
     tries: u8,
     answered: bool,
+    /// Boxed: most sidecars follow few requests.
+    trace: Option<Box<Trace>>,
 }
 
 /// Label of what configuration has no name for.
@@ -58,6 +61,7 @@ impl Outcome {
             what: None,
             tries: 0,
             answered: false,
+            trace: None,
         }
     }
 
@@ -91,10 +95,29 @@ impl Outcome {
         self.client = identity;
     }
 
-    /// It goes to this endpoint; called again for each further try.
-    pub fn tried(&mut self, endpoint: Arc<Endpoint>) {
-        self.endpoint = Some(endpoint);
-        self.tries = self.tries.saturating_add(1);
+    /// Reads the trace context of its headers and leaves there what the next hop shall see.
+    pub fn follow(&mut self, headers: &mut HeaderMap) {
+        if let Some(tracer) = &self.worker.shared.tracer {
+            self.trace = Some(Box::new(tracer.begin(self.direction, headers, self.started)));
+        }
+    }
+
+    /// It is sent, to this endpoint if it is one; called again for each further try.
+    pub fn tried(&mut self, endpoint: Option<&Arc<Endpoint>>, headers: &mut HeaderMap) {
+        if let Some(trace) = &mut self.trace {
+            trace.sends(endpoint.cloned(), headers);
+        }
+        if let Some(endpoint) = endpoint {
+            self.endpoint = Some(endpoint.clone());
+            self.tries = self.tries.saturating_add(1);
+        }
+    }
+
+    /// The last try has failed for this reason, and another follows.
+    pub fn tries_again(&mut self, cause: Reason) {
+        if let Some(trace) = &mut self.trace {
+            trace.sends_again(cause);
+        }
     }
 
     /// Tries so far.
@@ -147,7 +170,8 @@ impl Drop for Outcome {
             Direction::Outbound => self.endpoint.as_ref().and_then(|endpoint| endpoint.identity.as_ref()),
             Direction::Inbound => self.client.as_ref(),
         };
-        let duration = self.started.elapsed();
+        let ended = Instant::now();
+        let duration = ended.saturating_duration_since(self.started);
         self.worker.shard.record(&Request {
             direction: self.direction,
             service: self.service.as_deref().unwrap_or(UNKNOWN),
@@ -162,6 +186,22 @@ impl Drop for Outcome {
         });
         if let (Some(reason), Some(what)) = (self.reason, &self.what) {
             self.log(reason, what, duration);
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.end(&Record {
+                started: self.started,
+                ended,
+                protocol: self.protocol,
+                method: &self.method,
+                path: self.path.as_ref(),
+                service: self.service.as_deref().unwrap_or(UNKNOWN),
+                route: self.route.as_deref().unwrap_or(UNKNOWN),
+                client: self.client.as_ref(),
+                status: self.status,
+                grpc_status: self.grpc_status,
+                reason: self.reason,
+                what: self.what.as_deref(),
+            });
         }
     }
 }
@@ -183,6 +223,11 @@ impl Outcome {
                     client = self.client.as_ref().map_or("", SpiffeId::as_str),
                     endpoint = self.endpoint.as_ref().map(|endpoint| tracing::field::display(endpoint.address)),
                     tries = self.tries,
+                    trace = self
+                        .trace
+                        .as_ref()
+                        .and_then(|trace| trace.id())
+                        .map(|id| tracing::field::display(format!("{id:032x}"))),
                     milliseconds = duration.as_millis() as u64,
                     suppressed,
                     "{}: {what}",

@@ -29,6 +29,7 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::subscribe::{Ask, Directory, Subject};
 use crate::tls;
+use crate::trace::{Exporter, Tracer};
 use crate::worker::Workers;
 
 /// A running sidecar. Dropping it cuts everything; [`Proxy::drain_and_stop`] ends it gracefully.
@@ -105,6 +106,7 @@ impl Proxy {
             dialer: Dialer::new(&settings).into(),
             resolver: Resolver::new(&settings).into(),
             metrics: Metrics::new(&settings.node_id()),
+            tracer: settings.tracing.as_ref().map(Tracer::new),
             drain: Drain::new(),
             settings,
         });
@@ -204,6 +206,7 @@ async fn supervise(
     let (resolver, dialer) = (shared.resolver.clone(), shared.dialer.clone());
     let connector = Connector::new(&shared.settings, tls::provider(), resolver, dialer);
     let (settings, identity) = (&shared.settings, &shared.identity);
+    let exporter = Exporter::start(&shared);
     let mut tasks = JoinSet::new();
     tasks.spawn(shared.directory.clone().follow(asks, settings, Subject::Sidecar, connector.clone(), identity.clone()));
     tasks.spawn(Renewal::new(identity.clone(), connector, settings).run());
@@ -232,8 +235,12 @@ async fn supervise(
             Err(_) => Drained { cut: shared.drain.in_flight() },
         }
     };
-    tokio::select! {
+    let drained = tokio::select! {
         drained = defect => drained,
         drained = stopped => drained,
+    };
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
     }
+    drained
 }

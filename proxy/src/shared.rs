@@ -11,6 +11,7 @@ use crate::metrics::{Metrics, Shard};
 use crate::pool::Pool;
 use crate::settings::Settings;
 use crate::subscribe::Directory;
+use crate::trace::Tracer;
 
 /// One per sidecar.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Shared {
     pub resolver: Arc<Resolver>,
     /// Counters of this sidecar.
     pub metrics: Arc<Metrics>,
+    /// Follows requests, where there is a collector to tell of them.
+    pub(crate) tracer: Option<Arc<Tracer>>,
     /// Shutdown.
     pub drain: Drain,
 }

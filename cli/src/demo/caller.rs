@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -63,12 +63,12 @@ impl Caller {
         Caller { name, style, outbound, database, idle: Mutex::default(), ledger }
     }
 
-    /// `GET path` of `service` (`flights.travel-agency:8000`); counted in the ledger.
+    /// `GET path` of `service` (`flights.travel-agency:8000`), with these headers; counted in the ledger.
     ///
     /// # Errors
     /// No answer, or another status than 200.
-    pub(crate) async fn get(&self, service: &str, path: &str) -> Result<Bytes, Why> {
-        let result = patiently(self.exchange(service, path)).await;
+    pub(crate) async fn get(&self, service: &str, path: &str, headers: HeaderMap) -> Result<Bytes, Why> {
+        let result = patiently(self.exchange(service, path, headers)).await;
         self.ledger.record(&self.name, service, result.as_ref().err().map(String::as_str));
         result
     }
@@ -83,16 +83,17 @@ impl Caller {
         result
     }
 
-    async fn exchange(&self, service: &str, path: &str) -> Result<Bytes, Why> {
+    async fn exchange(&self, service: &str, path: &str, headers: HeaderMap) -> Result<Bytes, Why> {
         let target = match self.style {
             Style::ProxyUrl => format!("http://{service}{path}"),
             Style::HostHeader => path.to_owned(),
         };
-        let request = Request::get(target)
+        let mut request = Request::get(target)
             .header(http::header::HOST, service)
             .header(http::header::USER_AGENT, &self.name)
             .body(Empty::new())
             .map_err(during("making the request"))?;
+        request.headers_mut().extend(headers);
         let mut sender = self.connection().await?;
         let response = sender.send_request(request).await.map_err(during("asking the sidecar"))?;
         let status = response.status();

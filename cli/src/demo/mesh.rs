@@ -11,6 +11,7 @@ use malla_control::run::{Control, ControlSettings};
 use malla_control::token::JoinClaims;
 use malla_proxy::run::Proxy;
 use malla_proxy::settings::{LocalListen, Settings};
+use malla_proxy::trace::{Collector, Tracing};
 use malla_xds::SpiffeId;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -36,11 +37,12 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// Starts the control server on the files in `config`, and every sidecar with a join token of its own.
+    /// Starts the control server on the files in `config`, and every sidecar with a join token of its own. With a collector, it is
+    /// told of every request.
     ///
     /// # Errors
     /// The configuration is invalid, or something cannot be started.
-    pub(crate) fn start(addresses: &Addresses, config: &Path) -> anyhow::Result<Mesh> {
+    pub(crate) fn start(addresses: &Addresses, config: &Path, collector: Option<&Collector>) -> anyhow::Result<Mesh> {
         let state = tempfile::Builder::new().prefix("malla-demo-state-").tempdir();
         let state = state.context("cannot make a temporary directory")?;
         let control = Control::start(ControlSettings {
@@ -62,7 +64,7 @@ impl Mesh {
             let token = control.tokens().create(&JoinClaims::new(&identity, TOKEN_LIFETIME))?;
             let path = state.path().join(instance.name).with_extension("token");
             write_secret(&path, &token).with_context(|| format!("cannot write {}", path.display()))?;
-            let sidecar = Proxy::start(settings(instance, addresses, &trust, &path))
+            let sidecar = Proxy::start(settings(instance, addresses, &trust, &path, collector))
                 .with_context(|| format!("starting the sidecar of {}", instance.name))?;
             sidecars.push((instance, sidecar));
         }
@@ -136,7 +138,13 @@ fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-fn settings(instance: &Instance, addresses: &Addresses, trust: &Path, token: &Path) -> Settings {
+fn settings(
+    instance: &Instance,
+    addresses: &Addresses,
+    trust: &Path,
+    token: &Path,
+    collector: Option<&Collector>,
+) -> Settings {
     let place = addresses.place(instance);
     let database = mesh_name("mysqldb", DATABASE_PORT);
     let listen = match instance.role {
@@ -150,6 +158,7 @@ fn settings(instance: &Instance, addresses: &Addresses, trust: &Path, token: &Pa
         health: place.health,
         listen,
         drain: DRAIN,
+        tracing: collector.cloned().map(Tracing::everything),
         ..Settings::embedded(instance.name, instance.namespace, addresses.control, trust.to_owned(), token.to_owned())
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -94,8 +94,8 @@ impl Program {
         }
         let wanted = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let body = match self.instance.role {
-            Role::Travels => self.travel(&wanted).await,
-            Role::Part => self.part(&wanted).await,
+            Role::Travels => self.travel(&wanted, &context(request.headers())).await,
+            Role::Part => self.part(&wanted, &context(request.headers())).await,
             Role::Discounts => json!({"discount": if self.instance.version == "v2" { 15 } else { 10 }}),
             Role::Portal | Role::Database => Value::Null,
         };
@@ -106,9 +106,9 @@ impl Program {
     }
 
     /// A travel is what its parts offer; a part that fails is left out.
-    async fn travel(&self, city: &str) -> Value {
+    async fn travel(&self, city: &str, context: &HeaderMap) -> Value {
         let part = async |name: &str| {
-            let offer = self.caller.get(&mesh_name(name, HTTP_PORT), &format!("/{name}/{city}")).await;
+            let offer = self.caller.get(&mesh_name(name, HTTP_PORT), &format!("/{name}/{city}"), context.clone()).await;
             offer.ok().and_then(|body| serde_json::from_slice::<Value>(&body).ok())
         };
         let [flights, hotels, cars, insurances] = PARTS;
@@ -118,13 +118,32 @@ impl Program {
     }
 
     /// A price out of the database, less a discount; without either, the part is still offered.
-    async fn part(&self, city: &str) -> Value {
+    async fn part(&self, city: &str, context: &HeaderMap) -> Value {
         let statement = format!("SELECT price FROM {} WHERE city = '{city}'", self.instance.service);
         let (database, discounts) = (mesh_name("mysqldb", DATABASE_PORT), mesh_name("discounts", HTTP_PORT));
-        let (price, discount) =
-            tokio::join!(self.caller.query(&database, &statement), self.caller.get(&discounts, "/discounts/new"));
+        let (price, discount) = tokio::join!(
+            self.caller.query(&database, &statement),
+            self.caller.get(&discounts, "/discounts/new", context.clone())
+        );
         json!({"price": price.ok(), "discount": discount.ok().map(|body| String::from_utf8_lossy(&body).into_owned())})
     }
+}
+
+/// What ties a request to those that it causes: all that a program must do for traces is to pass these on.
+const CONTEXT: [HeaderName; 8] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+    HeaderName::from_static("b3"),
+    HeaderName::from_static("x-b3-traceid"),
+    HeaderName::from_static("x-b3-spanid"),
+    HeaderName::from_static("x-b3-parentspanid"),
+    HeaderName::from_static("x-b3-sampled"),
+];
+
+fn context(headers: &HeaderMap) -> HeaderMap {
+    let present = CONTEXT.into_iter().filter_map(|name| headers.get(&name).cloned().map(|value| (name, value)));
+    present.collect()
 }
 
 fn answer(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ pub(crate) async fn visit(portal: Arc<Program>, per_second: f64, stop: Cancellat
                 under_way.spawn(async move {
                     let city = CITIES[fastrand::usize(..CITIES.len())];
                     // The caller counts it; a visitor has nobody to tell.
-                    let _ = portal.caller().get(&mesh_name("travels", HTTP_PORT), &format!("/travels/{city}")).await;
+                    let _ = portal.caller().get(&mesh_name("travels", HTTP_PORT), &format!("/travels/{city}"), HeaderMap::new()).await;
                 });
             }
         }

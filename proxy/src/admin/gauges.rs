@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -15,6 +16,7 @@ use crate::identity::IdentityStore;
 use crate::metrics::Documented;
 use crate::shared::Shared;
 use crate::subscribe::status::{Connection, Status};
+use crate::trace::{Counts, Tracer};
 
 /// Where the numbers are.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct SidecarMetrics {
     status: Arc<Status>,
     identity: IdentityStore,
     drain: Drain,
+    tracer: Option<Arc<Tracer>>,
 }
 
 const fn row(
@@ -46,6 +49,9 @@ pub const SIDECAR_TABLE: &[Documented] = &[
     row("malla_identity_renewal_failing", "gauge", &[], "Whether the last attempt to obtain a certificate failed"),
     row("malla_connections_in_flight", "gauge", &[], "Connections that are being served"),
     row("malla_draining", "gauge", &[], "Whether the sidecar is shutting down"),
+    row("malla_trace_spans_exported", "counter", &[], "Spans that the trace collector took"),
+    row("malla_trace_spans_dropped", "counter", &[], "Spans for which there was no room"),
+    row("malla_trace_spans_failed", "counter", &[], "Spans that the trace collector did not take"),
 ];
 
 impl SidecarMetrics {
@@ -54,6 +60,7 @@ impl SidecarMetrics {
             status: shared.directory.status().clone(),
             identity: shared.identity.clone(),
             drain: shared.drain.clone(),
+            tracer: shared.tracer.clone(),
         }
     }
 
@@ -73,8 +80,15 @@ impl SidecarMetrics {
             "malla_identity_renewal_failing" => u64::from(self.identity.failure().is_some()),
             "malla_connections_in_flight" => count(self.drain.in_flight()),
             "malla_draining" => u64::from(self.drain.is_draining()),
+            "malla_trace_spans_exported" => self.spans(|counts| &counts.exported),
+            "malla_trace_spans_dropped" => self.spans(|counts| &counts.dropped),
+            "malla_trace_spans_failed" => self.spans(|counts| &counts.failed),
             _ => 0,
         }
+    }
+
+    fn spans(&self, which: fn(&Counts) -> &AtomicU64) -> u64 {
+        self.tracer.as_ref().map_or(0, |tracer| which(&tracer.counts).load(Relaxed))
     }
 
     fn expiry(&self) -> Option<SystemTime> {

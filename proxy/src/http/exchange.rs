@@ -58,8 +58,9 @@ pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Ser
     let Arrived { head, body, outcome, gate, client } = arrived;
     let mut exchange = Exchange { outcome, grpc: false, deadline: None, held: None, client };
     let result = match head {
-        Ok(head) => {
+        Ok(mut head) => {
             exchange.grpc = head.is_grpc();
+            exchange.outcome.follow(&mut head.headers);
             match &connection.side {
                 Side::Outbound(side) => from_application(connection, side, head, body, gate, &mut exchange).await,
                 Side::Inbound(side) => to_application(connection, side, head, body, gate, &mut exchange).await,

@@ -149,10 +149,12 @@ pub(super) async fn forward(
     let mut retry = None;
     loop {
         let (target, mut load) = choose(plan, &tried, key)?;
-        if let Target::Endpoint(endpoint) = &target {
-            outcome.tried(endpoint.clone());
-            tried.push(endpoint.address);
-        }
+        let endpoint = match &target {
+            Target::Endpoint(endpoint) => Some(endpoint),
+            Target::Address(_) | Target::Name(..) => None,
+        };
+        outcome.tried(endpoint, &mut head.headers);
+        tried.extend(endpoint.map(|endpoint| endpoint.address));
         let from_sidecar = matches!(&target, Target::Endpoint(endpoint) if endpoint.identity.is_some());
         let try_deadline = plan.try_timeout.map(|limit| Instant::now() + limit);
         if let Some(deadline) = plan.grpc_deadline {
@@ -222,6 +224,7 @@ pub(super) async fn forward(
         };
         left -= 1;
         worker.shared.metrics.retried(&cluster.name, cause);
+        outcome.tries_again(cause);
         drop(load);
         sleep(jittered(interval)).await;
         interval = interval.saturating_mul(2).min(plan.retry.max_interval);

@@ -26,6 +26,7 @@ use crate::snapshot::{
 };
 use crate::subscribe::Directory;
 use crate::tls;
+use crate::trace::{Tracer, Tracing};
 
 pub(crate) const SERVICE: &str = "cart.shop:80";
 const SNI: &str = "80.cart.shop.mesh";
@@ -95,8 +96,13 @@ pub(crate) fn knows(route: Route) -> Snapshot {
 
 /// A worker of a sidecar that knows a fixed configuration and has a certificate of the tests' mesh.
 pub(crate) fn worker(snapshot: Snapshot, account: &str) -> Arc<Worker> {
+    worker_of(snapshot, account, None)
+}
+
+/// The same, which follows requests.
+pub(crate) fn worker_of(snapshot: Snapshot, account: &str, tracing: Option<Tracing>) -> Arc<Worker> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let settings = Settings::embedded("test-1", "shop", nowhere, "".into(), "".into());
+    let settings = Settings { tracing, ..Settings::embedded("test-1", "shop", nowhere, "".into(), "".into()) };
     let identity_store = IdentityStore::new();
     identity_store.install(identity(account));
     let metrics = crate::metrics::Metrics::new("test-1.shop");
@@ -106,6 +112,7 @@ pub(crate) fn worker(snapshot: Snapshot, account: &str) -> Arc<Worker> {
         dialer: crate::dial::Dialer::new(&settings).into(),
         resolver: crate::dns::Resolver::new(&settings).into(),
         metrics: metrics.clone(),
+        tracer: settings.tracing.as_ref().map(Tracer::new),
         drain: crate::drain::Drain::new(),
         settings,
     };
@@ -218,7 +225,11 @@ pub(crate) fn guards(application: SocketAddr, http: UpstreamHttp, rules: Authori
 
 /// The inbound sidecar of an application.
 pub(crate) async fn inbound(application: SocketAddr, http: UpstreamHttp) -> Listening {
-    let worker = worker(serves(application, http), "cart");
+    inbound_of(worker(serves(application, http), "cart"), application).await
+}
+
+/// The same, of a worker made elsewhere.
+pub(crate) async fn inbound_of(worker: Arc<Worker>, application: SocketAddr) -> Listening {
     let side = Inbound {
         service: SERVICE.into(),
         port: application.port(),

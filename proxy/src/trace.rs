@@ -1,0 +1,195 @@
+//! Distributed tracing: whether a request is followed, the context that it takes along, and the spans told of it.
+//!
+//! Inbound, a request is one span of kind server, within which the application works: the application sees the sidecar's span
+//! as its parent. Outbound, each try is one span of kind client. Who came before has decided whether a trace is followed; a request
+//! that brings no context begins a trace, of which a share is followed. The decision travels with the request, so that a
+//! trace is whole or absent.
+//!
+//! Nothing here waits: spans that the collector does not take in time are dropped and counted. A request that is not followed
+//! costs a look at its headers and one header more.
+
+mod context;
+mod export;
+mod sample;
+mod span;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Uri};
+use opentelemetry_sdk::trace::SpanData;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
+
+use self::context::{Incoming, Parent};
+pub(crate) use self::export::Exporter;
+use self::sample::Sampler;
+pub(crate) use self::span::Record;
+use crate::metrics::Direction;
+use crate::reason::Reason;
+use crate::snapshot::Endpoint;
+
+/// Spans that may wait for the collector; more are dropped and counted.
+const QUEUE: usize = 4096;
+
+/// Where spans go and which requests get them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracing {
+    /// The collector.
+    pub collector: Collector,
+    /// Share of the traces that begin here to be followed, 0 to 1. Default 0.01.
+    pub share: f64,
+    /// Traces that may begin here in a second. Default 100.
+    pub per_second: u32,
+    /// Whether requests that fail are told of although their trace is not followed. Only this sidecar's part is then known.
+    pub failures: bool,
+    /// Requests that take longer are told of although their trace is not followed.
+    pub slow: Option<Duration>,
+}
+
+impl Tracing {
+    /// Follows every request: for demonstrations and tests.
+    pub fn everything(collector: Collector) -> Self {
+        Tracing { collector, share: 1.0, per_second: u32::MAX, failures: false, slow: None }
+    }
+}
+
+/// A receiver of OTLP, without TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Collector {
+    /// OTLP over gRPC: `http://collector:4317`.
+    Grpc(Uri),
+    /// OTLP over HTTP, binary: `http://collector:4318/v1/traces`.
+    Http(Uri),
+}
+
+/// Follows the requests of one sidecar.
+#[derive(Debug)]
+pub(crate) struct Tracer {
+    sampler: Sampler,
+    failures: bool,
+    slow: Option<Duration>,
+    spans: mpsc::Sender<SpanData>,
+    /// Taken by the exporter when it starts.
+    waiting: Mutex<Option<mpsc::Receiver<SpanData>>>,
+    pub(crate) counts: Counts,
+}
+
+/// What became of the spans.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// The collector took them.
+    pub(crate) exported: AtomicU64,
+    /// There was no room for them.
+    pub(crate) dropped: AtomicU64,
+    /// The collector did not take them.
+    pub(crate) failed: AtomicU64,
+}
+
+/// One request's part in a trace.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    tracer: Arc<Tracer>,
+    incoming: Incoming,
+    direction: Direction,
+    trace: u128,
+    /// The span of the request as a whole (inbound).
+    own: u64,
+    followed: bool,
+    tries: SmallVec<[Try; 1]>,
+}
+
+/// One sending of a request.
+#[derive(Debug)]
+struct Try {
+    span: u64,
+    started: Instant,
+    endpoint: Option<Arc<Endpoint>>,
+    /// How it ended, if another followed.
+    ended: Option<(Instant, Reason)>,
+}
+
+impl Tracer {
+    pub(crate) fn new(settings: &Tracing) -> Arc<Self> {
+        let (spans, waiting) = mpsc::channel(QUEUE);
+        Arc::new(Tracer {
+            sampler: Sampler::new(settings.share, settings.per_second),
+            failures: settings.failures,
+            slow: settings.slow,
+            spans,
+            waiting: Mutex::new(Some(waiting)),
+            counts: Counts::default(),
+        })
+    }
+
+    /// The spans told so far, in a test without a collector.
+    #[cfg(test)]
+    pub(crate) fn told(&self) -> Vec<SpanData> {
+        let mut waiting = self.waiting.lock();
+        std::iter::from_fn(|| waiting.as_mut()?.try_recv().ok()).collect()
+    }
+
+    /// Looks at the context of a request that has arrived, decides, and leaves in its headers what the next hop shall see.
+    /// Outbound, each try of a request that is followed writes its own ([`Trace::sends`]).
+    pub(crate) fn begin(self: &Arc<Self>, direction: Direction, headers: &mut HeaderMap, now: Instant) -> Trace {
+        let incoming = context::read(headers);
+        let trace = incoming.parent.map_or_else(|| fastrand::u128(1..), |parent| parent.trace);
+        let followed = incoming.sampled.unwrap_or_else(|| self.sampler.follows(trace, now));
+        let own = fastrand::u64(1..);
+        match (followed, incoming.parent) {
+            (true, _) if direction == Direction::Inbound => {
+                context::write(headers, Parent { trace, span: own }, true, &incoming);
+            }
+            (true, _) => {}
+            (false, None) => context::write(headers, Parent { trace, span: own }, false, &incoming),
+            // Nobody had decided (B3 permits that): now somebody has.
+            (false, Some(parent)) if incoming.sampled.is_none() => context::write(headers, parent, false, &incoming),
+            (false, Some(_)) => {}
+        }
+        Trace { tracer: self.clone(), incoming, direction, trace, own, followed, tries: SmallVec::new() }
+    }
+}
+
+impl Trace {
+    /// The request is sent, to this endpoint if it is one: what receives it works within the try's span.
+    pub(crate) fn sends(&mut self, endpoint: Option<Arc<Endpoint>>, headers: &mut HeaderMap) {
+        if self.direction == Direction::Inbound {
+            return;
+        }
+        let span = fastrand::u64(1..);
+        if self.followed {
+            context::write(headers, Parent { trace: self.trace, span }, true, &self.incoming);
+        }
+        self.tries.push(Try { span, started: Instant::now(), endpoint, ended: None });
+    }
+
+    /// The last try has failed and another follows.
+    pub(crate) fn sends_again(&mut self, cause: Reason) {
+        if let Some(last) = self.tries.last_mut() {
+            last.ended = Some((Instant::now(), cause));
+        }
+    }
+
+    /// The trace's id, if it is followed: for the log.
+    pub(crate) fn id(&self) -> Option<u128> {
+        self.followed.then_some(self.trace)
+    }
+
+    /// The request is over.
+    pub(crate) fn end(self, record: &Record<'_>) {
+        let tracer = &self.tracer;
+        let kept = self.followed
+            || (tracer.failures && record.has_failed())
+            || tracer.slow.is_some_and(|slow| record.duration() >= slow);
+        if !kept {
+            return;
+        }
+        for span in span::spans(&self, record) {
+            if tracer.spans.try_send(span).is_err() {
+                tracer.counts.dropped.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}

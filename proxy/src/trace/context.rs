@@ -1,0 +1,357 @@
+//! The trace context that a request brings and takes along: W3C Trace Context and B3, in text.
+//!
+//! What is malformed is taken out of the headers: it counts as absent, and nobody further on takes it for valid. `tracestate`
+//! and `baggage` are passed on as they came; the sidecar adds nothing to them.
+
+use std::fmt::Write as _;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const B3: HeaderName = HeaderName::from_static("b3");
+const B3_TRACE: HeaderName = HeaderName::from_static("x-b3-traceid");
+const B3_SPAN: HeaderName = HeaderName::from_static("x-b3-spanid");
+const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+/// Members of a `tracestate` (W3C Trace Context §3.3.1.1).
+const MOST_MEMBERS: usize = 32;
+
+/// What a request says of the trace that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Incoming {
+    /// The trace and the span within which the request was made.
+    pub(crate) parent: Option<Parent>,
+    /// The decision of those before us, if they made one.
+    pub(crate) sampled: Option<bool>,
+    /// How it was written.
+    pub(crate) form: Form,
+}
+
+/// A span somewhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parent {
+    pub(crate) trace: u128,
+    pub(crate) span: u64,
+}
+
+/// How a context was written, and so must be answered for. W3C is always written as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Form {
+    /// `traceparent`, or nothing.
+    #[default]
+    W3c,
+    /// `b3`.
+    B3Single,
+    /// `x-b3-…`.
+    B3Multi,
+}
+
+/// Reads the context, `traceparent` before `b3` before `x-b3-…`, and removes those that are malformed.
+pub(crate) fn read(headers: &mut HeaderMap) -> Incoming {
+    let mut found = Incoming::default();
+    if let Some(multi) = take(headers, &[B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS, B3_PARENT], b3_multi) {
+        found = multi;
+    }
+    if let Some(single) = take(headers, &[B3], |headers| b3_single(only(headers, &B3)?)) {
+        found = single;
+    }
+    let w3c = take(headers, &[TRACEPARENT], |headers| traceparent(only(headers, &TRACEPARENT)?));
+    if w3c.is_none() || !is_tracestate(headers) {
+        headers.remove(TRACESTATE);
+    }
+    if let Some((parent, sampled)) = w3c {
+        found = Incoming { parent: Some(parent), sampled: Some(sampled), form: found.form };
+    }
+    found
+}
+
+/// What `read` makes of these headers; they are removed if that is nothing.
+fn take<T>(headers: &mut HeaderMap, names: &[HeaderName], read: impl FnOnce(&HeaderMap) -> Option<T>) -> Option<T> {
+    if !names.iter().any(|name| headers.contains_key(name)) {
+        return None;
+    }
+    let found = read(headers);
+    if found.is_none() {
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    found
+}
+
+/// Writes the context for the next hop: the request is made within `span`.
+pub(crate) fn write(headers: &mut HeaderMap, span: Parent, sampled: bool, incoming: &Incoming) {
+    let mut text = String::with_capacity(64);
+    let flags = if sampled { "01" } else { "00" };
+    let _ = write!(text, "00-{:032x}-{:016x}-{flags}", span.trace, span.span);
+    insert(headers, TRACEPARENT, &text);
+    let digit = if sampled { "1" } else { "0" };
+    match incoming.form {
+        Form::W3c => {}
+        Form::B3Single => {
+            text.clear();
+            let _ = write!(text, "{:032x}-{:016x}-{digit}", span.trace, span.span);
+            if let Some(parent) = incoming.parent {
+                let _ = write!(text, "-{:016x}", parent.span);
+            }
+            insert(headers, B3, &text);
+        }
+        Form::B3Multi => {
+            insert(headers, B3_TRACE, &format!("{:032x}", span.trace));
+            insert(headers, B3_SPAN, &format!("{:016x}", span.span));
+            insert(headers, B3_SAMPLED, digit);
+            match incoming.parent {
+                Some(parent) => insert(headers, B3_PARENT, &format!("{:016x}", parent.span)),
+                None => drop(headers.remove(B3_PARENT)),
+            }
+        }
+    }
+}
+
+/// Sensitive, so that HPACK does not index it: a value that never comes again would only push others out of the table.
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(mut value) = HeaderValue::from_str(text) {
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+}
+
+/// The value of a header that must not be repeated.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+/// W3C Trace Context §3.2: of version 00 exactly, of later ones what version 00 knows.
+fn traceparent(text: &str) -> Option<(Parent, bool)> {
+    let mut fields = text.split('-');
+    let version = hex(fields.next()?, 2, false)?;
+    let trace = hex(fields.next()?, 32, false)?;
+    let span = hex(fields.next()?, 16, false)?;
+    let flags = hex(fields.next()?, 2, false)?;
+    if version == 0xff || trace == 0 || span == 0 || (version == 0 && fields.next().is_some()) {
+        return None;
+    }
+    Some((Parent { trace, span: span as u64 }, flags & 1 == 1))
+}
+
+/// `{trace}-{span}[-{sampled}[-{parent}]]`, or the decision alone.
+fn b3_single(text: &str) -> Option<Incoming> {
+    let form = Form::B3Single;
+    if let Some(sampled) = decision(text) {
+        return Some(Incoming { parent: None, sampled: Some(sampled), form });
+    }
+    let mut fields = text.split('-');
+    let parent = b3_parent(fields.next()?, fields.next()?)?;
+    let sampled = match fields.next() {
+        None => None,
+        Some(field) => Some(decision(field)?),
+    };
+    if let Some(of_parent) = fields.next() {
+        hex(of_parent, 16, true)?;
+    }
+    fields.next().is_none().then_some(Incoming { parent: Some(parent), sampled, form })
+}
+
+fn b3_multi(headers: &HeaderMap) -> Option<Incoming> {
+    let form = Form::B3Multi;
+    let sampled = match headers.contains_key(B3_SAMPLED) {
+        true => Some(decision(only(headers, &B3_SAMPLED)?)?),
+        false => None,
+    };
+    let debug = headers.get(B3_FLAGS).is_some_and(|flags| flags == "1");
+    let sampled = if debug { Some(true) } else { sampled };
+    if !headers.contains_key(B3_TRACE) && !headers.contains_key(B3_SPAN) {
+        return sampled.map(|sampled| Incoming { parent: None, sampled: Some(sampled), form });
+    }
+    let parent = b3_parent(only(headers, &B3_TRACE)?, only(headers, &B3_SPAN)?)?;
+    Some(Incoming { parent: Some(parent), sampled, form })
+}
+
+fn b3_parent(trace: &str, span: &str) -> Option<Parent> {
+    let length = if trace.len() == 16 { 16 } else { 32 };
+    let (trace, span) = (hex(trace, length, true)?, hex(span, 16, true)?);
+    (trace != 0 && span != 0).then_some(Parent { trace, span: span as u64 })
+}
+
+/// Accept, deny or debug; some old clients write booleans.
+fn decision(text: &str) -> Option<bool> {
+    match text {
+        "1" | "d" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// A number of exactly so many digits; W3C permits lower case alone.
+fn hex(text: &str, digits: usize, upper: bool) -> Option<u128> {
+    let valid = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || (upper && (b'A'..=b'F').contains(&b));
+    if text.len() != digits || !text.bytes().all(valid) {
+        return None;
+    }
+    u128::from_str_radix(text, 16).ok()
+}
+
+/// Whether the `tracestate` headers make a valid list (W3C Trace Context §3.3.1).
+fn is_tracestate(headers: &HeaderMap) -> bool {
+    let mut members = 0;
+    headers.get_all(TRACESTATE).iter().all(|value| {
+        let Ok(text) = value.to_str() else { return false };
+        text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty()).all(
+            |member| {
+                members += 1;
+                members <= MOST_MEMBERS
+                    && member.split_once('=').is_some_and(|(key, value)| is_key(key) && is_value(value))
+            },
+        )
+    })
+}
+
+fn is_key(key: &str) -> bool {
+    let starts = |text: &str| text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'*' | b'/' | b'@');
+    key.len() <= 256 && starts(key) && key.bytes().all(valid) && key.bytes().filter(|b| *b == b'@').count() <= 1
+}
+
+fn is_value(value: &str) -> bool {
+    (1..=256).contains(&value.len()) && value.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
+    const SPAN: u64 = 0x00f0_67aa_0ba9_02b7;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let header = |(name, value): &(&str, &str)| {
+            (HeaderName::try_from(*name).expect("a name"), HeaderValue::from_str(value).expect("a value"))
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs.iter().map(header) {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    /// The test cases of the W3C's own test suite (trace-context, `test/test.py`), as far as they concern what is received.
+    #[test]
+    fn traceparents_are_read_as_the_specification_says() {
+        let valid = "0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7";
+        for (text, sampled) in [
+            (format!("00-{valid}-01"), Some(true)),
+            (format!("00-{valid}-00"), Some(false)),
+            (format!("00-{valid}-03"), Some(true)),
+            (format!("00-{valid}-fe"), Some(false)),
+            (format!("cc-{valid}-01"), Some(true)),
+            (format!("cc-{valid}-01-what-the-future-will-be-like"), Some(true)),
+            (format!("cc-{valid}-01.what-the-future-will-be-like"), None),
+            (format!("ff-{valid}-01"), None),
+            (format!("00-{valid}-01-extra"), None),
+            (format!("00-{valid}-1"), None),
+            (format!("00-{valid}-.0"), None),
+            (format!("0-{valid}-01"), None),
+            (format!(".0-{valid}-01"), None),
+            (format!("00-{valid}"), None),
+            (format!("00-{}-01", valid.to_uppercase()), None),
+            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01".to_owned(), None),
+            ("00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01".to_owned(), None),
+            ("00-0af7651916cd43dd8448eb211c8031-00f067aa0ba902b7-01".to_owned(), None),
+            ("00-.af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let mut headers = headers(&[("traceparent", &text), ("tracestate", "a=1")]);
+            let read = read(&mut headers);
+            let expected = sampled.map(|_| Parent { trace: TRACE, span: SPAN });
+            assert_eq!((read.parent, read.sampled), (expected, sampled), "{text}");
+            assert_eq!(
+                headers.len(),
+                if sampled.is_some() { 2 } else { 0 },
+                "{text}: what is malformed goes no further"
+            );
+        }
+        let twice = format!("00-{valid}-01");
+        let mut headers = headers(&[("traceparent", &twice), ("traceparent", &twice)]);
+        assert_eq!(read(&mut headers), Incoming::default());
+    }
+
+    #[test]
+    fn tracestates_pass_unchanged_or_not_at_all() {
+        let parent = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01");
+        let many = (0..33).map(|n| format!("k{n}=1")).collect::<Vec<_>>().join(",");
+        for (text, passes) in [
+            ("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", true),
+            ("a=1 , b=2,,", true),
+            ("1a-2f@vendor=x", true),
+            ("a", false),
+            ("A=1", false),
+            ("a=", false),
+            ("a=1=2", false),
+            ("a@b@c=1", false),
+            (many.as_str(), false),
+        ] {
+            let mut headers = headers(&[parent, ("tracestate", text)]);
+            assert!(read(&mut headers).parent.is_some());
+            assert_eq!(headers.get("tracestate").map(|value| value == text), passes.then_some(true), "{text}");
+        }
+        let mut alone = headers(&[("tracestate", "a=1")]);
+        read(&mut alone);
+        assert!(alone.is_empty(), "without a traceparent it means nothing");
+    }
+
+    /// The examples of the B3 specification (openzipkin/b3-propagation).
+    #[test]
+    fn b3_is_read_in_both_forms() {
+        let parent = Some(Parent { trace: 0x80f1_98ee_5634_3ba8_64fe_8b2a_57d3_eff7, span: 0xe457_b5a2_e4d8_6bd1 });
+        let single = "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1";
+        for (text, expected) in [
+            (format!("{single}-1-05e3ac9a4f6e3b90"), Some((parent, Some(true)))),
+            (format!("{single}-d"), Some((parent, Some(true)))),
+            (format!("{single}-0"), Some((parent, Some(false)))),
+            (single.to_owned(), Some((parent, None))),
+            ("0".to_owned(), Some((None, Some(false)))),
+            (format!("{single}-2"), None),
+            (format!("{single}-1-05e3"), None),
+            ("80f198ee56343ba8-".to_owned(), None),
+        ] {
+            let mut headers = headers(&[("b3", &text)]);
+            let read = read(&mut headers);
+            let expected = expected.map(|(parent, sampled)| Incoming { parent, sampled, form: Form::B3Single });
+            assert_eq!(read, expected.unwrap_or_default(), "{text}");
+            assert_eq!(headers.is_empty(), expected.is_none());
+        }
+        let mut multi = headers(&[
+            ("x-b3-traceid", "64fe8b2a57d3eff7"),
+            ("x-b3-spanid", "e457b5a2e4d86bd1"),
+            ("x-b3-sampled", "1"),
+        ]);
+        let short = Some(Parent { trace: 0x64fe_8b2a_57d3_eff7, span: 0xe457_b5a2_e4d8_6bd1 });
+        assert_eq!(read(&mut multi), Incoming { parent: short, sampled: Some(true), form: Form::B3Multi });
+        let mut half = headers(&[("x-b3-traceid", "64fe8b2a57d3eff7"), ("x-b3-sampled", "1")]);
+        assert_eq!(read(&mut half), Incoming::default());
+        assert!(half.is_empty());
+    }
+
+    #[test]
+    fn the_answer_is_in_the_form_of_the_question_and_in_w3c() {
+        let span = Parent { trace: TRACE, span: 1 };
+        let mut single = headers(&[("b3", "0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-1")]);
+        let incoming = read(&mut single);
+        write(&mut single, span, true, &incoming);
+        assert_eq!(single["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-0000000000000001-01");
+        assert_eq!(single["b3"], "0af7651916cd43dd8448eb211c80319c-0000000000000001-1-00f067aa0ba902b7");
+        let mut multi = headers(&[("x-b3-sampled", "0")]);
+        let incoming = read(&mut multi);
+        assert_eq!(incoming.sampled, Some(false));
+        write(&mut multi, span, false, &incoming);
+        assert_eq!(multi["x-b3-spanid"], "0000000000000001");
+        assert_eq!(multi["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-0000000000000001-00");
+        let again = read(&mut multi);
+        assert_eq!((again.parent, again.sampled, again.form), (Some(span), Some(false), Form::B3Multi));
+    }
+}

@@ -1,0 +1,250 @@
+//! What a span says of a request, in the words of OpenTelemetry's semantic conventions for HTTP and RPC, and in `malla.…` where
+//! they have none.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::Method;
+use http::uri::PathAndQuery;
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
+use super::{Trace, Try};
+use crate::metrics::{Direction, Protocol};
+use crate::names::SpiffeId;
+use crate::reason::Reason;
+
+/// A request that is over, as its record knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record<'a> {
+    pub(crate) started: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) protocol: Protocol,
+    pub(crate) method: &'a Method,
+    pub(crate) path: Option<&'a PathAndQuery>,
+    /// `cart.shop:80`.
+    pub(crate) service: &'a str,
+    pub(crate) route: &'a str,
+    /// Who the client is (inbound).
+    pub(crate) client: Option<&'a SpiffeId>,
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) reason: Option<Reason>,
+    /// What failed, in words.
+    pub(crate) what: Option<&'a str>,
+}
+
+impl Record<'_> {
+    /// Whether somebody would look for it among the failures.
+    pub(super) fn has_failed(&self) -> bool {
+        self.reason.is_some_and(|reason| reason.status() >= 500)
+            || self.status >= 500
+            || self.grpc_status.is_some_and(is_servers_fault)
+    }
+
+    pub(super) fn duration(&self) -> Duration {
+        self.ended.saturating_duration_since(self.started)
+    }
+}
+
+/// The statuses that make a server's span an error (OpenTelemetry, semantic conventions for gRPC).
+fn is_servers_fault(status: u8) -> bool {
+    matches!(status, 2 | 4 | 12 | 13 | 14 | 15)
+}
+
+/// The spans of a request: one inbound, one for each try outbound. A request that was refused before it was sent anywhere is one
+/// span too.
+pub(super) fn spans(trace: &Trace, record: &Record<'_>) -> Vec<SpanData> {
+    let clock = Clock { monotonic: Instant::now(), wall: SystemTime::now() };
+    match trace.direction {
+        Direction::Outbound if !trace.tries.is_empty() => {
+            trace.tries.iter().enumerate().map(|(number, one)| of_try(trace, record, number, one, &clock)).collect()
+        }
+        direction => {
+            let kind = if direction == Direction::Inbound { SpanKind::Server } else { SpanKind::Client };
+            let mut attributes = common(trace, record);
+            ending(record, &mut attributes);
+            let times = (record.started, record.ended);
+            vec![span(trace, record, trace.own, kind, times, attributes, status(record, record.reason), &clock)]
+        }
+    }
+}
+
+/// Turns the times of the monotonic clock into those of the wall.
+struct Clock {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    fn wall(&self, at: Instant) -> SystemTime {
+        self.wall.checked_sub(self.monotonic.saturating_duration_since(at)).unwrap_or(self.wall)
+    }
+}
+
+fn of_try(trace: &Trace, record: &Record<'_>, number: usize, one: &Try, clock: &Clock) -> SpanData {
+    let mut attributes = common(trace, record);
+    if let Some(endpoint) = &one.endpoint {
+        attributes.push(KeyValue::new("network.peer.address", endpoint.address.ip().to_string()));
+        attributes.push(KeyValue::new("network.peer.port", i64::from(endpoint.address.port())));
+        if !endpoint.workload.is_empty() {
+            attributes.push(KeyValue::new("malla.workload", endpoint.workload.to_string()));
+        }
+        attributes.push(KeyValue::new("malla.mtls", endpoint.identity.is_some()));
+        if let Some(identity) = &endpoint.identity {
+            attributes.push(KeyValue::new("malla.peer", identity.as_str().to_owned()));
+        }
+    }
+    if number > 0 {
+        attributes.push(KeyValue::new("http.request.resend_count", i64::try_from(number).unwrap_or(i64::MAX)));
+    }
+    let (ended, reason) = match one.ended {
+        Some((at, cause)) => {
+            attributes.push(KeyValue::new("error.type", cause.word()));
+            attributes.push(KeyValue::new("malla.reason", cause.word()));
+            (at, Some(cause))
+        }
+        None => {
+            ending(record, &mut attributes);
+            (record.ended, record.reason)
+        }
+    };
+    let status = match one.ended {
+        Some((_, cause)) => Status::error(cause.sentence()),
+        None => status(record, reason),
+    };
+    span(trace, record, one.span, SpanKind::Client, (one.started, ended), attributes, status, clock)
+}
+
+#[allow(clippy::too_many_arguments, reason = "the end of both ways, which differ in all of them")]
+fn span(
+    trace: &Trace,
+    record: &Record<'_>,
+    id: u64,
+    kind: SpanKind,
+    (started, ended): (Instant, Instant),
+    attributes: Vec<KeyValue>,
+    status: Status,
+    clock: &Clock,
+) -> SpanData {
+    let flags = if trace.followed { TraceFlags::SAMPLED } else { TraceFlags::default() };
+    let (trace_id, span_id) = (TraceId::from(trace.trace), SpanId::from(id));
+    SpanData {
+        span_context: SpanContext::new(trace_id, span_id, flags, false, TraceState::default()),
+        parent_span_id: trace.incoming.parent.map_or(SpanId::INVALID, |parent| SpanId::from(parent.span)),
+        parent_span_is_remote: trace.incoming.parent.is_some(),
+        span_kind: kind,
+        name: name(record),
+        start_time: clock.wall(started),
+        end_time: clock.wall(ended),
+        attributes,
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status,
+        instrumentation_scope: InstrumentationScope::builder("malla").with_version(env!("CARGO_PKG_VERSION")).build(),
+    }
+}
+
+/// `GET cart.shop`, or `shop.Cart/Add`: what it was for, never with a part that a client can choose freely.
+fn name(record: &Record<'_>) -> Cow<'static, str> {
+    if let Some((service, method)) = rpc(record) {
+        return format!("{service}/{method}").into();
+    }
+    let (host, _) = host_and_port(record.service);
+    match method(record.method) {
+        OTHER => format!("HTTP {host}").into(),
+        known => format!("{known} {host}").into(),
+    }
+}
+
+const OTHER: &str = "_OTHER";
+
+/// The methods of RFC 9110 and PATCH; others are all the same, as the conventions ask.
+fn method(method: &Method) -> &str {
+    let known = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+    if known.contains(&method.as_str()) { method.as_str() } else { OTHER }
+}
+
+/// Service and method of a gRPC call.
+fn rpc<'a>(record: &Record<'a>) -> Option<(&'a str, &'a str)> {
+    let path = record.path.filter(|_| record.protocol == Protocol::Grpc)?.path();
+    path.strip_prefix('/')?.split_once('/')
+}
+
+fn host_and_port(service: &str) -> (&str, Option<i64>) {
+    match service.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (service, None),
+    }
+}
+
+fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
+    let mut attributes = Vec::with_capacity(20);
+    let mut add = |key: &'static str, value: opentelemetry::Value| attributes.push(KeyValue::new(key, value));
+    let (host, port) = host_and_port(record.service);
+    add("http.request.method", method(record.method).to_owned().into());
+    if method(record.method) == OTHER {
+        add("http.request.method_original", record.method.as_str().to_owned().into());
+    }
+    add("url.scheme", "http".into());
+    add("url.path", record.path.map_or("", PathAndQuery::path).to_owned().into());
+    add("server.address", host.to_owned().into());
+    if let Some(port) = port {
+        add("server.port", port.into());
+    }
+    add("network.protocol.name", "http".into());
+    let version = match record.protocol {
+        Protocol::Http10 => "1.0",
+        Protocol::Http1 => "1.1",
+        Protocol::Http2 | Protocol::Grpc => "2",
+    };
+    add("network.protocol.version", version.into());
+    if let Some((service, method)) = rpc(record) {
+        add("rpc.system", "grpc".into());
+        add("rpc.service", service.to_owned().into());
+        add("rpc.method", method.to_owned().into());
+    }
+    add("malla.direction", trace.direction.word().into());
+    add("malla.route", record.route.to_owned().into());
+    if trace.direction == Direction::Inbound {
+        add("malla.mtls", record.client.is_some().into());
+        if let Some(client) = record.client {
+            add("malla.peer", client.as_str().to_owned().into());
+        }
+    }
+    if !trace.followed {
+        // Decided when the request was over, by this sidecar alone: the rest of the trace is not to be found.
+        add("malla.sampling", "tail".into());
+    }
+    attributes
+}
+
+/// How the request ended.
+fn ending(record: &Record<'_>, attributes: &mut Vec<KeyValue>) {
+    attributes.push(KeyValue::new("http.response.status_code", i64::from(record.status)));
+    if let Some(status) = record.grpc_status {
+        attributes.push(KeyValue::new("rpc.grpc.status_code", i64::from(status)));
+    }
+    match record.reason {
+        Some(reason) => {
+            attributes.push(KeyValue::new("error.type", reason.word()));
+            attributes.push(KeyValue::new("malla.reason", reason.word()));
+        }
+        None if record.has_failed() => {
+            attributes.push(KeyValue::new("error.type", record.status.to_string()));
+        }
+        None => {}
+    }
+}
+
+/// An error has the sentence of its reason, and what it was about.
+fn status(record: &Record<'_>, reason: Option<Reason>) -> Status {
+    match (reason, record.what) {
+        (Some(reason), Some(what)) => Status::error(format!("{}: {what}", reason.sentence())),
+        (Some(reason), None) => Status::error(reason.sentence()),
+        (None, _) if record.has_failed() => Status::error(""),
+        (None, _) => Status::Unset,
+    }
+}
