@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName};
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use malla_xds::exposition;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -86,9 +87,13 @@ async fn json(State(plane): State<Arc<ControlPlane>>) -> Json<Status> {
     Json(status(&plane))
 }
 
-async fn metrics(State(plane): State<Arc<ControlPlane>>) -> ([(HeaderName, &'static str); 1], String) {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], plane.metrics.text())
+async fn metrics(
+    State(plane): State<Arc<ControlPlane>>,
+    headers: HeaderMap,
+) -> ([(HeaderName, &'static str); 1], String) {
+    let accept = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    let (kind, text) = exposition::page(accept, plane.metrics.text());
+    ([(CONTENT_TYPE, kind)], text)
 }
 
 async fn ready(State(plane): State<Arc<ControlPlane>>) -> impl IntoResponse {

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use malla_xds::exposition;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -93,7 +94,11 @@ fn answer(shared: &Shared, scope: Scope, request: &Request<Incoming>) -> Respons
             None => page(StatusCode::OK, TEXT, "ready\n".to_owned()),
             Some(why) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
-        ("/metrics", Scope::Everything) => page(StatusCode::OK, OPEN_METRICS, shared.metrics.exposition()),
+        ("/metrics", Scope::Everything) => {
+            let accept = request.headers().get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok());
+            let (kind, text) = exposition::page(accept, shared.metrics.exposition());
+            page(StatusCode::OK, kind, text)
+        }
         ("/config", Scope::Everything) => {
             let config = config::Config::of(shared);
             if wants_json(request.headers(), request.uri().query()) {
@@ -106,7 +111,7 @@ fn answer(shared: &Shared, scope: Scope, request: &Request<Incoming>) -> Respons
         }
         (_, Scope::Everything) => {
             let pages = "/ready    whether traffic can be served, else what is missing\n/live     whether the process runs\n\
-                         /metrics  OpenMetrics\n/config   what is applied; /config?format=json for programs\n";
+                         /metrics  for Prometheus: OpenMetrics to who asks for it\n/config   what is applied; /config?format=json for programs\n";
             page(StatusCode::NOT_FOUND, TEXT, pages.to_owned())
         }
         (_, Scope::Health) => page(StatusCode::NOT_FOUND, TEXT, "/ready\n/live\n".to_owned()),
@@ -114,7 +119,6 @@ fn answer(shared: &Shared, scope: Scope, request: &Request<Incoming>) -> Respons
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));

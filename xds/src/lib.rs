@@ -7,6 +7,7 @@ mod canonical;
 pub mod delta_client;
 pub mod delta_server;
 pub mod envoy;
+pub mod exposition;
 pub mod grpc;
 pub mod identity;
 pub mod names;
