@@ -240,6 +240,10 @@ pub(crate) struct DemoArguments {
     #[arg(long, value_name = "URL")]
     pub(crate) otlp: Option<Collector>,
 
+    /// Write a configuration for Prometheus into this directory: whom to scrape, recording rules and alerts
+    #[arg(long, value_name = "DIR")]
+    pub(crate) prometheus: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) output: OutputArgument,
 }

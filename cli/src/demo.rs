@@ -12,6 +12,7 @@ mod ledger;
 mod mesh;
 mod mysql;
 mod program;
+mod prometheus;
 mod summary;
 mod switchboard;
 mod table;
@@ -72,7 +73,10 @@ pub(crate) async fn run(arguments: DemoArguments, paint: Paint) -> anyhow::Resul
         ready = mesh.ready() => ready?,
         () = interruption.wait() => return Ok(ExitCode::FAILURE),
     }
-    let guide = Guide::new(paint, &addresses, directory.path());
+    if let Some(directory) = &arguments.prometheus {
+        prometheus::write(directory, &addresses)?;
+    }
+    let guide = Guide::new(paint, &addresses, directory.path(), &arguments);
     if for_people {
         output::print(format!("All sidecars are ready after {:.1} s.\n", starting.elapsed().as_secs_f64()))?;
         output::print(guide.lines().join("\n"))?;

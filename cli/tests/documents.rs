@@ -28,9 +28,40 @@ fn every_reason_is_documented_with_its_status_and_sentence() {
 }
 
 #[test]
+fn every_metric_of_the_sidecar_is_documented_with_its_labels() {
+    let text = document("docs/metrics.md");
+    // The control server's are compared with what is exposed, where one runs.
+    let of_sidecars = text.split("## Control server").next().unwrap_or_default();
+    let rows: Vec<&str> = of_sidecars.lines().filter(|line| line.starts_with("| `malla_")).collect();
+    let tables = [malla_proxy::metrics::TABLE, malla_proxy::admin::SIDECAR_TABLE, malla_proxy::admin::CLUSTER_TABLE];
+    let expected = tables.into_iter().flatten().map(|row| {
+        let suffix = if row.kind == "counter" { "_total" } else { "" };
+        let labels = row.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(" ");
+        format!("| `{}{suffix}` | {} | {labels} | {} |", row.name, row.kind, row.help)
+    });
+    assert_eq!(rows, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_alert_has_a_page() {
+    let (rules, pages) = (document("deploy/prometheus/rules.yaml"), document("docs/alerts.md"));
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let headings: Vec<&str> = pages.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(alerts, headings);
+}
+
+#[test]
 fn every_link_between_documents_leads_somewhere() {
-    for path in ["README.md", "ARCHITECTURE.md", "docs/getting-started.md", "docs/reasons.md", "docs/traffic-policy.md"]
-    {
+    for path in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "docs/getting-started.md",
+        "docs/reasons.md",
+        "docs/traffic-policy.md",
+        "docs/observability.md",
+        "docs/metrics.md",
+        "docs/alerts.md",
+    ] {
         let directory = Path::new(path).parent().unwrap_or(Path::new(""));
         for target in document(path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if target.contains("://") || target.starts_with('#') {

@@ -493,6 +493,14 @@ impl FromStr for Collector {
     }
 }
 
+impl fmt::Display for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Collector::Grpc(url) | Collector::Http(url) => url.fmt(f),
+        }
+    }
+}
+
 /// `30s`, `2m`, `500ms`, `1h`; whole numbers of one unit.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

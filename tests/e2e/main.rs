@@ -9,6 +9,7 @@ mod harness;
 mod http1;
 mod http2;
 mod matching;
+mod observability;
 mod proxyless;
 mod readme;
 mod redirection;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::addresses::Addresses;
 use super::files::route_file;
+use super::prometheus;
 use super::topology::INSTANCES;
+use crate::arguments::DemoArguments;
 use crate::duration::display_duration;
 use crate::output::Paint;
 
@@ -19,7 +21,7 @@ pub(crate) struct Guide {
 
 impl Guide {
     /// For a mesh whose files are in `directory`.
-    pub(crate) fn new(paint: Paint, addresses: &Addresses, directory: &Path) -> Self {
+    pub(crate) fn new(paint: Paint, addresses: &Addresses, directory: &Path, arguments: &DemoArguments) -> Self {
         let mut lines = vec![paint.strong("Try, in another terminal:")];
         for (what, commands) in experiments(directory, addresses.switchboard) {
             lines.push(format!("  {what}"));
@@ -27,6 +29,13 @@ impl Guide {
         }
         let admin = addresses.control_admin;
         lines.push(paint.faint(format!("See who has applied what: malla status --admin {admin}")));
+        if let Some(directory) = &arguments.prometheus {
+            let file = quoted(&directory.join(prometheus::FILE));
+            lines.push(paint.faint(format!("Watch the metrics: prometheus --config.file={file}")));
+        }
+        if let Some(collector) = &arguments.otlp {
+            lines.push(paint.faint(format!("Traces of every travel go to {collector}")));
+        }
         Guide { lines, paint }
     }
 

@@ -1,0 +1,279 @@
+//! What an engineer on call sees of the demo: a real Prometheus that scrapes it and runs every rule and every query of the
+//! dashboards, and a trace collector that nobody here wrote.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use malla_tests::pod::inside;
+use malla_tests::tools::{program, python, repository};
+use malla_tests::{Pod, Process, Sandbox, wait};
+use serde_json::Value;
+
+const CONTROL: &str = "127.77.1.1:15014";
+/// The sidecar of travels-v1.
+const SIDECAR: &str = "127.77.1.14:15020";
+
+fn demo(pod: &Pod, arguments: &[&str]) -> Process {
+    let malla = inside("malla");
+    let command = [&[&*malla, "demo", "-o", "json"], arguments].concat();
+    let mut demo = pod.spawn(&command);
+    wait::until("the control server of the demo to answer", Duration::from_secs(60), || {
+        assert!(!demo.has_ended(), "{}", demo.tail());
+        pod.exec(&["curl", "-sf", &format!("http://{CONTROL}/ready")]).status.success().then_some(())
+    });
+    demo
+}
+
+/// The answer of Prometheus to a query at this moment.
+fn query(pod: &Pod, expression: &str) -> Value {
+    let said = pod.exec(&[
+        "curl",
+        "-s",
+        "http://127.0.0.1:9090/api/v1/query",
+        "--data-urlencode",
+        &format!("query={expression}"),
+    ]);
+    serde_json::from_str(&said.text()).unwrap_or_else(|error| panic!("{expression}: {error}: {}", said.both()))
+}
+
+/// Whether a query has an answer at all.
+#[track_caller]
+fn has_data(pod: &Pod, expression: &str) -> bool {
+    let answer = query(pod, expression);
+    assert_eq!(answer["status"], "success", "{expression}: {answer}");
+    !answer["data"]["result"].as_array().expect("a list").is_empty()
+}
+
+/// Panels that have nothing to show while all is well: what fails, is retried, refused, or lags behind.
+const QUIET: [&str; 5] = [
+    "Failures by reason",
+    "Retries by cause",
+    "Refused by policy",
+    "Sidecars that lag behind",
+    "Connections refused or broken",
+];
+
+/// Every query of the dashboards, with its panel, for the edge from travels-v1 to flights.
+fn queries() -> Vec<(String, String)> {
+    let directory = repository().join("deploy/grafana/dashboards");
+    let files = fs::read_dir(directory).expect("the dashboards").map(|entry| entry.expect("a file").path());
+    files.flat_map(|file| queries_of(&file)).collect()
+}
+
+fn queries_of(file: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(file).expect("a dashboard");
+    let dashboard: Value = serde_json::from_str(&text).expect("a dashboard is JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let of_panel = |panel: &Value| {
+        let title = panel["title"].as_str().expect("a title").to_owned();
+        let targets = panel["targets"].as_array().expect("queries").clone();
+        targets.into_iter().map(move |target| (title.clone(), ready(target["expr"].as_str().expect("an expression"))))
+    };
+    panels.iter().flat_map(of_panel).collect()
+}
+
+/// A query with its variables replaced; the demo has run for seconds, not for minutes.
+fn ready(expression: &str) -> String {
+    let replacements = [
+        ("$service", "flights.travel-agency:8000"),
+        ("$source", "travels-v1.travel-agency"),
+        ("$workload", "flights-v1.travel-agency"),
+        ("$instance", ".*"),
+        ("$__rate_interval", "10s"),
+        ("[5m]", "[10s]"),
+    ];
+    replacements.iter().fold(expression.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[test]
+fn prometheus_answers_every_query_and_checks_every_rule() {
+    let sandbox = Sandbox::new();
+    let pod = sandbox.pod("laptop");
+    let directory = sandbox.writable_directory("watch");
+    let watch = directory.to_string_lossy().into_owned();
+    let demo = demo(&pod, &["--for", "60s", "--prometheus", &watch]);
+
+    for rules in ["check rules deploy/prometheus/rules.yaml", "test rules deploy/prometheus/rules.test.yaml"] {
+        pod.shell(&format!("cd {} && promtool {rules}", repository().display())).success();
+    }
+    pod.exec(&["promtool", "check", "config", &format!("{watch}/prometheus.yaml")]).success();
+    for page in [CONTROL, SIDECAR] {
+        let linted = pod.shell(&format!("curl -sf http://{page}/metrics | promtool check metrics")).success().both();
+        assert_eq!(linted, "", "promtool has something to say of {page}");
+    }
+
+    let mut prometheus = pod.spawn(&[
+        "prometheus",
+        &format!("--config.file={watch}/prometheus.yaml"),
+        &format!("--storage.tsdb.path={watch}/data"),
+        "--web.listen-address=127.0.0.1:9090",
+    ]);
+    pod.wait_listening(&mut prometheus, 9090);
+    wait::until("every target to be scraped several times", Duration::from_secs(30), || {
+        has_data(&pod, "count(count_over_time(up[1m]) > 3) == 13").then_some(())
+    });
+    assert!(!has_data(&pod, "up == 0"), "{}", query(&pod, "up == 0"));
+
+    let queries = queries();
+    assert!(queries.len() > 60, "the dashboards were not found: {}", queries.len());
+    for (panel, expression) in &queries {
+        let quiet = QUIET.contains(&panel.as_str());
+        wait::until(&format!("data for {panel}: {expression}"), Duration::from_secs(10), || {
+            (has_data(&pod, expression) || quiet).then_some(())
+        });
+    }
+
+    let rules = pod.exec(&["curl", "-sf", "http://127.0.0.1:9090/api/v1/rules"]).success().text();
+    let rules: Value = serde_json::from_str(&rules).expect("JSON");
+    let rules: Vec<&Value> = rules["data"]["groups"]
+        .as_array()
+        .expect("groups")
+        .iter()
+        .flat_map(|group| group["rules"].as_array().expect("rules"))
+        .collect();
+    assert!(rules.len() > 15);
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        assert!(rule["type"] == "recording" || rule["state"] == "inactive", "it fires though all is well: {rule}");
+    }
+    compare_with_documentation(&pod);
+
+    // What is broken shows on the edge where it is, by its word.
+    pod.exec(&["curl", "-sf", "-X", "POST", "http://127.77.1.1:15080/break/discounts-v1"]).success();
+    let failing = "sum by (service) (rate(malla_requests_total{direction=\"outbound\", status=~\"5..\"}[10s])) > 0";
+    wait::until("the failing edge to be seen", Duration::from_secs(20), || {
+        let answer = query(&pod, failing).to_string();
+        answer.contains("discounts.travel-agency:8000").then_some(())
+    });
+    drop(demo);
+}
+
+/// The control server's table in the documentation says what is exposed, and nothing else.
+fn compare_with_documentation(pod: &Pod) {
+    let page = pod.exec(&["curl", "-sf", &format!("http://{CONTROL}/metrics")]).success().text();
+    let exposed: HashSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let text = fs::read_to_string(repository().join("docs/metrics.md")).expect("the documentation");
+    let (_, of_control) = text.split_once("## Control server").expect("a chapter");
+    let documented: HashSet<&str> =
+        of_control.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(exposed, documented);
+}
+
+/// A span as the collector got it.
+#[derive(Debug)]
+struct Span {
+    service: String,
+    name: String,
+    kind: String,
+    trace: String,
+    id: String,
+    parent: Option<String>,
+    failed: bool,
+}
+
+fn spans(collector: &Process) -> Vec<Span> {
+    let said = collector.stdout();
+    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages
+        .flat_map(|message| list(&message["resourceSpans"]))
+        .flat_map(|of_sidecar| {
+            let service = attribute(&of_sidecar["resource"], "service.name");
+            list(&of_sidecar["scopeSpans"]).into_iter().flat_map(|scope| list(&scope["spans"])).map(move |span| Span {
+                service: service.clone(),
+                name: text(&span["name"]),
+                kind: text(&span["kind"]),
+                trace: text(&span["traceId"]),
+                id: text(&span["spanId"]),
+                parent: span["parentSpanId"].as_str().map(str::to_owned),
+                failed: span["status"]["code"] == "STATUS_CODE_ERROR",
+            })
+        })
+        .collect()
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn attribute(of: &Value, key: &str) -> String {
+    let found = list(&of["attributes"]).into_iter().find(|attribute| attribute["key"] == key);
+    found.map_or_else(String::new, |attribute| text(&attribute["value"]["stringValue"]))
+}
+
+fn collector(pod: &Pod) -> Process {
+    let collector = program("otlp_collector.py");
+    let mut collector = pod.spawn(&[&python().to_string_lossy(), &collector.to_string_lossy(), "4317", "4318"]);
+    pod.wait_listening(&mut collector, 4317);
+    pod.wait_listening(&mut collector, 4318);
+    collector
+}
+
+#[test]
+fn every_travel_is_one_tree_of_spans() {
+    let sandbox = Sandbox::new();
+    let pod = sandbox.pod("laptop");
+    let collector = collector(&pod);
+    let demo = demo(&pod, &["--for", "6s", "--rate", "10", "--otlp", "http://127.0.0.1:4317"]);
+    let summary = demo.end(Duration::from_secs(60)).success();
+    // What was left was sent before the sidecars ended.
+    let spans = spans(&collector);
+    let mut traces: HashMap<&str, Vec<&Span>> = HashMap::new();
+    for span in &spans {
+        traces.entry(&span.trace).or_default().push(span);
+    }
+    assert!(traces.len() >= 30, "{} traces\n{}", traces.len(), summary.both());
+    for (trace, spans) in &traces {
+        // One travel: the portal's call, four parts, their discounts, each seen from both sides.
+        assert_eq!(spans.len(), 18, "{trace}: {spans:#?}");
+        let roots: Vec<_> = spans.iter().filter(|span| span.parent.is_none()).collect();
+        assert!(matches!(roots[..], [root] if root.service.ends_with("-portal")), "{trace}: {roots:#?}");
+        let by_id: HashMap<&str, &&Span> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
+        for span in spans.iter().filter(|span| span.parent.is_some()) {
+            let parent = span.parent.as_deref().and_then(|parent| by_id.get(parent)).expect("its parent is here");
+            // Between two sidecars, or within a service.
+            match span.kind.as_str() {
+                "SPAN_KIND_SERVER" => assert_eq!(parent.kind, "SPAN_KIND_CLIENT", "{span:#?}"),
+                _ => assert_eq!((parent.kind.as_str(), &parent.service), ("SPAN_KIND_SERVER", &span.service)),
+            }
+            assert!(span.name.starts_with("GET ") && !span.failed, "{span:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_failure_is_marked_in_its_trace_and_http_is_understood_too() {
+    let sandbox = Sandbox::new();
+    let pod = sandbox.pod("laptop");
+    let collector = collector(&pod);
+    let demo = demo(&pod, &["--for", "30s", "--rate", "10", "--otlp", "http://127.0.0.1:4318/v1/traces"]);
+    pod.exec(&["curl", "-sf", "-X", "POST", "http://127.77.1.1:15080/break/discounts-v1"]).success();
+    wait::until("a failure in a trace", Duration::from_secs(25), || {
+        let spans = spans(&collector);
+        let failed: Vec<_> = spans.iter().filter(|span| span.failed).collect();
+        let both = ["SPAN_KIND_CLIENT", "SPAN_KIND_SERVER"];
+        assert!(failed.iter().all(|span| span.name.contains("discounts")), "{failed:#?}");
+        both.iter().all(|kind| failed.iter().any(|span| span.kind == *kind)).then_some(())
+    });
+    drop(demo);
+}
+
+#[test]
+fn a_collector_that_is_away_costs_nothing_but_its_spans() {
+    let sandbox = Sandbox::new();
+    let pod = sandbox.pod("laptop");
+    let demo = demo(&pod, &["--for", "8s", "--otlp", "http://127.0.0.1:4317"]);
+    wait::until("lost spans to be counted", Duration::from_secs(20), || {
+        let page = pod.exec(&["curl", "-sf", &format!("http://{SIDECAR}/metrics")]).text();
+        let failed = page.lines().find_map(|line| line.strip_prefix("malla_trace_spans_failed_total "))?;
+        failed.parse::<u64>().is_ok_and(|number| number > 0).then_some(())
+    });
+    // Every call succeeded: the summary says so by its exit code.
+    demo.end(Duration::from_secs(60)).success();
+}
