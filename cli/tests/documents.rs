@@ -43,6 +43,16 @@ fn every_metric_of_the_sidecar_is_documented_with_its_labels() {
 }
 
 #[test]
+fn every_field_of_the_access_log_is_documented() {
+    let text = document("docs/observability.md");
+    let (_, of_log) = text.split_once("## Access log").expect("a chapter");
+    let (of_log, _) = of_log.split_once("## Logs").expect("the next chapter");
+    let rows: Vec<&str> = of_log.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected = malla_proxy::access_log::FIELDS.iter().map(|(name, help)| format!("| `{name}` | {help} |"));
+    assert_eq!(rows, expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn every_alert_has_a_page() {
     let (rules, pages) = (document("deploy/prometheus/rules.yaml"), document("docs/alerts.md"));
     let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();

@@ -4,6 +4,7 @@
 //! [`balance`] → [`pool`] → [`http`] → [`outcome`]. [`inbound`] and [`outbound`] are its tables of contents.
 //! What is applied lives in a [`snapshot`], which [`subscribe`] and [`decode`] make from xDS.
 
+pub mod access_log;
 pub mod admin;
 pub mod authorize;
 pub mod balance;

@@ -14,9 +14,9 @@ use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
 use crate::shared::Worker;
 use crate::snapshot::Endpoint;
-use crate::trace::{Record, Trace};
+use crate::trace::Trace;
 
-/// The record of a request, filled in on its way and written once, on drop: metrics, log and spans.
+/// The record of a request, filled in on its way and written once, on drop: metrics, logs and spans.
 pub struct Outcome {
     worker: Arc<Worker>,
     direction: Direction,
@@ -34,6 +34,8 @@ pub struct Outcome {
     what: Option<Box<str>>,
     tries: u8,
     answered: bool,
+    /// When the last try began and when the answer did, where somebody wants to know.
+    times: Option<(Option<Instant>, Option<Instant>)>,
     /// Boxed: most sidecars follow few requests.
     trace: Option<Box<Trace>>,
 }
@@ -44,6 +46,7 @@ const UNKNOWN: &str = "unknown";
 impl Outcome {
     /// A request whose head is complete. If nothing more is told, the client went away.
     pub fn new(worker: Arc<Worker>, direction: Direction, protocol: Protocol, method: Method) -> Self {
+        let times = worker.shared.access_log.as_ref().map(|_| (None, None));
         Outcome {
             worker,
             direction,
@@ -61,6 +64,7 @@ impl Outcome {
             what: None,
             tries: 0,
             answered: false,
+            times,
             trace: None,
         }
     }
@@ -107,6 +111,9 @@ impl Outcome {
         if let Some(trace) = &mut self.trace {
             trace.sends(endpoint.cloned(), headers);
         }
+        if let Some((sent, _)) = &mut self.times {
+            *sent = Some(Instant::now());
+        }
         if let Some(endpoint) = endpoint {
             self.endpoint = Some(endpoint.clone());
             self.tries = self.tries.saturating_add(1);
@@ -128,6 +135,9 @@ impl Outcome {
     /// The answer has begun.
     pub fn status(&mut self, status: StatusCode) {
         self.status = status.as_u16();
+        if let Some((_, answered @ None)) = &mut self.times {
+            *answered = Some(Instant::now());
+        }
     }
 
     /// The call's gRPC status, from the head or the trailers.
@@ -187,26 +197,92 @@ impl Drop for Outcome {
         if let (Some(reason), Some(what)) = (self.reason, &self.what) {
             self.log(reason, what, duration);
         }
-        if let Some(trace) = self.trace.take() {
-            trace.end(&Record {
-                started: self.started,
-                ended,
-                protocol: self.protocol,
-                method: &self.method,
-                path: self.path.as_ref(),
-                service: self.service.as_deref().unwrap_or(UNKNOWN),
-                route: self.route.as_deref().unwrap_or(UNKNOWN),
-                client: self.client.as_ref(),
-                status: self.status,
-                grpc_status: self.grpc_status,
-                reason: self.reason,
-                what: self.what.as_deref(),
-            });
+        let trace = self.trace.take();
+        if trace.is_some() || self.times.is_some() {
+            let record = self.record(ended, trace.as_ref().and_then(|trace| trace.id()));
+            if let Some(log) = &self.worker.shared.access_log {
+                log.record(&record);
+            }
+            if let Some(trace) = trace {
+                trace.end(&record);
+            }
         }
     }
 }
 
+/// A request that is over, for those who tell of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record<'a> {
+    pub(crate) started: Instant,
+    /// When the last try began, if that was measured.
+    pub(crate) sent: Option<Instant>,
+    /// When the answer began, if that was measured.
+    pub(crate) answered: Option<Instant>,
+    pub(crate) ended: Instant,
+    pub(crate) direction: Direction,
+    pub(crate) protocol: Protocol,
+    pub(crate) method: &'a Method,
+    pub(crate) path: Option<&'a PathAndQuery>,
+    /// `cart.shop:80`.
+    pub(crate) service: &'a str,
+    pub(crate) route: &'a str,
+    /// Who the client is (inbound).
+    pub(crate) client: Option<&'a SpiffeId>,
+    /// The last that was tried.
+    pub(crate) endpoint: Option<&'a Endpoint>,
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) reason: Option<Reason>,
+    /// What failed, in words.
+    pub(crate) what: Option<&'a str>,
+    pub(crate) tries: u8,
+    /// Its trace, if that is followed.
+    pub(crate) trace: Option<u128>,
+}
+
+impl Record<'_> {
+    /// Whether somebody would look for it among the failures of servers.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.reason.is_some_and(|reason| reason.status() >= 500)
+            || self.status >= 500
+            || self.grpc_status.is_some_and(is_servers_fault)
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        self.ended.saturating_duration_since(self.started)
+    }
+}
+
+/// The statuses that make a server's span an error (OpenTelemetry, semantic conventions for gRPC).
+fn is_servers_fault(status: u8) -> bool {
+    matches!(status, 2 | 4 | 12 | 13 | 14 | 15)
+}
+
 impl Outcome {
+    fn record(&self, ended: Instant, trace: Option<u128>) -> Record<'_> {
+        let (sent, answered) = self.times.unwrap_or_default();
+        Record {
+            started: self.started,
+            sent,
+            answered,
+            ended,
+            direction: self.direction,
+            protocol: self.protocol,
+            method: &self.method,
+            path: self.path.as_ref(),
+            service: self.service.as_deref().unwrap_or(UNKNOWN),
+            route: self.route.as_deref().unwrap_or(UNKNOWN),
+            client: self.client.as_ref(),
+            endpoint: self.endpoint.as_deref(),
+            status: self.status,
+            grpc_status: self.grpc_status,
+            reason: self.reason,
+            what: self.what.as_deref(),
+            tries: self.tries,
+            trace,
+        }
+    }
+
     /// One line. What the client did wrong is no warning.
     fn log(&self, reason: Reason, what: &str, duration: Duration) {
         let Some(suppressed) = self.worker.shard.log.permit(Instant::now()) else { return };

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::access_log::AccessLog;
 use crate::admin::{self, ClusterMetrics, Scope, SidecarMetrics};
 use crate::control::Connector;
 use crate::dial::Dialer;
@@ -100,7 +101,9 @@ impl Proxy {
         let sockets = Sockets::bind(&settings)?;
         let addresses = sockets.addresses().map_err(StartError::Thread)?;
         let (directory, asks) = Directory::new();
+        let access_log = settings.access_log.clone().map(|log| AccessLog::start(log, io::stdout()));
         let shared = Arc::new(Shared {
+            access_log: access_log.transpose().map_err(StartError::Thread)?.map(Arc::new),
             directory,
             identity: IdentityStore::new(),
             dialer: Dialer::new(&settings).into(),
@@ -126,6 +129,9 @@ impl Proxy {
                 drop(runtime);
                 if let Some(workers) = Arc::into_inner(workers) {
                     workers.join();
+                }
+                if let Some(log) = &shared.access_log {
+                    log.flush();
                 }
                 let _ = stopped_sender.send(drained);
             }

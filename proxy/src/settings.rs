@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+use crate::access_log::{AccessLogSettings, Format, Which};
 use crate::control::{self, ConnectError};
 use crate::names::{self, Name};
 use crate::token;
@@ -76,6 +77,14 @@ pub struct Args {
     /// Mark (SO_MARK) for all connections that the sidecar opens, so that `malla-proxy init --mark` can tell them
     #[arg(long, env = "MALLA_MARK", value_name = "N")]
     mark: Option<u32>,
+
+    /// Write a line for each request to standard output: errors, all, or those and a share of the others (1%)
+    #[arg(long, env = "MALLA_ACCESS_LOG", value_name = "WHICH", value_parser = parse_which)]
+    access_log: Option<Which>,
+
+    /// What such a line says: json, or a text with fields in braces, for example '{time} {method} {path} {status} {reason}'
+    #[arg(long, env = "MALLA_ACCESS_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    access_log_format: Format,
 
     #[command(flatten)]
     tracing: TracingArgs,
@@ -232,6 +241,8 @@ pub struct Settings {
     pub mark: Option<u32>,
     /// Which requests a trace collector is told of. Default none.
     pub tracing: Option<Tracing>,
+    /// Which requests have a line on standard output, and what it says. Default none.
+    pub access_log: Option<AccessLogSettings>,
 }
 
 /// How traffic reaches the sidecar.
@@ -299,6 +310,7 @@ impl Args {
             max_connections: self.max_connections,
             mark: self.mark,
             tracing: self.tracing.ready(),
+            access_log: self.access_log.map(|which| AccessLogSettings { which, format: self.access_log_format }),
             ..joined
         })
     }
@@ -359,6 +371,7 @@ impl Settings {
             max_connections: MAX_CONNECTIONS,
             mark: None,
             tracing: None,
+            access_log: None,
         }
     }
 
@@ -457,6 +470,17 @@ impl fmt::Display for HostPort {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// `errors`, `all`, or a share.
+fn parse_which(text: &str) -> Result<Which, String> {
+    match text {
+        "errors" => Ok(Which::Errors),
+        "all" => Ok(Which::Share(1.0)),
+        share => {
+            parse_share(share).map(Which::Share).map_err(|_| "write errors, all, or a share such as 1%".to_owned())
         }
     }
 }

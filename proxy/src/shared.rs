@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::access_log::AccessLog;
 use crate::dial::Dialer;
 use crate::dns::Resolver;
 use crate::drain::Drain;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub resolver: Arc<Resolver>,
     /// Counters of this sidecar.
     pub metrics: Arc<Metrics>,
+    /// Tells of each request, where somebody wants that.
+    pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Follows requests, where there is a collector to tell of them.
     pub(crate) tracer: Option<Arc<Tracer>>,
     /// Shutdown.

@@ -93,6 +93,7 @@ pub(crate) fn shared(settings: Settings, snapshot: Snapshot, identity: Option<Id
         dialer: Dialer::new(&settings).into(),
         resolver: Resolver::new(&settings).into(),
         metrics: Metrics::new("test.shop"),
+        access_log: None,
         tracer: settings.tracing.as_ref().map(crate::trace::Tracer::new),
         drain: Drain::new(),
         settings,

@@ -26,8 +26,8 @@ use tokio::sync::mpsc;
 use self::context::{Incoming, Parent};
 pub(crate) use self::export::Exporter;
 use self::sample::Sampler;
-pub(crate) use self::span::Record;
 use crate::metrics::Direction;
+use crate::outcome::Record;
 use crate::reason::Reason;
 use crate::snapshot::Endpoint;
 

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use malla_tests::pod::inside;
 use malla_tests::tools::{program, python, repository};
-use malla_tests::{Pod, Process, Sandbox, wait};
+use malla_tests::{Mesh, Pod, Process, Sandbox, Sidecar, wait};
 use serde_json::Value;
+
+use crate::servers;
 
 const CONTROL: &str = "127.77.1.1:15014";
 /// The sidecar of travels-v1.
@@ -276,4 +278,40 @@ fn a_collector_that_is_away_costs_nothing_but_its_spans() {
     });
     // Every call succeeded: the summary says so by its exit code.
     demo.end(Duration::from_secs(60)).success();
+}
+
+#[test]
+fn both_sidecars_write_a_line_for_each_request() {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    let (mut client, mut web) =
+        (mesh.member_with("client", Sidecar::Explicit), mesh.member_with("web-1", Sidecar::Explicit));
+    mesh.start();
+    let _nginx = servers::nginx(&web, "web-1", &["127.0.0.1:8080"]);
+    web.start_sidecar(&mesh, &["--access-log", "all"]);
+    web.wait_ready();
+    let template = "{direction} {method} {service}{path} {status} {reason} {workload} {tries}";
+    client.start_sidecar(&mesh, &["--access-log", "all", "--access-log-format", template]);
+    client.wait_ready();
+    for url in ["http://web.shop/?token=secret", "http://nobody.shop:9/"] {
+        client.exec(&["curl", "-sS", "--max-time", "10", "-x", "http://127.0.0.1:15001", url]).success();
+    }
+    let line = "outbound GET web.shop:80/ 200 - web-1.shop 1";
+    wait::until("both lines of the client", Duration::from_secs(10), || {
+        let said = client.sidecar().stdout();
+        assert!(!said.contains("secret"), "{said}");
+        (said.lines().any(|said| said == line) && said.lines().count() >= 2).then_some(())
+    });
+    let inbound = wait::until("the line of the server", Duration::from_secs(10), || {
+        web.sidecar().stdout().lines().find_map(|line| serde_json::from_str::<Value>(line).ok())
+    });
+    assert_eq!((&inbound["direction"], &inbound["status"]), (&"inbound".into(), &200.into()), "{inbound}");
+    assert_eq!(inbound["client"].as_str(), Some(client.identity().as_str()));
+    let time = |field: &str| inbound[field].as_f64().unwrap_or_else(|| panic!("no {field}: {inbound}"));
+    let phases = time("waiting_ms") + time("first_byte_ms") + time("body_ms");
+    assert!((phases - time("duration_ms")).abs() < 0.01, "{inbound}");
+
+    let refused = client.spawn_sidecar(0, &[], &mesh, &["--access-log", "all", "--access-log-format", "{tme}"]);
+    let said = refused.end(Duration::from_secs(10)).failure().both();
+    assert!(said.contains("there is no field {tme} (character 1)"), "{said}");
 }

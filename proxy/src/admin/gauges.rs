@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::access_log::AccessLog;
 use crate::drain::Drain;
 use crate::identity::IdentityStore;
 use crate::metrics::Documented;
@@ -25,6 +26,7 @@ pub(crate) struct SidecarMetrics {
     identity: IdentityStore,
     drain: Drain,
     tracer: Option<Arc<Tracer>>,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 const fn row(
@@ -49,6 +51,7 @@ pub const SIDECAR_TABLE: &[Documented] = &[
     row("malla_identity_renewal_failing", "gauge", &[], "Whether the last attempt to obtain a certificate failed"),
     row("malla_connections_in_flight", "gauge", &[], "Connections that are being served"),
     row("malla_draining", "gauge", &[], "Whether the sidecar is shutting down"),
+    row("malla_access_log_lines_dropped", "counter", &[], "Lines of the access log for which there was no room"),
     row("malla_trace_spans_exported", "counter", &[], "Spans that the trace collector took"),
     row("malla_trace_spans_dropped", "counter", &[], "Spans for which there was no room"),
     row("malla_trace_spans_failed", "counter", &[], "Spans that the trace collector did not take"),
@@ -61,6 +64,7 @@ impl SidecarMetrics {
             identity: shared.identity.clone(),
             drain: shared.drain.clone(),
             tracer: shared.tracer.clone(),
+            access_log: shared.access_log.clone(),
         }
     }
 
@@ -80,6 +84,7 @@ impl SidecarMetrics {
             "malla_identity_renewal_failing" => u64::from(self.identity.failure().is_some()),
             "malla_connections_in_flight" => count(self.drain.in_flight()),
             "malla_draining" => u64::from(self.drain.is_draining()),
+            "malla_access_log_lines_dropped" => self.access_log.as_ref().map_or(0, |log| log.dropped()),
             "malla_trace_spans_exported" => self.spans(|counts| &counts.exported),
             "malla_trace_spans_dropped" => self.spans(|counts| &counts.dropped),
             "malla_trace_spans_failed" => self.spans(|counts| &counts.failed),

@@ -112,6 +112,7 @@ pub(crate) fn worker_of(snapshot: Snapshot, account: &str, tracing: Option<Traci
         dialer: crate::dial::Dialer::new(&settings).into(),
         resolver: crate::dns::Resolver::new(&settings).into(),
         metrics: metrics.clone(),
+        access_log: None,
         tracer: settings.tracing.as_ref().map(Tracer::new),
         drain: crate::drain::Drain::new(),
         settings,

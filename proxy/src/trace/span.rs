@@ -2,7 +2,7 @@
 //! they have none.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use http::Method;
 use http::uri::PathAndQuery;
@@ -12,46 +12,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::{Trace, Try};
 use crate::metrics::{Direction, Protocol};
-use crate::names::SpiffeId;
+use crate::outcome::Record;
 use crate::reason::Reason;
-
-/// A request that is over, as its record knows it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Record<'a> {
-    pub(crate) started: Instant,
-    pub(crate) ended: Instant,
-    pub(crate) protocol: Protocol,
-    pub(crate) method: &'a Method,
-    pub(crate) path: Option<&'a PathAndQuery>,
-    /// `cart.shop:80`.
-    pub(crate) service: &'a str,
-    pub(crate) route: &'a str,
-    /// Who the client is (inbound).
-    pub(crate) client: Option<&'a SpiffeId>,
-    pub(crate) status: u16,
-    pub(crate) grpc_status: Option<u8>,
-    pub(crate) reason: Option<Reason>,
-    /// What failed, in words.
-    pub(crate) what: Option<&'a str>,
-}
-
-impl Record<'_> {
-    /// Whether somebody would look for it among the failures.
-    pub(super) fn has_failed(&self) -> bool {
-        self.reason.is_some_and(|reason| reason.status() >= 500)
-            || self.status >= 500
-            || self.grpc_status.is_some_and(is_servers_fault)
-    }
-
-    pub(super) fn duration(&self) -> Duration {
-        self.ended.saturating_duration_since(self.started)
-    }
-}
-
-/// The statuses that make a server's span an error (OpenTelemetry, semantic conventions for gRPC).
-fn is_servers_fault(status: u8) -> bool {
-    matches!(status, 2 | 4 | 12 | 13 | 14 | 15)
-}
 
 /// The spans of a request: one inbound, one for each try outbound. A request that was refused before it was sent anywhere is one
 /// span too.

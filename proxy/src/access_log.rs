@@ -1,0 +1,477 @@
+//! The access log: a line for each request that is over, on standard output.
+//!
+//! Off unless asked for: failures are told in the sidecar's own log anyway. A line is made on the worker and written by a thread of
+//! its own; lines for which there is no room are dropped and counted, for a reader that stalls must not hold up requests.
+
+use std::fmt::Write as _;
+use std::io::{BufWriter, Write};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use http::uri::PathAndQuery;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+
+use crate::metrics::Direction;
+use crate::outcome::Record;
+
+/// Lines that may wait to be written; more are dropped and counted.
+const QUEUE: usize = 8192;
+/// How long the last lines may take when the sidecar stops.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Which requests have a line, and what it says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessLogSettings {
+    /// Which requests.
+    pub which: Which,
+    /// What a line says.
+    pub format: Format,
+}
+
+/// Which requests have a line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Which {
+    /// Those that failed: a reason, a status of 500 or above, or a gRPC status that is the server's fault.
+    Errors,
+    /// Those, and of the others this share: 1 is all.
+    Share(f64),
+}
+
+/// What a line says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Format {
+    /// Every field that the request has, as one JSON object.
+    Json,
+    /// Text with fields in braces: `{time} {method} {path} {status}`.
+    Text(Template),
+}
+
+/// A text with places for fields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Part {
+    Literal(String),
+    Field(Field),
+}
+
+/// What a field is: text is quoted where it needs it, an absent one is `-` in text and left out of JSON.
+enum Value<'a> {
+    Text(&'a str),
+    Made(String),
+    Number(u64),
+    /// In milliseconds.
+    Time(Duration),
+    Absent,
+}
+
+macro_rules! fields {
+    ($($field:ident = $name:literal, $help:literal;)+) => {
+        /// What can be said of a request.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum Field { $($field,)+ }
+
+        impl Field {
+            const ALL: &'static [Field] = &[$(Field::$field,)+];
+
+            const fn name(self) -> &'static str {
+                match self { $(Field::$field => $name,)+ }
+            }
+        }
+
+        /// Name and meaning of each field, in the order of a JSON line.
+        pub const FIELDS: &[(&str, &str)] = &[$(($name, $help),)+];
+    };
+}
+
+fields! {
+    Time = "time", "when the request was over (RFC 3339, UTC)";
+    DirectionWord = "direction", "`inbound` or `outbound`";
+    Service = "service", "the service that it was for: `name.namespace:port`";
+    Route = "route", "the route that it took";
+    Protocol = "protocol", "what the client speaks";
+    Method = "method", "the method";
+    Path = "path", "the path, without the query";
+    Status = "status", "the status that the client got, or would have got";
+    GrpcStatus = "grpc_status", "the gRPC status, where there is one";
+    ReasonWord = "reason", "the word for what failed";
+    Sentence = "sentence", "the same in words, with what it was about";
+    Client = "client", "inbound: the identity of the caller, from its certificate";
+    Endpoint = "endpoint", "outbound: the address of the last endpoint that was tried";
+    Workload = "workload", "outbound: the workload there";
+    Peer = "peer", "outbound: the identity of the endpoint";
+    Tries = "tries", "how often the request was sent to an endpoint";
+    Duration = "duration_ms", "from the complete head of the request to the end of the response";
+    Waiting = "waiting_ms", "of that, until the last try began: looking up, limits, faults, earlier tries";
+    FirstByte = "first_byte_ms", "then, until the response began: connecting if need be, and the work of the upstream";
+    Body = "body_ms", "then, until the response had ended";
+    Trace = "trace", "the id of its trace, if it is followed";
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "json" { Ok(Format::Json) } else { text.parse().map(Format::Text) }
+    }
+}
+
+impl FromStr for Template {
+    type Err = String;
+
+    /// `{{` and `}}` are braces.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text.char_indices().peekable();
+        while let Some((at, character)) = rest.next() {
+            match character {
+                '{' | '}' if rest.next_if(|(_, next)| *next == character).is_some() => literal.push(character),
+                '{' => {
+                    let (name, _) = text[at + 1..]
+                        .split_once('}')
+                        .ok_or_else(|| format!("the brace at character {} is not closed", at + 1))?;
+                    let field = Field::ALL.iter().find(|field| field.name() == name);
+                    let field = field.ok_or_else(|| unknown(name, at))?;
+                    while rest.next().is_some_and(|(_, next)| next != '}') {}
+                    parts.extend([Part::Literal(std::mem::take(&mut literal)), Part::Field(*field)]);
+                }
+                '}' => return Err(format!("a brace is closed at character {}: write }}}} for the character", at + 1)),
+                other => literal.push(other),
+            }
+        }
+        parts.push(Part::Literal(literal));
+        parts.retain(|part| *part != Part::Literal(String::new()));
+        if parts.iter().any(|part| matches!(part, Part::Field(_))) {
+            Ok(Template(parts))
+        } else {
+            Err("write json, or a text with fields in braces: {time} {method} {path} {status}".to_owned())
+        }
+    }
+}
+
+fn unknown(name: &str, at: usize) -> String {
+    let known: Vec<&str> = Field::ALL.iter().map(|field| field.name()).collect();
+    format!("there is no field {{{name}}} (character {}): the fields are {}", at + 1, known.join(", "))
+}
+
+/// Where lines go.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    settings: AccessLogSettings,
+    lines: SyncSender<Message>,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(String),
+    /// Everything before is written once this is dropped.
+    Flush(#[allow(dead_code, reason = "held for its drop")] SyncSender<()>),
+}
+
+impl AccessLog {
+    /// Starts the thread that writes. It ends when the log is dropped, or with what it writes to.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub(crate) fn start(settings: AccessLogSettings, to: impl Write + Send + 'static) -> std::io::Result<AccessLog> {
+        let (lines, waiting) = sync_channel(QUEUE);
+        std::thread::Builder::new().name("malla-access-log".to_owned()).spawn(move || write(&waiting, to))?;
+        Ok(AccessLog { settings, lines, dropped: AtomicU64::new(0) })
+    }
+
+    /// A request is over.
+    pub(crate) fn record(&self, record: &Record<'_>) {
+        let wanted = match self.settings.which {
+            Which::Errors => failed(record),
+            Which::Share(share) => failed(record) || fastrand::f64() < share,
+        };
+        if wanted && self.lines.try_send(Message::Line(self.settings.format.line(record))).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Lines for which there was no room.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// Waits until what was recorded is written, for a second at most.
+    pub(crate) fn flush(&self) {
+        let until = Instant::now() + LAST;
+        let (done, written) = sync_channel(0);
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(again)) = self.lines.try_send(message) {
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(LAST / 100);
+            message = again;
+        }
+        // Nothing is ever sent: the other end is dropped when all is written.
+        let _: Result<(), RecvTimeoutError> = written.recv_timeout(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn failed(record: &Record<'_>) -> bool {
+    record.reason.is_some() || record.has_failed()
+}
+
+/// Writes until the log is dropped, or until nobody takes it any more.
+fn write(waiting: &Receiver<Message>, to: impl Write) {
+    let mut to = BufWriter::new(to);
+    while let Ok(first) = waiting.recv() {
+        let mut next = Some(first);
+        let mut flushed = Vec::new();
+        while let Some(message) = next {
+            match message {
+                Message::Line(line) => {
+                    if writeln!(to, "{line}").is_err() {
+                        return;
+                    }
+                }
+                Message::Flush(done) => flushed.push(done),
+            }
+            next = waiting.try_recv().ok();
+        }
+        if to.flush().is_err() {
+            return;
+        }
+    }
+}
+
+impl Format {
+    fn line(&self, record: &Record<'_>) -> String {
+        let mut line = String::with_capacity(512);
+        match self {
+            Format::Json => {
+                line.push('{');
+                for field in Field::ALL {
+                    let value = field.value(record);
+                    if matches!(value, Value::Absent) {
+                        continue;
+                    }
+                    let comma = if line.len() > 1 { "," } else { "" };
+                    let _ = write!(line, "{comma}\"{}\":", field.name());
+                    value.json(&mut line);
+                }
+                line.push('}');
+            }
+            Format::Text(Template(parts)) => {
+                for part in parts {
+                    match part {
+                        Part::Literal(text) => line.push_str(text),
+                        Part::Field(field) => field.value(record).text(&mut line),
+                    }
+                }
+            }
+        }
+        line
+    }
+}
+
+impl Value<'_> {
+    fn json(&self, line: &mut String) {
+        match self {
+            Value::Text(text) => quote(text, line),
+            Value::Made(text) => quote(text, line),
+            Value::Number(number) => drop(write!(line, "{number}")),
+            Value::Time(time) => drop(write!(line, "{:.3}", time.as_secs_f64() * 1000.0)),
+            Value::Absent => line.push_str("null"),
+        }
+    }
+
+    /// Quoted if it could be taken for something else: nobody writes lines of his own into the log.
+    fn text(&self, line: &mut String) {
+        let bare = |text: &str| {
+            !text.is_empty() && text != "-" && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
+        };
+        match self {
+            Value::Text(text) if bare(text) => line.push_str(text),
+            Value::Made(text) if bare(text) => line.push_str(text),
+            Value::Absent => line.push('-'),
+            other => other.json(line),
+        }
+    }
+}
+
+fn quote(text: &str, line: &mut String) {
+    // Text can always be written as JSON.
+    line.push_str(&serde_json::to_string(text).unwrap_or_default());
+}
+
+impl Field {
+    fn value<'a>(self, record: &Record<'a>) -> Value<'a> {
+        let present = |text: &'a str| if text.is_empty() { Value::Absent } else { Value::Text(text) };
+        let made = |text: Option<String>| text.map_or(Value::Absent, Value::Made);
+        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => Value::Time(to.saturating_duration_since(from)),
+            _ => Value::Absent,
+        };
+        let outbound = record.endpoint.filter(|_| record.direction == Direction::Outbound);
+        match self {
+            Field::Time => Value::Made(now()),
+            Field::DirectionWord => Value::Text(record.direction.word()),
+            Field::Service => present(record.service),
+            Field::Route => present(record.route),
+            Field::Protocol => Value::Text(record.protocol.word()),
+            Field::Method => present(record.method.as_str()),
+            Field::Path => record.path.map_or(Value::Absent, |path: &PathAndQuery| Value::Text(path.path())),
+            Field::Status => Value::Number(record.status.into()),
+            Field::GrpcStatus => record.grpc_status.map_or(Value::Absent, |status| Value::Number(status.into())),
+            Field::ReasonWord => record.reason.map_or(Value::Absent, |reason| Value::Text(reason.word())),
+            Field::Sentence => made(record.reason.map(|reason| match record.what {
+                Some(what) => format!("{}: {what}", reason.sentence()),
+                None => reason.sentence().to_owned(),
+            })),
+            Field::Client => record.client.map_or(Value::Absent, |client| Value::Text(client.as_str())),
+            Field::Endpoint => made(outbound.map(|endpoint| endpoint.address.to_string())),
+            Field::Workload => outbound.map_or(Value::Absent, |endpoint| present(&endpoint.workload)),
+            Field::Peer => match outbound.and_then(|endpoint| endpoint.identity.as_ref()) {
+                Some(identity) => Value::Text(identity.as_str()),
+                None => Value::Absent,
+            },
+            Field::Tries => Value::Number(record.tries.into()),
+            Field::Duration => Value::Time(record.duration()),
+            Field::Waiting => between(Some(record.started), record.sent),
+            Field::FirstByte => between(record.sent, record.answered),
+            Field::Body => between(record.answered, Some(record.ended)),
+            Field::Trace => made(record.trace.map(|trace| format!("{trace:032x}"))),
+        }
+    }
+}
+
+/// `2026-11-22T14:03:05.123456Z`, as in the sidecar's own log.
+fn now() -> String {
+    let mut text = String::with_capacity(32);
+    // Text can always be written to.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::metrics::Protocol;
+    use crate::reason::Reason;
+
+    fn record<'a>(method: &'a http::Method, path: &'a PathAndQuery, reason: Option<Reason>) -> Record<'a> {
+        let started = Instant::now();
+        let after = |milliseconds| started + Duration::from_millis(milliseconds);
+        Record {
+            started,
+            sent: Some(after(1)),
+            answered: Some(after(6)),
+            ended: after(8),
+            direction: Direction::Outbound,
+            protocol: Protocol::Http1,
+            method,
+            path: Some(path),
+            service: "cart.shop:80",
+            route: "default",
+            client: None,
+            endpoint: None,
+            status: if reason.is_some() { 503 } else { 200 },
+            grpc_status: None,
+            reason,
+            what: reason.map(|_| "10.0.0.1:80 \"x\""),
+            tries: 2,
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_its_template_asks_for() {
+        let (method, path) = (http::Method::GET, PathAndQuery::from_static("/a?secret=1"));
+        let line = |format: &str, reason| {
+            let format: Format = format.parse().unwrap_or_else(|error| panic!("{error}"));
+            format.line(&record(&method, &path, reason))
+        };
+        let text = line("{{{method}}} {path} {status} {reason} {client} {waiting_ms}+{first_byte_ms}+{body_ms}", None);
+        assert_eq!(text, "{GET} /a 200 - - 1.000+5.000+2.000");
+        let text = line("{reason} {sentence}", Some(Reason::ConnectRefused));
+        assert_eq!(text, r#"connect_refused "the endpoint refused the connection: 10.0.0.1:80 \"x\"""#);
+        let json: serde_json::Value = serde_json::from_str(&line("json", Some(Reason::ConnectRefused))).expect("JSON");
+        assert_eq!((&json["status"], &json["tries"], &json["duration_ms"]), (&503.into(), &2.into(), &8.0.into()));
+        assert_eq!(json.get("client"), None, "what is not known is left out");
+        assert!(json["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{json}");
+    }
+
+    #[test]
+    fn a_template_that_is_none_is_refused_with_its_place() {
+        for (text, expected) in [
+            ("{time} {pth}", "there is no field {pth} (character 8)"),
+            ("{time} {path", "the brace at character 8 is not closed"),
+            ("{time} }", "closed at character 8"),
+            ("jsn", "write json, or a text"),
+            ("", "write json, or a text"),
+        ] {
+            let error = text.parse::<Format>().expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    /// A writer that can be read, and that can be made to hang.
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(which: Which, records: &[Record<'_>]) -> (usize, u64) {
+        let paper = Paper::default();
+        let settings = AccessLogSettings { which, format: "{status}".parse().expect("a template") };
+        let log = AccessLog::start(settings, paper.clone()).expect("a thread");
+        records.iter().for_each(|record| log.record(record));
+        log.flush();
+        let written = paper.0.lock().iter().filter(|byte| **byte == b'\n').count();
+        (written, log.dropped())
+    }
+
+    #[test]
+    fn errors_are_always_told_and_the_rest_as_far_as_asked_for() {
+        let (method, path) = (http::Method::GET, PathAndQuery::from_static("/"));
+        let well = record(&method, &path, None);
+        let ill = record(&method, &path, Some(Reason::NoEndpoints));
+        let mixed: Vec<_> = (0..1000).map(|number| if number % 10 == 0 { ill } else { well }).collect();
+        assert_eq!(lines(Which::Errors, &mixed), (100, 0));
+        assert_eq!(lines(Which::Share(1.0), &mixed), (1000, 0));
+        let (some, _) = lines(Which::Share(0.5), &mixed);
+        // Six standard deviations of a binomial distribution around 100 + 450.
+        assert!((460..640).contains(&some), "{some}");
+    }
+
+    #[test]
+    fn a_reader_that_stalls_costs_lines_and_nothing_else() {
+        let (method, path) = (http::Method::GET, PathAndQuery::from_static("/"));
+        let paper = Paper::default();
+        let stalled = paper.0.lock();
+        let settings = AccessLogSettings { which: Which::Share(1.0), format: Format::Json };
+        let log = AccessLog::start(settings, paper.clone()).expect("a thread");
+        let number = 3 * QUEUE;
+        for _ in 0..number {
+            log.record(&record(&method, &path, None));
+        }
+        assert!(log.dropped() > 0);
+        drop(stalled);
+        log.flush();
+        let written = paper.0.lock().iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(written as u64 + log.dropped(), number as u64);
+    }
+}
