@@ -29,7 +29,7 @@ pub struct Head<'a> {
 /// The first route that matches, in the most specific virtual host that matches; `None` is `no_route`.
 pub fn choose<'a>(routes: &'a HttpRoutes, head: &Head<'_>) -> Option<&'a Route> {
     let host = best_host(&routes.virtual_hosts, |host| &host.domains, head.host)?;
-    host.routes.iter().find(|route| matches(&route.matcher, head))
+    host.routes.first(head.path, |route| matches(&route.matcher, head))
 }
 
 /// What is for a host, by its domains: exact name before longest wildcard before `*`.
@@ -171,6 +171,9 @@ fn hex(digit: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::snapshot::{Retry, RouteAction, VirtualHost};
 
@@ -218,14 +221,17 @@ mod tests {
     }
 
     fn one_host(routes: Vec<Route>) -> HttpRoutes {
-        HttpRoutes { name: "x".into(), virtual_hosts: vec![VirtualHost { domains: vec!["*".into()], routes }] }
+        HttpRoutes {
+            name: "x".into(),
+            virtual_hosts: vec![VirtualHost { domains: vec!["*".into()], routes: routes.into() }],
+        }
     }
 
     #[test]
     fn the_most_specific_host_wins() {
         let host = |domains: &[&str], name: &str| VirtualHost {
             domains: domains.iter().map(|domain| (*domain).into()).collect(),
-            routes: vec![route(name, any())],
+            routes: vec![route(name, any())].into(),
         };
         let routes = HttpRoutes {
             name: "x".into(),
@@ -312,6 +318,38 @@ mod tests {
             [("a%41", "aA"), ("%2541", "%41"), ("%4", "%4"), ("%zz", "%zz"), ("%ff", "%ff"), ("a+b", "a b")]
         {
             assert_eq!(decoded(text), expected);
+        }
+    }
+
+    /// Few characters, so that paths and conditions meet; one of them of two bytes.
+    fn some_path() -> impl Strategy<Value = String> {
+        "/[aä]{0,2}(/[aä]{0,2}){0,2}"
+    }
+
+    fn some_matcher() -> impl Strategy<Value = RouteMatch> {
+        let paths = prop_oneof![
+            1 => Just(PathMatch::Any),
+            4 => some_path().prop_map(|path| PathMatch::Exact(path.into())),
+            4 => some_path().prop_map(|prefix| PathMatch::Prefix(prefix.into())),
+            1 => some_path().prop_map(|path| PathMatch::Regex(regex(&format!("{path}.*")))),
+        ];
+        let methods = prop_oneof![3 => Just(None), 1 => Just(Some(Method::POST))];
+        (paths, methods).prop_map(|(path, method)| RouteMatch { path, method, ..any() })
+    }
+
+    proptest! {
+        #[test]
+        fn many_routes_are_chosen_from_as_if_each_was_looked_at(
+            matchers in vec(some_matcher(), 0..40),
+            paths in vec(some_path(), 20),
+        ) {
+            let named = matchers.iter().enumerate().map(|(place, matcher)| route(&place.to_string(), matcher.clone()));
+            let routes = one_host(named.collect());
+            for path in &paths {
+                let head = Head { method: &Method::GET, host: "", path, query: None, headers: &HeaderMap::new() };
+                let first = matchers.iter().position(|matcher| matches(matcher, &head)).map(|place| place.to_string());
+                prop_assert_eq!(choose(&routes, &head).map(|route| route.name.to_string()), first, "{}", path);
+            }
         }
     }
 }

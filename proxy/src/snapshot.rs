@@ -4,6 +4,7 @@
 //! Holds no protobuf and does no I/O. State that must outlive a change of configuration (the load of an endpoint, the retry
 //! budget of a cluster) sits behind `Arc`s that the next snapshot takes over.
 
+mod routes;
 mod weighted;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+pub use self::routes::Routes;
 pub use self::weighted::WeightedClusters;
 use crate::authorize::Authorization;
 use crate::balance::{EndpointSet, Feedback, Load, RetryBudget};
@@ -132,7 +134,7 @@ pub struct VirtualHost {
     /// Exact names, `*.suffix`, or `*`; lower case, without port.
     pub domains: Vec<Arc<str>>,
     /// Routes in the order of precedence: the first match wins.
-    pub routes: Vec<Route>,
+    pub routes: Routes,
 }
 
 /// One match and where it leads.

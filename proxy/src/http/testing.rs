@@ -81,7 +81,7 @@ pub(crate) fn route(cluster: &Arc<Cluster>) -> Route {
 
 /// What an outbound sidecar knows of [`SERVICE`].
 pub(crate) fn knows(route: Route) -> Snapshot {
-    let hosts = vec![VirtualHost { domains: vec!["*".into()], routes: vec![route] }];
+    let hosts = vec![VirtualHost { domains: vec!["*".into()], routes: vec![route].into() }];
     let service = OutboundService {
         name: SERVICE.into(),
         protocol: Protocol::Http,
