@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsStream;
+use tokio_util::io::poll_read_buf;
 
 use crate::dial::Own;
 
@@ -25,6 +26,9 @@ pub const PEEK_LIMIT: usize = 32 * 1024;
 
 /// Bytes read at once while a decision is awaited.
 const PEEK_READ: usize = 4 * 1024;
+
+/// Bytes read at once for whoever reads little at a time: two records of TLS.
+const AHEAD: usize = 32 * 1024;
 
 /// A connection to a client, to an endpoint or to the application.
 #[derive(Debug)]
@@ -157,9 +161,15 @@ impl AsyncWrite for Stream {
 }
 
 /// A connection whose first bytes were read already, and are given out first.
+///
+/// Whoever reads little at a time while there is more (TLS asks for 4 KiB, however long the record) is served from memory: what is
+/// there is then read at once.
 #[derive(Debug)]
 pub struct Replay<IO = TcpStream> {
+    /// Read, and not given out yet.
     prefix: Bytes,
+    /// The last read had too little room for what there was.
+    more: bool,
     io: IO,
     /// Ends the knowledge of the address when the connection ends.
     _own: Option<Own>,
@@ -190,7 +200,7 @@ pub enum Peeked<T> {
 impl<IO> Replay<IO> {
     /// Puts `prefix` in front of what the connection still has.
     pub fn new(prefix: Bytes, io: IO) -> Self {
-        Replay { prefix, io, _own: None }
+        Replay { prefix, more: false, io, _own: None }
     }
 
     /// The connection; reading from it directly would skip the prefix.
@@ -207,7 +217,7 @@ impl<IO> Replay<IO> {
 impl Replay {
     /// One of the sidecar's own connections.
     pub(crate) fn dialled(socket: TcpStream, own: Option<Own>) -> Self {
-        Replay { prefix: Bytes::new(), io: socket, _own: own }
+        Replay { prefix: Bytes::new(), more: false, io: socket, _own: own }
     }
 }
 
@@ -252,7 +262,7 @@ impl<IO: AsyncRead + Unpin> Replay<IO> {
     fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = [const { MaybeUninit::uninit() }; PEEK_READ];
         let mut buffer = ReadBuf::uninit(&mut scratch);
-        std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         let read = buffer.filled();
         if self.prefix.is_empty() {
             self.prefix = Bytes::copy_from_slice(read);
@@ -272,17 +282,27 @@ impl From<TcpStream> for Replay {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Replay<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.prefix.has_remaining() {
-            let length = self.prefix.len().min(buffer.remaining());
-            let head = self.prefix.split_to(length);
-            buffer.put_slice(&head);
-            if self.prefix.is_empty() {
-                self.prefix = Bytes::new(); // releases the memory
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.prefix.is_empty() {
+            if !this.more || buffer.remaining() > AHEAD / 2 {
+                let room = buffer.remaining();
+                ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+                this.more = buffer.remaining() == 0 && room > 0;
+                return Poll::Ready(Ok(()));
             }
-            return Poll::Ready(Ok(()));
+            let mut ahead = BytesMut::with_capacity(AHEAD);
+            ready!(poll_read_buf(Pin::new(&mut this.io), cx, &mut ahead))?;
+            this.more = ahead.len() == ahead.capacity();
+            this.prefix = ahead.freeze();
         }
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let length = this.prefix.len().min(buffer.remaining());
+        buffer.put_slice(this.prefix.get(..length).unwrap_or_default());
+        this.prefix.advance(length);
+        if this.prefix.is_empty() {
+            this.prefix = Bytes::new(); // releases the memory
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -366,5 +386,34 @@ mod tests {
         };
         assert_eq!(peeked, Peeked::Undecided);
         assert!(replay.prefix().len() < PEEK_LIMIT + PEEK_READ);
+    }
+
+    /// Gives out what it has, and counts how often it was asked.
+    struct Counting<'a>(&'a [u8], usize);
+
+    impl AsyncRead for Counting<'_> {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let length = self.0.len().min(buffer.remaining());
+            buffer.put_slice(&self.0[..length]);
+            self.0 = &self.0[length..];
+            self.1 += 1;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn little_reads_of_much_are_few_reads_of_the_connection() {
+        let sent: Vec<u8> = (0..200_000_u32).map(|number| number as u8).collect();
+        let mut replay = Replay::new(Bytes::from_static(b"first"), Counting(&sent, 0));
+        let (mut received, mut little) = (Vec::new(), [0; 4096]);
+        loop {
+            match replay.read(&mut little).await.expect("read") {
+                0 => break,
+                read => received.extend_from_slice(&little[..read]),
+            }
+        }
+        assert_eq!(received.strip_prefix(b"first"), Some(&*sent));
+        assert!(replay.get_ref().1 <= 2 + sent.len() / AHEAD + 2, "{} reads", replay.get_ref().1);
+        assert!(replay.prefix().is_empty());
     }
 }

@@ -1,8 +1,9 @@
 //! Bytes in both directions until both have ended.
 //!
-//! The buffer for reading is on the stack and exists only while something is read: an idle connection holds none. What the
-//! other side does not take at once is kept, and nothing more is read until it is gone: that is the back-pressure. The end of
-//! one direction is passed on as its end (half-close), and the other goes on; so it does where a receiver is gone, because it
+//! The buffer for reading is on the stack and exists only while something is read: an idle connection holds none. It is filled as
+//! far as there is something to read before it is written, because TLS gives out one record at a time. What the other side does
+//! not take at once is kept, and nothing more is read until it is gone: that is the back-pressure. Where there was any, the
+//! memory for it is read into directly, and is given back with the first pause. The end of one direction is passed on as its end (half-close), and the other goes on; so it does where a receiver is gone, because it
 //! may have answered before it went.
 
 use std::future::poll_fn;
@@ -12,13 +13,15 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::io::poll_read_buf;
 
 use crate::metrics::TcpConnection;
 
 /// Bytes read at once.
-const READ: usize = 32 * 1024;
+const READ: usize = 64 * 1024;
 
 /// Why copying ended before both sides had ended.
 #[derive(Debug)]
@@ -87,6 +90,8 @@ struct Direction {
     written: usize,
     unflushed: bool,
     state: State,
+    /// The source broke behind what is kept.
+    broken: Option<io::Error>,
     /// Why the destination takes no more.
     refused: Option<io::Error>,
 }
@@ -136,11 +141,12 @@ impl Direction {
     {
         loop {
             while let Some(rest) = self.kept.get(self.written..).filter(|rest| !rest.is_empty()) {
+                self.unflushed = true;
                 let written = ready!(write(to, cx, rest))?;
                 count(written as u64);
                 self.written += written;
             }
-            self.kept = Vec::new();
+            self.kept.clear();
             self.written = 0;
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
@@ -153,7 +159,7 @@ impl Direction {
         }
     }
 
-    /// Reads once and writes what it can.
+    /// Reads what there is and writes what it can.
     fn poll_read<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -165,37 +171,62 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let mut scratch = [const { MaybeUninit::uninit() }; READ];
-        let mut buffer = ReadBuf::uninit(&mut scratch);
-        match Pin::new(from).poll_read(cx, &mut buffer) {
-            Poll::Ready(read) => read.map_err(Broken::Reading)?,
-            Poll::Pending => {
-                if self.unflushed {
-                    ready!(Pin::new(to).poll_flush(cx)).map_err(Broken::Writing)?;
-                    self.unflushed = false;
+        let mut kept = std::mem::take(&mut self.kept);
+        if self.broken.is_none() && kept.capacity() >= READ {
+            // There was back-pressure: what is read now may have to wait as well.
+            self.fill(cx, from, &mut (&mut kept).limit(READ));
+            if !kept.is_empty() {
+                self.kept = kept;
+                return Poll::Ready(Ok(()));
+            }
+        } else if self.broken.is_none() {
+            let mut scratch = [const { MaybeUninit::uninit() }; READ];
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            self.fill(cx, from, &mut buffer);
+            let mut rest = buffer.filled();
+            let any = !rest.is_empty();
+            while !rest.is_empty() {
+                self.unflushed = true;
+                match write(to, cx, rest) {
+                    Poll::Ready(written) => {
+                        let written = written?;
+                        count(written as u64);
+                        rest = rest.get(written..).unwrap_or_default();
+                    }
+                    Poll::Pending => {
+                        self.kept = Vec::with_capacity(READ);
+                        self.kept.extend_from_slice(rest);
+                        return Poll::Pending;
+                    }
                 }
-                return Poll::Pending;
+            }
+            if any {
+                return Poll::Ready(Ok(()));
             }
         }
-        let mut rest = buffer.filled();
-        if rest.is_empty() {
-            self.state = State::Ending;
+        if let Some(cause) = self.broken.take() {
+            return Poll::Ready(Err(Broken::Reading(cause)));
         }
-        while !rest.is_empty() {
-            self.unflushed = true;
-            match write(to, cx, rest) {
-                Poll::Ready(written) => {
-                    let written = written?;
-                    count(written as u64);
-                    rest = rest.get(written..).unwrap_or_default();
-                }
-                Poll::Pending => {
-                    self.kept = rest.to_vec();
-                    return Poll::Pending;
-                }
+        if self.state == State::Copying {
+            if self.unflushed {
+                ready!(Pin::new(to).poll_flush(cx)).map_err(Broken::Writing)?;
+                self.unflushed = false;
             }
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads until there is nothing at this moment, no more room, or no more ever.
+    fn fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, from: &mut R, buffer: &mut impl BufMut) {
+        while buffer.has_remaining_mut() {
+            match poll_read_buf(Pin::new(&mut *from), cx, buffer) {
+                Poll::Ready(Ok(0)) => return self.state = State::Ending,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(cause)) => return self.broken = Some(cause),
+                Poll::Pending => return,
+            }
+        }
     }
 }
 
