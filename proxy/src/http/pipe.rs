@@ -1,7 +1,7 @@
 //! A body on its way into an HTTP/2 stream, at the pace of the stream's window.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -51,10 +51,10 @@ impl<B> Pipe<B> {
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Pipe<B> {
     fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
         loop {
-            // Whoever resets the stream wants no more, also while there is nothing to send.
-            match self.stream.poll_reset(cx) {
-                Poll::Ready(_) => return Poll::Ready(Err(PipeError::Stream)),
-                Poll::Pending => {}
+            // Without a waker: room that is given on asking for it wakes whoever waits for room or for a reset. Woken by what it
+            // does itself, each body would be polled twice, and those of a connection would not be written together.
+            if self.stream.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready() {
+                return Poll::Ready(Err(PipeError::Stream));
             }
             if self.waiting.is_some() {
                 while self.stream.capacity() == 0 {
@@ -76,7 +76,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Pipe<B> {
                 }
             }
             // The next chunk is asked for only now: one chunk at most is held beyond the window.
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                // Whoever resets the stream wants no more, also while there is nothing to send.
+                return self.stream.poll_reset(cx).map(|_| Err(PipeError::Stream));
+            };
+            let frame = match frame {
                 None => {
                     self.begun = true;
                     self.send(Bytes::new(), true)?;
