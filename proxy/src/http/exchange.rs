@@ -33,7 +33,8 @@ use crate::snapshot::{self, Cluster, HttpRoutes, InboundPort, Route, RouteAction
 
 /// A request as a connection brought it.
 pub(super) struct Arrived {
-    pub(super) head: Result<Head, Failure>,
+    /// Boxed: it is handed from step to step, and each step would keep room for it.
+    pub(super) head: Result<Box<Head>, Failure>,
     pub(super) body: Body,
     pub(super) outcome: Outcome,
     /// Opens when the client of an HTTP/2 connection is to be told `100 Continue`.
@@ -131,7 +132,7 @@ impl OfAnswer {
 async fn from_application(
     connection: &Arc<Connection>,
     side: &Outbound,
-    mut head: Head,
+    mut head: Box<Head>,
     body: Body,
     gate: Option<Arc<Gate>>,
     exchange: &mut Exchange,
@@ -146,7 +147,7 @@ async fn from_application(
         }
     };
     if matches!((side, &head.upgrade), (Outbound::ByAuthority, Some(Upgrade::Connect))) {
-        let tunnel = outbound::tunnel(worker, &name).await;
+        let tunnel = Box::pin(outbound::tunnel(worker, &name)).await;
         return tunnel.map(Reached::Proxied).map_err(|(reason, what)| Failure::new(reason, what));
     }
     let destination =
@@ -287,7 +288,7 @@ fn outside(name: &Name) -> Result<Target, Failure> {
 async fn to_application(
     connection: &Arc<Connection>,
     side: &Inbound,
-    mut head: Head,
+    mut head: Box<Head>,
     body: Body,
     gate: Option<Arc<Gate>>,
     exchange: &mut Exchange,
@@ -343,7 +344,7 @@ async fn run(
     fixed: Option<Target>,
     route: &Route,
     service: &Name,
-    mut head: Head,
+    mut head: Box<Head>,
     body: Body,
     gate: Option<Arc<Gate>>,
     exchange: &mut Exchange,
@@ -503,7 +504,7 @@ fn protocol(head: &Head) -> Protocol {
 }
 
 /// The record of a request that has just arrived.
-pub(super) fn begin(connection: &Connection, head: &Result<Head, Failure>) -> Outcome {
+pub(super) fn begin(connection: &Connection, head: &Result<Box<Head>, Failure>) -> Outcome {
     let (protocol, method, path) = match head {
         Ok(head) => (protocol(head), head.method.clone(), Some(head.path.clone())),
         Err(_) if connection.http2 => (Protocol::Http2, http::Method::default(), None),

@@ -108,14 +108,14 @@ pub(super) enum UpstreamBody {
 struct TryFailure {
     failure: Failure,
     /// The request, if it may be sent again.
-    again: Option<(Head, Body)>,
+    again: Option<(Box<Head>, Body)>,
     /// Whether there was a connection to send it on.
     connected: bool,
 }
 
 impl TryFailure {
     /// On a connection.
-    fn new(failure: Failure, again: Option<(Head, Body)>) -> Self {
+    fn new(failure: Failure, again: Option<(Box<Head>, Body)>) -> Self {
         TryFailure { failure, again, connected: true }
     }
 }
@@ -127,7 +127,7 @@ type Answer = (response::Parts, UpstreamBody, Lease, Option<AbortOnDropHandle<()
 pub(super) async fn forward(
     worker: &Arc<Worker>,
     plan: &Plan<'_>,
-    head: Head,
+    head: Box<Head>,
     body: Body,
     gate: Option<Arc<Gate>>,
     outcome: &mut Outcome,
@@ -239,7 +239,11 @@ fn retries_answer(on: &RetryOn, method: &http::Method, response: &response::Part
 }
 
 /// The request once more, after an answer that is to be retried, if it is still there and the budget permits it.
-fn answered_again(cluster: &Cluster, head: Head, replay: &Replay) -> Result<(Head, Body, RetryGuard), NotRetried> {
+fn answered_again(
+    cluster: &Cluster,
+    head: Box<Head>,
+    replay: &Replay,
+) -> Result<(Box<Head>, Body, RetryGuard), NotRetried> {
     let body = replay.body().ok_or(NotRetried::BodyTooLarge)?;
     let permission = cluster.retry_budget.take(cluster.usage.requests()).ok_or(NotRetried::BudgetSpent)?;
     Ok((head, body, permission))
@@ -303,7 +307,7 @@ async fn send(
     worker: &Arc<Worker>,
     plan: &Plan<'_>,
     target: &Target,
-    head: Head,
+    head: Box<Head>,
     body: Body,
     gate: Option<&Arc<Gate>>,
     may_retry: bool,
@@ -325,7 +329,7 @@ async fn send(
 
 /// Another sidecar answered in its application's place that it never reached it: as good as a connection refused here.
 fn unless_unreached(
-    (answer, again): (Answer, Option<(Head, Body)>),
+    (answer, again): (Answer, Option<(Box<Head>, Body)>),
     may_retry: bool,
     target: &Target,
 ) -> Result<Answer, TryFailure> {
@@ -348,12 +352,12 @@ async fn over_http2(
     worker: &Arc<Worker>,
     plan: &Plan<'_>,
     target: &Target,
-    head: Head,
+    head: Box<Head>,
     body: Body,
     gate: Option<&Arc<Gate>>,
     may_retry: bool,
     to_sidecar: bool,
-) -> Result<(Answer, Option<(Head, Body)>), TryFailure> {
+) -> Result<(Answer, Option<(Box<Head>, Body)>), TryFailure> {
     let lease = match worker.pool.http2(worker, plan.cluster, target).await {
         Ok(lease) => lease,
         Err(failure) => return Err(not_connected(failure, head, body)),
@@ -478,7 +482,7 @@ async fn over_http1(
     worker: &Arc<Worker>,
     plan: &Plan<'_>,
     target: &Target,
-    head: Head,
+    head: Box<Head>,
     body: Body,
     gate: Option<&Arc<Gate>>,
     may_retry: bool,
@@ -533,9 +537,9 @@ async fn over_http1(
 }
 
 /// The head that was not sent, as it was.
-fn unsent(request: http::Request<RequestBody>, original: Original, upgrade: Option<Upgrade>) -> (Head, Body) {
+fn unsent(request: http::Request<RequestBody>, original: Original, upgrade: Option<Upgrade>) -> (Box<Head>, Body) {
     let (parts, body) = request.into_parts();
-    (Head::from_unsent(parts, original, upgrade), body.into_inner())
+    (Box::new(Head::from_unsent(parts, original, upgrade)), body.into_inner())
 }
 
 /// Whether the upstream closed the connection before it had sent anything.
@@ -564,7 +568,7 @@ fn http1_failure(target: &Target, error: &hyper::Error) -> Failure {
     Failure::new(reason, what)
 }
 
-fn not_connected(failure: ConnectFailure, head: Head, body: Body) -> TryFailure {
+fn not_connected(failure: ConnectFailure, head: Box<Head>, body: Body) -> TryFailure {
     let again = failure.elsewhere.then_some((head, body));
     TryFailure { failure: Failure::new(failure.reason, failure.what), again, connected: false }
 }

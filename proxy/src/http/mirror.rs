@@ -46,7 +46,7 @@ pub(super) fn copy(worker: &Arc<Worker>, route: &Route, protocol: Protocol, head
         if tasks.len() >= COPIES {
             break;
         }
-        let (worker, mirror, head) = (worker.clone(), mirror.clone(), head.clone());
+        let (worker, mirror, head) = (worker.clone(), mirror.clone(), Box::new(head.clone()));
         tasks.spawn(send(worker, mirror, route.name.clone(), protocol, head, replay.whole()));
     }
     replay.body().unwrap_or(Body::empty())
@@ -57,7 +57,7 @@ async fn send(
     mirror: Mirror,
     route: Name,
     protocol: Protocol,
-    head: Head,
+    head: Box<Head>,
     body: oneshot::Receiver<Body>,
 ) {
     let Ok(Ok(body)) = timeout(TIME, body).await else { return };

@@ -52,7 +52,8 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let (connection, state, after) = (connection.clone(), state.clone(), after.clone());
         state.request_begun(follows(&request));
-        async move { Ok::<_, Infallible>(respond(&connection, &state, &after, request).await) }
+        // Boxed while it runs: otherwise the connection would keep room for it while it is idle.
+        Box::pin(async move { Ok::<_, Infallible>(respond(&connection, &state, &after, request).await) })
     });
     let io = TokioIo::new(ClientIo::new(io, state.clone()));
     let mut http = http1::Builder::new()
@@ -252,7 +253,7 @@ async fn respond(
 ) -> Response<ResponseBody> {
     let client = request.extensions_mut().remove::<OnUpgrade>();
     let (parts, body) = request.into_parts();
-    let head = Head::from_http1(parts);
+    let head = Head::from_http1(parts).map(Box::new);
     let body = Body::from_client(body, state);
     let outcome = begin(connection, &head);
     let arrived = Arrived { head, body, outcome, gate: None, client: Some(state.clone()) };
