@@ -2,6 +2,10 @@
 //!
 //! A figure that has grown fails the run unless the stored one was changed in the same commit, so that nothing grows by
 //! oversight. A figure that has shrunk is told, so that it can be stored.
+//!
+//! Release and development builds have figures of their own: CI counts in the development build, which it has made anyway. Counts
+//! do not depend on the processor: valgrind tells every program that it runs on one and the same model (CPUID is answered by
+//! valgrind), so that the C library and the cryptography choose the same code everywhere.
 
 mod proxied;
 
@@ -17,36 +21,56 @@ use crate::steps::Step;
 /// How much a figure may grow.
 const TOLERANCE: f64 = 0.05 + f64::EPSILON;
 
+/// Figures by name, for each build.
+type Stored = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// The build that this program is of.
+const BUILD: &str = if cfg!(debug_assertions) { "development" } else { "release" };
+
 /// Counts the steps, and a request through the pair if asked to, then compares or stores.
 pub(crate) fn run(proxied: bool, store: bool) -> Result<()> {
     let valgrind = Command::new("valgrind").arg("--version").output();
     ensure!(valgrind.is_ok_and(|output| output.status.success()), "valgrind is not installed: run bench/setup");
-    let mut counted = BTreeMap::new();
-    for step in Step::value_variants() {
-        let name = step.to_possible_value().context("a step has a name")?.get_name().to_owned();
-        let instructions = step_instructions(&name)? / step.times();
-        println!("{name:<20} {instructions:>12}");
-        counted.insert(name, instructions);
-    }
+    let mut counted = steps()?;
     if proxied {
-        let instructions = proxied::instructions()?;
-        println!("{:<20} {instructions:>12}", proxied::NAME);
-        counted.insert(proxied::NAME.to_owned(), instructions);
+        counted.insert(proxied::NAME.to_owned(), proxied::instructions()?);
+    }
+    for (name, instructions) in &counted {
+        println!("{name:<20} {instructions:>12}");
     }
     let file = malla_tests::tools::repository().join("bench/instructions.json");
-    if store {
-        // What was not counted keeps its figure.
-        let mut all = if file.exists() { stored(&file)? } else { BTreeMap::new() };
-        all.extend(counted);
-        let text = serde_json::to_string_pretty(&all)? + "\n";
-        std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-        println!("stored: {}", file.display());
-        return Ok(());
+    let mut stored = if file.exists() { stored(&file)? } else { Stored::new() };
+    let of_build = stored.entry(BUILD.to_owned()).or_default();
+    if !store {
+        return compare(&counted, of_build);
     }
-    compare(&counted, &stored(&file)?)
+    // What was not counted keeps its figure.
+    of_build.extend(counted);
+    let text = serde_json::to_string_pretty(&stored)? + "\n";
+    std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    println!("stored: {}", file.display());
+    Ok(())
 }
 
-fn stored(file: &Path) -> Result<BTreeMap<String, u64>> {
+/// All steps at once: most of the time goes into their preparation, and nothing that counts depends on time.
+fn steps() -> Result<BTreeMap<String, u64>> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = Step::value_variants()
+            .iter()
+            .map(|step| {
+                scope.spawn(|| {
+                    let name = step.to_possible_value().context("a step has a name")?.get_name().to_owned();
+                    let instructions = step_instructions(&name)? / step.times();
+                    Ok((name, instructions))
+                })
+            })
+            .collect();
+        let counted = running.into_iter().map(|step| step.join().unwrap_or_else(|_| bail!("counting panicked")));
+        counted.collect()
+    })
+}
+
+fn stored(file: &Path) -> Result<Stored> {
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is not a map of figures", file.display()))
 }
@@ -75,8 +99,12 @@ fn compare(counted: &BTreeMap<String, u64>, stored: &BTreeMap<String, u64>) -> R
         return Ok(());
     }
     bail!(
-        "{}\nif this is wanted: cargo run --release -p bench -- instructions --store, and commit the figures",
-        wrong.join("\n")
+        "{}\nif this is wanted: {}, and commit the figures",
+        wrong.join("\n"),
+        match BUILD {
+            "release" => "cargo run --release -p bench -- instructions --store",
+            _ => "cargo build --workspace --all-targets && target/debug/bench instructions --store",
+        }
     )
 }
 
