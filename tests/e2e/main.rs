@@ -13,6 +13,7 @@ mod observability;
 mod proxyless;
 mod readme;
 mod redirection;
+mod routes;
 mod security;
 mod servers;
 mod tcp;

@@ -56,6 +56,45 @@ fn policy(spec: &str) -> String {
     )
 }
 
+/// What gRPC follows, ignores or skips, all at once; nothing of it may be refused.
+const EVERYTHING: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: echo, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: echo, port: 80}]
+  rules:
+  - matches: [{path: {value: /never}}]
+    filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]
+  - timeouts: {request: 30s, backendRequest: 10s}
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: 50%}]}}
+    - {type: URLRewrite, urlRewrite: {hostname: other.example}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: two, port: 80}, percent: 1}}
+    - {type: CORS, cors: {allowOrigins: ['https://*.example.com']}}
+    - {type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: all}}
+    - {type: ExtensionRef, extensionRef: {group: malla.dev, kind: RateLimit, name: all}}
+    - {type: ExtensionRef, extensionRef: {group: malla.dev, kind: FaultInjection, name: all}}
+    backendRefs:
+    - name: one
+      port: 80
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x-b, value: b}]}}]
+---
+apiVersion: malla.dev/v1alpha1
+kind: RetryPolicy
+metadata: {name: all, namespace: shop}
+spec: {attempts: 2, codes: [503], grpcStatuses: [Unavailable, Internal], resets: true, backoff: {base: 10ms, max: 1s}}
+---
+apiVersion: malla.dev/v1alpha1
+kind: RateLimit
+metadata: {name: all, namespace: shop}
+spec: {requests: 1000000, clients: [{serviceAccount: shop/x, requests: 1}], header: {name: x-p, values: [{value: g, requests: 1}]}}
+---
+apiVersion: malla.dev/v1alpha1
+kind: FaultInjection
+metadata: {name: all, namespace: shop}
+spec: {delay: {duration: 10ms, percent: 50}, abort: {grpcStatus: Unavailable}, onlyWithHeader: {name: x-chaos, value: '1'}}
+";
+
 #[test]
 fn a_stock_grpc_client_balances_and_follows_weights() {
     let mut mesh = Mesh::new();
@@ -89,6 +128,9 @@ fn a_stock_grpc_client_balances_and_follows_weights() {
     mesh.write("route.yaml", &route(0, 1));
     load.wait_only(&["two-1"]);
     mesh.remove("route.yaml");
+    mesh.write("everything.yaml", EVERYTHING);
+    load.wait_only(&["one-1"]);
+    mesh.remove("everything.yaml");
     load.wait_only(&["echo-1", "echo-2"]);
 
     let responses = || malla_tests::metrics::sum(&mesh.admin("/metrics"), "malla_control_responses_total", &[]);
