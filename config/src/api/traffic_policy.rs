@@ -259,7 +259,7 @@ pub struct Timeouts {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryBudget {
-    /// Retries in flight as a share of the requests in flight, in percent. Default 20, 0 to 100.
+    /// Retries in percent of requests: of all that came, and of the first tries in flight. Default 20, 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<u32>,

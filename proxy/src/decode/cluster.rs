@@ -39,7 +39,7 @@ pub struct ClusterSpec {
     pub idle_timeout: Duration,
     /// Circuit breaking.
     pub limits: Limits,
-    /// Retries: in percent of live requests, per second in any case, most at a time.
+    /// Retries: in percent of requests, per second in any case, most at a time.
     pub retry_budget: (u32, u32, u32),
     /// How its endpoints are balanced and watched.
     pub policy: Arc<Policy>,
@@ -199,7 +199,7 @@ fn limits(name: &str, written: Option<&CircuitBreakers>) -> Result<Limits, Fault
     Ok(limits)
 }
 
-/// Retries: in percent of live requests, per second in any case, most at a time.
+/// Retries: in percent of requests, per second in any case, most at a time.
 fn retry_budget(written: Option<&CircuitBreakers>) -> (u32, u32, u32) {
     let thresholds = written.iter().flat_map(|written| &written.thresholds).find(|thresholds| thresholds.priority == 0);
     let budget = thresholds.and_then(|thresholds| thresholds.retry_budget.as_ref());

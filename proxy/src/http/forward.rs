@@ -135,6 +135,7 @@ pub(super) async fn forward(
     let cluster = plan.cluster;
     let place = balance::admit(cluster, &head.headers)
         .map_err(|reason| Failure::new(reason, format!("{} has too many requests at once", cluster.name)))?;
+    cluster.retry_budget.offered(cluster.usage.requests());
     let key = balance::key(cluster, &head.headers, head.path.query(), plan.source);
     let (mut head, mut body) = (head, body);
     let on = &plan.retry.on;
