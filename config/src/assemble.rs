@@ -43,6 +43,7 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
                 (key, extension::ready(object, diagnostics))
             })
             .collect(),
+        traffic_policies: BTreeMap::new(),
         doubtful_grants: HashSet::new(),
         unreadable: &objects.unreadable,
         complete,
@@ -56,6 +57,11 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
         }
     }
 
+    let mut policies = Policies::default();
+    for object in of_kind(Kind::TrafficPolicy) {
+        policies.add(object, &index, diagnostics);
+    }
+    index.traffic_policies.clone_from(&policies.ready);
     let slices: Vec<_> = of_kind(Kind::EndpointSlice)
         .map(|object| (object, endpoint_slice::ready(object, &index, diagnostics)))
         .collect();
@@ -74,10 +80,6 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
             mesh.settings = settings;
         }
         Some((_, None)) => mesh.settings = MeshSettings::default(),
-    }
-    let mut policies = Policies::default();
-    for object in of_kind(Kind::TrafficPolicy) {
-        policies.add(object, &index, diagnostics);
     }
     mesh.traffic_policies = policies.ready;
     for object in of_kind(Kind::AuthorizationPolicy) {

@@ -7,7 +7,7 @@ use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::extension::Extension;
 use crate::kinds::Kind;
-use crate::mesh::{Service, ServiceName, ServicePort, Workload, WorkloadName};
+use crate::mesh::{Service, ServiceName, ServicePort, TrafficPolicy, TrafficTarget, Workload, WorkloadName};
 use crate::object::Object;
 use crate::suggest::{self, shown};
 
@@ -37,6 +37,8 @@ pub(crate) struct Index<'a> {
     pub(crate) grants: Vec<Grant>,
     /// What filters `ExtensionRef` can name, by kind, namespace and name; nothing for one with errors of its own.
     pub(crate) extensions: BTreeMap<(Kind, Arc<str>, Arc<str>), Option<Extension>>,
+    /// What policies say, by what they are about.
+    pub(crate) traffic_policies: BTreeMap<TrafficTarget, Arc<TrafficPolicy>>,
     /// Namespaces with a grant that has errors: it may have meant anything.
     pub(crate) doubtful_grants: HashSet<Arc<str>>,
     /// Names of documents that could not be read.
@@ -161,6 +163,33 @@ impl Index<'_> {
         let message = format!("there is no {kind} `{}` in the namespace `{namespace}`", shown(name));
         cursor.error(diagnostics, Code::DanglingReference, message, help);
         None
+    }
+
+    /// Says at `cursor` that a service has no subset of a name at a port.
+    pub(crate) fn subset(
+        &self,
+        cursor: Cursor<'_>,
+        service: &ServiceName,
+        port: u16,
+        subset: &str,
+        diagnostics: &mut Diagnostics,
+    ) {
+        let of = |port| self.traffic_policies.get(&TrafficTarget { service: service.clone(), port });
+        let known = of(Some(port)).or_else(|| of(None)).map(|policy| &policy.subsets);
+        if known.is_some_and(|subsets| subsets.contains_key(subset)) || !self.complete || !self.unreadable.is_empty() {
+            return;
+        }
+        let names = || known.into_iter().flat_map(|subsets| subsets.keys()).map(|name| &**name);
+        let help = match (suggest::nearest(subset, names()), names().next()) {
+            (Some(near), _) => format!("did you mean `{}.{near}`?", service.name),
+            (None, Some(_)) => format!("its subsets: {}", suggest::listing(names())),
+            (None, None) => format!(
+                "write `subsets: [{{name: {}, labels: …}}]` in the TrafficPolicy that is about port {port} of the service",
+                shown(subset)
+            ),
+        };
+        let message = format!("no TrafficPolicy gives {service}:{port} a subset `{}`", shown(subset));
+        cursor.error(diagnostics, Code::DanglingReference, message, help);
     }
 
     /// Whether routes of a kind and namespace may use a service.

@@ -46,6 +46,7 @@ mod schema_walk;
 mod service;
 mod source;
 mod stream_route;
+mod subset;
 mod suggest;
 mod traffic_policy;
 mod workload;

@@ -23,11 +23,11 @@ pub use self::filter::{BackendFilters, Cors, Filters, HeaderChanges, Mirror, Pat
 pub use self::policy::{
     Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket,
 };
-pub use self::route_test::{Expectation, RouteTest};
+pub use self::route_test::{Expectation, ExpectedBackend, RouteTest};
 pub use self::traffic::{
     AdaptiveConcurrency, Algorithm, EndpointLimits, FailurePercentage, HashOn, HealthCheck, HealthCheckKind,
     LatencyOutlier, LoadBalancer, LocalityPolicy, LocalityPreference, OutlierDetection, Overload, RetryBudget,
-    SlowStart, SuccessRate, TrafficLimits, TrafficPolicy, TrafficTarget,
+    SlowStart, Subset, SubsetFallback, SuccessRate, TrafficLimits, TrafficPolicy, TrafficTarget,
 };
 
 /// A whole configuration, validated.
@@ -372,6 +372,8 @@ pub struct Backend {
     pub service: ServiceName,
     /// Its port.
     pub port: u16,
+    /// A part of its endpoints, which its policy has; `None` for all.
+    pub subset: Option<Arc<str>>,
     /// Share among the backends of the rule. Default 1; zero receives nothing.
     pub weight: u32,
     /// What is done to its requests and answers; nothing in routes of streams.

@@ -220,7 +220,8 @@ impl Context<'_> {
             let Some(backend) = self.backend(list.item(at), raw, diagnostics) else { continue };
             // The same backend twice has both weights.
             let same = |other: &&mut Backend| {
-                (&other.service, other.port, &other.filters) == (&backend.service, backend.port, &backend.filters)
+                (&other.service, other.port, &other.subset, &other.filters)
+                    == (&backend.service, backend.port, &backend.subset, &backend.filters)
             };
             match backends.iter_mut().find(same) {
                 Some(other) => other.weight = other.weight.saturating_add(backend.weight),
@@ -238,14 +239,25 @@ impl Context<'_> {
         diagnostics: &mut Diagnostics,
     ) -> Option<Backend> {
         let RawBackend { group, kind, name, namespace, port, weight, filters } = raw;
-        let kind_name = kind.as_deref().unwrap_or("Service");
-        if !group.as_deref().unwrap_or_default().is_empty() || kind_name != "Service" {
-            let what = format!("a backend of the kind `{}`", shown(kind_name));
-            let help = "write a `Service`, with `group: \"\"` or without a group";
-            let message = format!("{what} is not supported yet");
-            cursor.error(diagnostics, Code::NotSupported, message, help);
-            return None;
-        }
+        let (name, subset) = match (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or("Service")) {
+            ("", "Service") => (name, None),
+            ("malla.dev", "Subset") => {
+                let Some((service, subset)) = name.split_once('.') else {
+                    let message = format!("`{}` is not the name of a subset", shown(&name));
+                    let help = "write the service and the subset, as in `cart.v2`";
+                    cursor.field("name").error(diagnostics, Code::InvalidValue, message, help);
+                    return None;
+                };
+                (service.to_owned(), Some(Arc::<str>::from(subset)))
+            }
+            (_, other) => {
+                let message = format!("a backend of the kind `{}` is not supported yet", shown(other));
+                let help =
+                    "write a `Service`, with `group: \"\"` or without a group; or a `Subset` in the group `malla.dev`";
+                cursor.error(diagnostics, Code::NotSupported, message, help);
+                return None;
+            }
+        };
         let weight = match weight.unwrap_or(1) {
             weight @ 0..=MAX_WEIGHT => weight.unsigned_abs(),
             weight => {
@@ -292,7 +304,10 @@ impl Context<'_> {
             cursor.error(diagnostics, Code::InvalidValue, message, help);
             return None;
         }
-        Some(Backend { service: service_name, port: port.port, weight, filters })
+        if let Some(subset) = &subset {
+            self.index.subset(cursor.field("name"), &service_name, port.port, subset, diagnostics);
+        }
+        Some(Backend { service: service_name, port: port.port, subset, weight, filters })
     }
 
     /// Hostnames, without the same one twice.

@@ -4,7 +4,7 @@ use crate::api::{HeaderValue, RouteTestSpec, TestBackend, TestExpectation, TestR
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::index::Index;
-use crate::mesh::{Expectation, RouteName, RouteTest, ServiceName};
+use crate::mesh::{Expectation, ExpectedBackend, RouteName, RouteTest, ServiceName};
 use crate::names;
 use crate::object::Object;
 use crate::suggest::shown;
@@ -60,14 +60,17 @@ fn expectation(
         written;
     let backends = backends.map(|backends| {
         let mut ready = Vec::new();
-        for (at, TestBackend { name, namespace, port, percent }) in backends.into_iter().enumerate() {
+        for (at, TestBackend { name, namespace, port, subset, percent }) in backends.into_iter().enumerate() {
             let place = cursor.field("backends").item(at);
             let namespace = namespace.map_or_else(|| object.namespace.clone(), Into::into);
             let name = ServiceName::new(namespace, name);
             if let Some(service) = index.service(place.field("name"), &name, diagnostics) {
                 index.port(place.field("port"), service, port, diagnostics);
             }
-            ready.push((name, port, percent));
+            if let Some(subset) = &subset {
+                index.subset(place.field("subset"), &name, port, subset, diagnostics);
+            }
+            ready.push(ExpectedBackend { service: name, port, subset: subset.map(Into::into), percent });
         }
         ready
     });

@@ -13,6 +13,7 @@ use crate::index::{Index, port_listing};
 use crate::mesh::{self, EndpointSource, Service, ServiceName, TrafficPolicy, TrafficTarget};
 use crate::names;
 use crate::object::Object;
+use crate::subset;
 use crate::suggest::{self, shown};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,10 +39,12 @@ impl<'a> Policies<'a> {
             let help = "write the services that the policy is about";
             list.error(diagnostics, Code::MissingField, "a policy needs a target", help);
         }
+        let mut services = Vec::new();
         for (at, target) in spec.target_refs.iter().enumerate() {
             let Some((service, target)) = target_of(object, list.item(at), target, index, diagnostics) else {
                 continue;
             };
+            services.push(service);
             if matches!(service.endpoints, EndpointSource::ExternalName(_)) {
                 without_endpoints(cursor, service, diagnostics);
             }
@@ -56,6 +59,7 @@ impl<'a> Policies<'a> {
                 }
             }
         }
+        subset::doubt(cursor.field("subsets"), &spec.subsets, &services, index, diagnostics);
     }
 }
 
@@ -102,7 +106,7 @@ fn target_of<'i>(
 
 /// A name outside the mesh has no endpoints to choose among.
 fn without_endpoints(spec: Cursor<'_>, service: &Service, diagnostics: &mut Diagnostics) {
-    for field in ["loadBalancer", "outlierDetection", "healthCheck", "overload"] {
+    for field in ["loadBalancer", "outlierDetection", "healthCheck", "overload", "subsets"] {
         if spec.has(field) {
             let message =
                 format!("`{field}` has no effect: {} is a name outside the mesh, without endpoints", service.name);
@@ -122,6 +126,7 @@ fn policy(cursor: Cursor<'_>, spec: &TrafficPolicySpec, diagnostics: &mut Diagno
         outlier_detection,
         health_check,
         overload,
+        subsets,
     } = spec;
     let default = TrafficPolicy::default();
     let mut policy = TrafficPolicy {
@@ -132,6 +137,7 @@ fn policy(cursor: Cursor<'_>, spec: &TrafficPolicySpec, diagnostics: &mut Diagno
                 min_retries_per_second: written.min_retries_per_second.unwrap_or(default.min_retries_per_second),
             }
         }),
+        subsets: subset::ready(cursor.field("subsets"), subsets, diagnostics),
         ..TrafficPolicy::default()
     };
     if let Some(written) = limits {

@@ -133,6 +133,15 @@ fn a_stock_grpc_client_balances_and_follows_weights() {
     mesh.remove("everything.yaml");
     load.wait_only(&["echo-1", "echo-2"]);
 
+    // Of a service with a part that has a label, a route to that part alone.
+    mesh.write("workloads/echo-2.yaml", &members[1].workload("").replace("{app: echo}", "{app: echo, part: two}"));
+    mesh.write("policy.yaml", &policy("subsets: [{name: two, labels: {part: two}}]"));
+    let to_subset = "{group: malla.dev, kind: Subset, name: echo.two, port: 80}";
+    mesh.write("route.yaml", &route(1, 0).replace("{name: one, port: 80, weight: 1}", to_subset));
+    load.wait_only(&["echo-2"]);
+    mesh.remove("route.yaml");
+    load.wait_only(&["echo-1", "echo-2"]);
+
     let responses = || malla_tests::metrics::sum(&mesh.admin("/metrics"), "malla_control_responses_total", &[]);
     for spec in POLICIES {
         let before = responses();

@@ -60,6 +60,11 @@ pub fn service_port(service: impl fmt::Display, port: u16) -> String {
     format!("{service}:{port}")
 }
 
+/// Name of the cluster, and of the endpoints, of a part of a service (`cart.shop:80/v2`).
+pub fn subset(service_port: &str, subset: &str) -> String {
+    format!("{service_port}/{subset}")
+}
+
 /// Name of a destination known by address only, as a sidecar asks for it (`10.96.0.7:80`, `[fd00::7]:80`).
 pub fn original_destination(address: SocketAddr) -> String {
     address.to_string()

@@ -1,6 +1,6 @@
 //! Route tests: what was promised of requests, beside what a sidecar would do with them.
 
-use malla_config::mesh::{Expectation, Mesh, RouteTest};
+use malla_config::mesh::{Expectation, ExpectedBackend, Mesh, RouteTest};
 use malla_control::resources::Resources;
 use malla_proxy::explain::Request;
 
@@ -54,14 +54,15 @@ fn compare(fate: &Fate, expect: &Expectation) -> Vec<String> {
     };
     same("the route", route.as_deref().map(str::to_owned), fate.route.clone());
     let written = backends.as_ref().map(|expected| {
-        let each = expected.iter().map(|(service, port, percent)| match percent {
-            Some(percent) => format!("{service}:{port} {percent} %"),
-            None => format!("{service}:{port}"),
+        let each = expected.iter().map(|ExpectedBackend { service, port, subset, percent }| {
+            let subset = subset.as_ref().map_or_else(String::new, |subset| format!("/{subset}"));
+            let percent = percent.map_or_else(String::new, |percent| format!(" {percent} %"));
+            format!("{service}:{port}{subset}{percent}")
         });
         sorted(each.collect())
     });
     let with_shares =
-        backends.as_ref().is_some_and(|expected| expected.iter().any(|(_, _, percent)| percent.is_some()));
+        backends.as_ref().is_some_and(|expected| expected.iter().any(|backend| backend.percent.is_some()));
     let found = sent_to.iter().map(|backend| match with_shares {
         true => format!("{} {} %", backend.cluster, backend.percent),
         false => backend.cluster.clone(),

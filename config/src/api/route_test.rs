@@ -83,6 +83,9 @@ pub struct TestBackend {
     pub namespace: Option<String>,
     /// Its port.
     pub port: u16,
+    /// A part of its endpoints (`TrafficPolicy.spec.subsets`). Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
     /// Its share of the requests, in percent with at most two decimal places. Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<f64>,

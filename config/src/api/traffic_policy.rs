@@ -46,6 +46,34 @@ pub struct TrafficPolicySpec {
     /// What happens when the service cannot keep up. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overload: Option<Overload>,
+    /// Parts of the endpoints, by labels of their workloads. A route sends requests to one of them with a backend of the kind
+    /// `Subset` in the group `malla.dev`, whose name is `service.subset`. Everything else here holds in each of them, counted
+    /// apart. At most 16. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subsets: Vec<Subset>,
+}
+
+/// A part of the endpoints of a service.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Subset {
+    /// Its name: lower-case letters, digits and `-`, at most 63.
+    pub name: String,
+    /// The labels that a workload must have, all of them; at least one.
+    pub labels: BTreeMap<String, String>,
+    /// What is used while no endpoint of the subset takes requests. Default `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<SubsetFallback>,
+}
+
+/// What is used while no endpoint of a subset takes requests.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SubsetFallback {
+    /// Nothing: requests fail with `no_endpoints`.
+    None,
+    /// All endpoints of the service.
+    All,
 }
 
 /// What a policy is about.

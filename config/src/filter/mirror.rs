@@ -22,7 +22,7 @@ pub(super) fn ready(
     let RawMirrorBackend { group, kind, name, namespace, port } = backend_ref;
     let raw = RawBackend { group, kind, name, namespace, port, weight: None, filters: Default::default() };
     let backend = context.backend(cursor.field("backendRef"), raw, diagnostics)?;
-    Some(Mirror { service: backend.service, port: backend.port, share })
+    Some(Mirror { service: backend.service, port: backend.port, subset: backend.subset, share })
 }
 
 fn share(

@@ -34,6 +34,8 @@ pub struct Mirror {
     pub service: ServiceName,
     /// Its port.
     pub port: u16,
+    /// A part of its endpoints, which its policy has; `None` for all.
+    pub subset: Option<Arc<str>>,
     /// Of how many requests.
     pub share: Share,
 }

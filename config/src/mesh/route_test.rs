@@ -22,13 +22,26 @@ pub struct RouteTest {
     pub expect: Expectation,
 }
 
+/// A backend that is expected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpectedBackend {
+    /// The service.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+    /// A part of its endpoints; `None` for all.
+    pub subset: Option<Arc<str>>,
+    /// Its share in percent; `None` for any.
+    pub percent: Option<f64>,
+}
+
 /// What becomes of a request; what is `None` is not compared.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expectation {
     /// The route and rule.
     pub route: Option<Arc<str>>,
-    /// All backends, with their shares in percent.
-    pub backends: Option<Vec<(ServiceName, u16, Option<f64>)>>,
+    /// All backends.
+    pub backends: Option<Vec<ExpectedBackend>>,
     /// Status of the sidecar's own answer.
     pub status: Option<u16>,
     /// Where a redirect leads.

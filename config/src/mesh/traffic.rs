@@ -35,6 +35,26 @@ pub struct TrafficPolicy {
     pub health_check: Option<HealthCheck>,
     /// What happens when the service cannot keep up. Default nothing.
     pub overload: Option<Overload>,
+    /// Parts of the endpoints that routes can name. Default none.
+    pub subsets: BTreeMap<Arc<str>, Subset>,
+}
+
+/// A part of the endpoints of a service, by the labels of their workloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// All of them; at least one.
+    pub labels: BTreeMap<String, String>,
+    /// What is used while none of them takes requests. Default [`SubsetFallback::None`].
+    pub fallback: SubsetFallback,
+}
+
+/// What is used while no endpoint of a subset takes requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubsetFallback {
+    /// Nothing.
+    None,
+    /// All endpoints of the service.
+    All,
 }
 
 impl Default for TrafficPolicy {
@@ -48,6 +68,7 @@ impl Default for TrafficPolicy {
             outlier_detection: Some(OutlierDetection::default()),
             health_check: None,
             overload: None,
+            subsets: BTreeMap::new(),
         }
     }
 }

@@ -137,6 +137,70 @@ fn targets_are_services_of_the_mesh() {
 }
 
 #[test]
+fn subsets_have_names_and_labels_of_their_own() {
+    for (spec, code, column, message, help) in [
+        ("subsets: [{name: V2, labels: {app: cart}}]", InvalidValue, 20, "`V2` is not a valid name", "as in `v2`"),
+        ("subsets: [{name: v2, labels: {}}]", MissingField, 32, "needs a label", "version: v2"),
+        (
+            "subsets: [{name: a, labels: {app: cart}}, {name: a, labels: {app: cart}}]",
+            Duplicate,
+            52,
+            "`a` is written twice",
+            "a name of its own",
+        ),
+        ("subsets: [{name: v2, labels: {app: cart}, fallback: some}]", InvalidValue, 55, "some", "none"),
+    ] {
+        expect(&policy(&format!("  {spec}\n")), &[(code, (6, column), OF, message, help)]);
+    }
+    let many: Vec<String> = (0..17).map(|at| format!("{{name: s{at}, labels: {{app: cart}}}}")).collect();
+    let text = policy(&format!("  subsets: [{}]\n", many.join(", ")));
+    expect(&text, &[(InvalidValue, (6, 3), OF, "17 items", "a selector of its own")]);
+}
+
+/// A route of `cart` to this backend.
+fn to(backend: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, name: cart}}]\n  rules:\n  - backendRefs: [{backend}]\n"
+    )
+}
+
+#[test]
+fn a_backend_names_a_subset_that_is_there() {
+    let subsets = policy("  subsets: [{name: v1, labels: {app: cart}}]\n");
+    let route = "HTTPRoute shop/r";
+    for (backend, column, code, message, help) in [
+        ("{group: malla.dev, kind: Subset, name: cart.v2, port: 80}", 58, DanglingReference, "subset `v2`", "v1"),
+        (
+            "{group: malla.dev, kind: Subset, name: cart, port: 80}",
+            58,
+            InvalidValue,
+            "not the name of a subset",
+            "`cart.v2`",
+        ),
+        ("{group: malla.dev, kind: Part, name: cart.v1, port: 80}", 19, NotSupported, "the kind `Part`", "`Subset`"),
+        ("{group: malla.dev, kind: Subset, name: none.v1, port: 80}", 58, DanglingReference, "no service `none`", ""),
+    ] {
+        expect(&format!("{subsets}{}", to(backend)), &[(code, (14, column), route, message, help)]);
+    }
+    expect(&format!("{subsets}{}", to("{group: malla.dev, kind: Subset, name: cart.v1, port: 80}")), &[]);
+    let alone = to("{group: malla.dev, kind: Subset, name: cart.v1, port: 80}");
+    let help = "write `subsets: [{name: v1, labels: …}]`";
+    expect(&alone, &[(DanglingReference, (8, 58), route, "no TrafficPolicy gives cart.shop:80 a subset `v1`", help)]);
+}
+
+#[test]
+fn a_subset_that_nobody_belongs_to_is_a_warning() {
+    let text = policy("  subsets: [{name: v1, labels: {app: crat}}]\n");
+    let (mesh, report) = inspect(&[SourceFile::new("base.yaml", BASE), SourceFile::new("case.yaml", text)]);
+    assert!(mesh.is_some());
+    assert_eq!((report.error_count(), report.warning_count()), (0, 1), "{report}");
+    let warning = &report.diagnostics()[0];
+    assert!(warning.message.contains("labels of the subset `v1`"), "{report}");
+    assert_eq!(warning.help.as_deref(), Some("they have app=cart"));
+}
+
+#[test]
 fn a_policy_that_targets_nothing_is_a_warning() {
     let text = of_target("{group: '', kind: Service, name: crat}", "");
     let (mesh, report) = inspect(&[SourceFile::new("base.yaml", BASE), SourceFile::new("case.yaml", text)]);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use malla_config::mesh::{AppProtocol, HttpRoute, TlsRoute};
+use malla_config::mesh::{AppProtocol, HttpRoute, Mesh, Subset, SubsetFallback, TlsRoute};
 use malla_xds::envoy::listener::{ApiListener, FilterChain, FilterChainMatch, Listener};
 use malla_xds::envoy::pack_any;
 use malla_xds::envoy::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
@@ -14,7 +14,7 @@ use super::endpoints::load_assignment;
 use super::policy::Hashing;
 use super::split::Split;
 use super::{cluster, filters, inbound, overrides, route};
-use crate::world::{ResolvedPort, ServicePortName, Upstream, World, WorldError, of_workload};
+use crate::world::{Endpoint, ResolvedPort, ServicePortName, Upstream, World, WorldError, of_workload};
 
 /// Resources that the clients of one namespace get instead of those of the same name.
 pub(super) type ForNamespace = (Name, Resource);
@@ -43,7 +43,7 @@ pub(super) fn render(
                 .extend(own.into_iter().filter(differs).map(|resource| (namespace.as_ref().into(), resource)));
         }
         resources.extend(for_all);
-        endpoints(name, port, resources);
+        endpoints(name, port, &world.mesh, resources);
     }
     workload_ports(world, resources)
 }
@@ -75,17 +75,37 @@ fn routed(
     resources
 }
 
-/// The cluster of a service port, and its endpoints.
-fn endpoints(name: &ServicePortName, port: &ResolvedPort, resources: &mut Vec<Resource>) {
+/// The cluster of a service port, and its endpoints; and those of its subsets, which are services to whoever uses them: balanced,
+/// limited and watched each by itself.
+fn endpoints(name: &ServicePortName, port: &ResolvedPort, mesh: &Mesh, resources: &mut Vec<Resource>) {
     let text = name.to_string();
     match &port.upstream {
         Upstream::Endpoints(endpoints) => {
-            resources.push(cluster::of_endpoints(&text, name.server_name(), port, endpoints));
-            let assignment = load_assignment(&text, endpoints);
-            resources.push(Resource::new(ResourceType::Endpoints, text.as_str(), [], &assignment));
+            // Of what may ever be behind a cluster its TLS knows the identities, whoever is there now.
+            let mut render = |text: &str, possible: &[Endpoint], now: &[Endpoint]| {
+                resources.push(cluster::of_endpoints(text, name.server_name(), port, possible));
+                resources.push(Resource::new(ResourceType::Endpoints, text, [], &load_assignment(text, now)));
+            };
+            render(&text, endpoints, endpoints);
+            for (subset, Subset { labels, fallback }) in &port.policy.subsets {
+                let labelled = |endpoint: &&Endpoint| carries(mesh, endpoint, labels);
+                let members: Vec<Endpoint> = endpoints.iter().filter(labelled).cloned().collect();
+                let text = names::subset(&text, subset);
+                match fallback {
+                    SubsetFallback::None => render(&text, &members, &members),
+                    SubsetFallback::All if members.iter().any(Endpoint::receives) => render(&text, endpoints, &members),
+                    SubsetFallback::All => render(&text, endpoints, endpoints),
+                }
+            }
         }
         Upstream::Dns { host, port: target } => resources.push(cluster::of_dns_name(&text, host, *target, port)),
     }
+}
+
+/// Whether the workload of an endpoint has all these labels. An endpoint whose workload is not known has none.
+fn carries(mesh: &Mesh, endpoint: &Endpoint, labels: &BTreeMap<String, String>) -> bool {
+    let workload = endpoint.workload.as_ref().and_then(|name| mesh.workloads.get(name));
+    workload.is_some_and(|workload| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
 }
 
 /// Workloads reached by their own address (headless services, interception that sees the chosen pod), without the routes of

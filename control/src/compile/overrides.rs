@@ -26,6 +26,7 @@ use malla_xds::envoy::{pack_any, route};
 use malla_xds::names;
 
 use super::filters::{duration, number};
+use super::split;
 
 /// The HTTP filters that some rule of these routes asks for, in the order in which they act: name and empty configuration.
 pub(super) fn filters(routes: &[&HttpRoute]) -> Vec<(&'static str, Any)> {
@@ -99,7 +100,7 @@ fn cors_policy(cors: &Cors) -> CorsPolicy {
 /// Copies of requests.
 pub(super) fn mirrors(mirrors: &[Mirror]) -> Vec<RequestMirrorPolicy> {
     let policy = |mirror: &Mirror| RequestMirrorPolicy {
-        cluster: names::service_port(&mirror.service, mirror.port),
+        cluster: split::cluster(&mirror.service, mirror.port, mirror.subset.as_deref()),
         runtime_fraction: Some(RuntimeFractionalPercent {
             default_value: Some(fraction(mirror.share)),
             runtime_key: String::new(),

@@ -26,6 +26,7 @@ use malla_xds::envoy::route::RouteConfiguration;
 use malla_xds::envoy::route::route::Action;
 use malla_xds::envoy::route::route_action::{ClusterSpecifier, HashPolicy, hash_policy};
 use malla_xds::envoy::{core, pack_any, protobuf, types};
+use malla_xds::names;
 use malla_xds::policy::{self, ClusterPolicy, PeakEwma};
 use prost::Message;
 
@@ -146,9 +147,19 @@ pub(super) struct Hashing(HashMap<String, Vec<HashPolicy>>);
 
 impl Hashing {
     pub(super) fn new(world: &World) -> Self {
-        let hashing =
-            world.ports.iter().map(|(name, port)| (name, hash_policies(&port.policy.load_balancer.algorithm)));
-        Hashing(hashing.filter(|(_, on)| !on.is_empty()).map(|(name, on)| (name.to_string(), on)).collect())
+        let mut clusters = HashMap::new();
+        for (name, port) in &world.ports {
+            let on = hash_policies(&port.policy.load_balancer.algorithm);
+            if on.is_empty() {
+                continue;
+            }
+            let name = name.to_string();
+            for subset in port.policy.subsets.keys() {
+                clusters.insert(names::subset(&name, subset), on.clone());
+            }
+            clusters.insert(name, on);
+        }
+        Hashing(clusters)
     }
 
     /// Says it in the routes to them too: gRPC reads it there, the sidecar in the cluster.

@@ -4,6 +4,7 @@ use malla_config::{SourceFile, load};
 use malla_xds::ResourceType;
 use malla_xds::envoy::cluster::Cluster;
 use malla_xds::envoy::core::health_check::HealthChecker;
+use malla_xds::envoy::endpoint::ClusterLoadAssignment;
 use malla_xds::envoy::http_protocol_options::HttpProtocolOptions;
 use malla_xds::envoy::least_request::LeastRequest;
 use malla_xds::envoy::maglev::Maglev;
@@ -81,6 +82,65 @@ fn first<M: Message + Default>(cluster: &Cluster) -> M {
 
 fn seconds(duration: Option<&Duration>) -> f64 {
     duration.map_or(-1.0, |duration| duration.seconds as f64 + f64::from(duration.nanos) / 1e9)
+}
+
+/// Two workloads, of which one has a sidecar and the label `version: v2`.
+const VERSIONS: &str = "
+apiVersion: malla.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-2, namespace: shop, labels: {app: cart, version: v2}}
+spec: {address: 10.0.0.2, serviceAccount: two}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart, port: 80}]
+  rules: [{backendRefs: [{group: malla.dev, kind: Subset, name: cart.v2, port: 80}, {name: cart, port: 80}]}]
+---
+";
+
+#[test]
+fn a_subset_is_a_cluster_of_those_who_have_its_labels() {
+    let subsets = "loadBalancer: {algorithm: ringHash, hash: [{header: x-user}]}\n  \
+                   subsets: [{name: v2, labels: {version: v2}}, {name: v3, labels: {version: v3}}, \
+                   {name: v4, labels: {version: v4}, fallback: all}]";
+    let text = format!("{SHOP}{VERSIONS}{}", policy("p", "name: cart", subsets));
+    let mesh = load(&[SourceFile::new("mesh.yaml", text)]).unwrap_or_else(|report| panic!("{report}"));
+    let resources = compile(&World::new(mesh).expect("resolves"), "bundle").expect("compiles");
+    let addresses = |name: &str| -> Vec<String> {
+        let found = resources.get(ResourceType::Endpoints, name).expect("is there");
+        let assignment = ClusterLoadAssignment::decode(found.body.as_ref()).expect("decodes");
+        assert_eq!(assignment.cluster_name, name);
+        let members = assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
+        let texts = members.map(|member| format!("{member:?}"));
+        ["10.0.0.1", "10.0.0.2"]
+            .into_iter()
+            .filter(|address| texts.clone().any(|text| text.contains(address)))
+            .map(ToOwned::to_owned)
+            .collect()
+    };
+    assert_eq!(addresses("cart.shop:80"), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(addresses("cart.shop:80/v2"), ["10.0.0.2"]);
+    assert_eq!(addresses("cart.shop:80/v3"), [""; 0], "without a fallback there is nobody");
+    assert_eq!(addresses("cart.shop:80/v4"), ["10.0.0.1", "10.0.0.2"], "everybody stands in");
+    let cluster = |name: &str| {
+        let found = resources.get(ResourceType::Cluster, name).expect("is there");
+        Cluster::decode(found.body.as_ref()).expect("decodes")
+    };
+    let part = cluster("cart.shop:80/v2");
+    assert_eq!(names(&part), ["RingHash", "RoundRobin"], "the policy holds in the subset too");
+    let tls = format!("{:?}", part.transport_socket);
+    let all = format!("{:?}", cluster("cart.shop:80").transport_socket);
+    assert_eq!(part.eds_cluster_config.expect("is there").service_name, "cart.shop:80/v2");
+    let holds = |socket: &str, text: &str| socket.contains(format!("{:?}", text.as_bytes()).trim_matches(['[', ']']));
+    assert!(holds(&tls, "80.cart.shop.mesh") && holds(&tls, "sa/two") && !holds(&tls, "sa/default"), "{tls}");
+    assert!(holds(&all, "sa/two") && holds(&all, "sa/default"));
+    let routes = resources.get(ResourceType::Route, "cart.shop:80").expect("is there");
+    let routes = RouteConfiguration::decode(routes.body.as_ref()).expect("decodes");
+    let Some(Action::Route(action)) = &routes.virtual_hosts[0].routes[0].action else { panic!("{routes:?}") };
+    assert!(format!("{:?}", action.cluster_specifier).contains("cart.shop:80/v2"), "{action:?}");
+    assert_eq!(action.hash_policy.len(), 1, "gRPC hashes too");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Weighted backends → clusters. Backends of weight zero are left out, and no sum of weights exceeds what clients add up in
 //! 32 bits.
 
-use malla_config::mesh::{Backend, BackendFilters};
+use malla_config::mesh::{Backend, BackendFilters, ServiceName};
 use malla_xds::names;
 
 /// Where traffic goes.
@@ -26,9 +26,15 @@ pub(super) struct Share<'a> {
 
 impl<'a> Share<'a> {
     fn new(backend: &'a Backend) -> Self {
-        let Backend { service, port, weight, filters } = backend;
-        Share { cluster: names::service_port(service, *port), weight: *weight, filters }
+        let Backend { service, port, subset, weight, filters } = backend;
+        Share { cluster: cluster(service, *port, subset.as_deref()), weight: *weight, filters }
     }
+}
+
+/// The cluster of a port of a service, or of a subset of it.
+pub(super) fn cluster(service: &ServiceName, port: u16, subset: Option<&str>) -> String {
+    let whole = names::service_port(service, port);
+    subset.map_or(whole.clone(), |subset| names::subset(&whole, subset))
 }
 
 impl Split<'_> {
@@ -56,14 +62,13 @@ pub(super) fn fit(mut weights: Vec<&mut u32>) {
 
 #[cfg(test)]
 mod tests {
-    use malla_config::mesh::ServiceName;
-
     use super::*;
 
     fn backends(weights: &[u32]) -> Vec<Backend> {
         let backend = |(index, weight): (usize, &u32)| Backend {
             service: ServiceName::new("shop", format!("v{index}")),
             port: 80,
+            subset: None,
             weight: *weight,
             filters: Default::default(),
         };

@@ -185,7 +185,7 @@ pub(crate) fn routes() -> impl Strategy<Value = Vec<HttpRoute>> {
 
 fn rule(matches: Vec<HttpMatch>) -> HttpRule {
     let service = ServiceName::new("shop", "cart");
-    let backend = Backend { service, port: 80, weight: 1, filters: Default::default() };
+    let backend = Backend { service, port: 80, subset: None, weight: 1, filters: Default::default() };
     HttpRule {
         name: None,
         matches,
