@@ -11,6 +11,7 @@ use crate::http_match::{self, How};
 use crate::mesh::{Backend, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind};
 use crate::retry;
 use crate::route::{Checked, Context, RawBackend, at_most};
+use crate::session;
 use crate::suggest::shown;
 
 /// Gateway API's limit of the name of a service or method.
@@ -37,7 +38,7 @@ pub(crate) fn ready(context: Context<'_>, diagnostics: &mut Diagnostics) -> Opti
     let rules = rules
         .into_iter()
         .enumerate()
-        .map(|(at, rule)| ready_rule(context, list.item(at), rule, &mut rule_names, diagnostics))
+        .map(|(at, rule)| ready_rule(context, list.item(at), at, rule, &mut rule_names, diagnostics))
         .collect();
     let whole = diagnostics.count() == errors && !object.is_damaged();
     let route = HttpRoute { kind: RouteKind::Grpc, name: context.name(), parents, hostnames, rules };
@@ -47,14 +48,12 @@ pub(crate) fn ready(context: Context<'_>, diagnostics: &mut Diagnostics) -> Opti
 fn ready_rule(
     context: Context<'_>,
     cursor: Cursor<'_>,
+    at: usize,
     rule: gateway::GrpcRouteRules,
     rule_names: &mut HashSet<String>,
     diagnostics: &mut Diagnostics,
 ) -> HttpRule {
     let gateway::GrpcRouteRules { backend_refs, filters, matches, name, session_persistence } = rule;
-    if session_persistence.is_some() {
-        cursor.field("sessionPersistence").unsupported(diagnostics, "`sessionPersistence`");
-    }
     let name = context.rule_name(cursor, name, rule_names, diagnostics);
     let backends = backends(context, cursor.field("backendRefs"), backend_refs.unwrap_or_default(), diagnostics);
     let list = cursor.field("matches");
@@ -66,8 +65,9 @@ fn ready_rule(
         let path = PathMatch::Prefix("/".into());
         matches.push(HttpMatch { path, headers: Vec::new(), query: Vec::new(), method: None });
     }
-    let filter::OfRule { filters, retry: policy } =
+    let filter::OfRule { mut filters, retry: policy } =
         filter::of_rule(context, cursor.field("filters"), filters, &matches, diagnostics);
+    filters.session = session::of_rule(context.object, cursor, at, session_persistence, diagnostics);
     let (retry, backend_request_timeout) = retry::of_rule(cursor, None, policy, None, diagnostics);
     HttpRule { name, matches, filters, backends, request_timeout: None, backend_request_timeout, retry }
 }

@@ -13,6 +13,7 @@ use crate::mesh::{Backend, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind}
 use crate::names;
 use crate::retry;
 use crate::route::{Checked, Context, RawBackend, at_most};
+use crate::session;
 use crate::suggest::shown;
 
 /// The route of an object; nothing if it has not the shape of one.
@@ -36,7 +37,7 @@ pub(crate) fn ready(context: Context<'_>, diagnostics: &mut Diagnostics) -> Opti
     let rules = rules
         .into_iter()
         .enumerate()
-        .map(|(at, rule)| ready_rule(context, list.item(at), rule, &mut rule_names, diagnostics))
+        .map(|(at, rule)| ready_rule(context, list.item(at), at, rule, &mut rule_names, diagnostics))
         .collect();
     let whole = diagnostics.count() == errors && !object.is_damaged();
     let route = HttpRoute { kind: RouteKind::Http, name: context.name(), parents, hostnames, rules };
@@ -46,14 +47,12 @@ pub(crate) fn ready(context: Context<'_>, diagnostics: &mut Diagnostics) -> Opti
 fn ready_rule(
     context: Context<'_>,
     cursor: Cursor<'_>,
+    at: usize,
     rule: gateway::HttpRouteRules,
     rule_names: &mut HashSet<String>,
     diagnostics: &mut Diagnostics,
 ) -> HttpRule {
     let gateway::HttpRouteRules { backend_refs, filters, matches, name, retry, session_persistence, timeouts } = rule;
-    if session_persistence.is_some() {
-        cursor.field("sessionPersistence").unsupported(diagnostics, "`sessionPersistence`");
-    }
     let name = context.rule_name(cursor, name, rule_names, diagnostics);
     let backends = backends(context, cursor.field("backendRefs"), backend_refs.unwrap_or_default(), diagnostics);
     let list = cursor.field("matches");
@@ -69,11 +68,17 @@ fn ready_rule(
             method: None,
         });
     }
-    let filter::OfRule { filters, retry: policy } =
+    let filter::OfRule { mut filters, retry: policy } =
         filter::of_rule(context, cursor.field("filters"), filters, &matches, diagnostics);
+    filters.session = session::of_rule(context.object, cursor, at, session_persistence, diagnostics);
     if filters.redirect.is_some() && !backends.is_empty() {
         let message = "a rule that redirects forwards nothing to its backends";
         cursor.field("backendRefs").key().error(diagnostics, Code::NoEffect, message, "remove the one or the other");
+    }
+    if filters.redirect.is_some() && filters.session.is_some() {
+        let message = "a rule that redirects has no backend that a client could come back to";
+        let place = cursor.field("sessionPersistence").key();
+        place.error(diagnostics, Code::NoEffect, message, "remove the one or the other");
     }
     let (request_timeout, backend_request_timeout) = ready_timeouts(cursor.field("timeouts"), timeouts, diagnostics);
     let (retry, backend_request_timeout) = retry::of_rule(cursor, retry, policy, backend_request_timeout, diagnostics);

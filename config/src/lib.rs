@@ -44,6 +44,7 @@ mod scalar;
 mod schema;
 mod schema_walk;
 mod service;
+mod session;
 mod source;
 mod stream_route;
 mod subset;

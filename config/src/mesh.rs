@@ -19,7 +19,10 @@ pub use self::authorization::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, AuthorizationTarget, Caller, CallerCondition,
     DefaultAuthorization, IdentityMatch, Operation,
 };
-pub use self::filter::{BackendFilters, Cors, Filters, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite, Scheme};
+pub use self::filter::{
+    BackendFilters, Cors, Filters, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite, Scheme, Session,
+    SessionCarrier,
+};
 pub use self::policy::{
     Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket,
 };

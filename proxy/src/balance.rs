@@ -30,7 +30,9 @@ use std::time::Instant;
 pub use self::budget::{RetryBudget, RetryGuard};
 pub use self::choose::{Wish, choose};
 pub use self::concurrency::{Limiter, Priority};
+pub(crate) use self::hash::hash;
 pub use self::health::{Health, Standing};
+pub(crate) use self::key::cookie;
 pub use self::key::key;
 pub use self::load::{Load, LoadGuard};
 pub use self::outlier::{Cause, Feedback, Verdict, Watch};
@@ -62,6 +64,15 @@ pub fn pick_by(cluster: &Cluster, wish: Wish<'_>) -> Option<Picked> {
     let Endpoints::Set(set) = &cluster.endpoints else { return None };
     let now = Instant::now();
     let endpoint = choose(set, wish, now, |bound| fastrand::u64(..bound))?;
+    Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.clone(), now) })
+}
+
+/// The endpoint at an address, for a client that has a session there: unless it is not of this cluster any more, or unwell, or full.
+pub fn pick_kept(cluster: &Cluster, address: SocketAddr) -> Option<Picked> {
+    let Endpoints::Set(set) = &cluster.endpoints else { return None };
+    let now = Instant::now();
+    let endpoint =
+        set.iter().find(|endpoint| endpoint.address == address).filter(|endpoint| set.serves(endpoint, now))?;
     Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.clone(), now) })
 }
 

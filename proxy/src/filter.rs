@@ -6,6 +6,7 @@ mod cors;
 mod fault;
 mod headers;
 mod rate_limit;
+mod session;
 mod url;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ pub use self::cors::Cors;
 pub use self::fault::{Abort, Fault, Share};
 pub use self::headers::{HeaderChange, HeaderChanges, Write, may_change};
 pub use self::rate_limit::{Bucket, HeaderLimits, RateLimit, TokenBucket};
+pub use self::session::{Carrier, Kept, Session};
 pub use self::url::{PathRewrite, Redirect, Rewrite};
 
 /// What a route does to its requests and answers.
@@ -29,6 +31,8 @@ pub struct Filters {
     pub fault: Option<Fault>,
     /// What pages of other origins may do.
     pub cors: Option<Cors>,
+    /// How clients keep to their endpoints.
+    pub session: Option<Session>,
 }
 
 /// Changes of headers of requests and answers.
@@ -47,7 +51,8 @@ impl Filters {
             && self.clusters.iter().all(HeaderFilters::is_nothing)
             && self.rewrite.is_nothing()
             && self.fault.is_none()
-            && self.cors.is_none();
+            && self.cors.is_none()
+            && self.session.is_none();
         (!nothing).then(|| Arc::new(self))
     }
 

@@ -65,7 +65,11 @@ spec:
   rules:
   - matches: [{path: {value: /never}}]
     filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]
-  - timeouts: {request: 30s, backendRequest: 10s}
+  - matches: [{path: {value: /sessions}}]
+    sessionPersistence: {type: Header, sessionName: x-session, absoluteTimeout: 1h}
+    backendRefs: [{name: one, port: 80}]
+  - sessionPersistence: {absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}
+    timeouts: {request: 30s, backendRequest: 10s}
     filters:
     - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: 50%}]}}
     - {type: URLRewrite, urlRewrite: {hostname: other.example}}

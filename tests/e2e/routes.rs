@@ -1,5 +1,6 @@
 //! Routes, the whole way: written as YAML, told by the control server, followed by sidecars, seen by curl and nginx.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use malla_tests::{Mesh, wait};
@@ -106,5 +107,58 @@ fn copies_reach_the_mirror_and_explain_says_what_happens() {
     });
     for part in ["destination  web.shop:80", "HTTPRoute/shop/web/0", "copies of 100 % to copy.shop:80"] {
         assert!(told.contains(part), "{part:?} is not in\n{told}");
+    }
+}
+
+const PARTS: &str = "apiVersion: malla.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: web}]
+  subsets: [{name: v2, labels: {version: v2}}, {name: v3, labels: {version: v3}, fallback: all}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web}]
+  rules:
+  - matches: [{headers: [{name: x-tester, value: '1'}]}]
+    backendRefs: [{group: malla.dev, kind: Subset, name: web.v2, port: 80}]
+  - matches: [{path: {value: /fallback}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /}}}]
+    backendRefs: [{group: malla.dev, kind: Subset, name: web.v3, port: 80}]
+  - sessionPersistence: {sessionName: basket}
+    backendRefs: [{name: web, port: 80}]
+";
+
+#[test]
+fn requests_go_to_subsets_by_label_and_clients_come_back_by_cookie() {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    let (mut client, mut one, mut two) = (mesh.member("client"), mesh.member("web-1"), mesh.member("web-2"));
+    mesh.write("workloads/web-2.yaml", &two.workload("").replace("{app: web}", "{app: web, version: v2}"));
+    mesh.write("parts.yaml", PARTS);
+    mesh.start();
+    let _nginx = [servers::nginx(&one, "web-1", &["8080"]), servers::nginx(&two, "web-2", &["8080"])];
+    mesh.join([&mut client, &mut one, &mut two]);
+    let get = |path: &str, header: &str| {
+        let url = format!("http://web.shop{path}");
+        client.exec(&["curl", "-sSi", "--max-time", "20", "-H", header, &url]).success().text()
+    };
+    for _ in 0..6 {
+        let answer = get("/", "x-tester: 1");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("web-2\n"), "{answer}");
+    }
+    let answers: BTreeSet<String> =
+        (0..12).map(|_| get("/fallback", "x-a: b").lines().last().unwrap_or_default().to_owned()).collect();
+    assert_eq!(answers.into_iter().collect::<Vec<_>>(), ["web-1", "web-2"], "nobody has v3: all stand in");
+    let first = get("/", "x-a: b");
+    let cookie = first.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a session");
+    let cookie = cookie.split(';').next().unwrap_or_default();
+    let name = first.lines().last().unwrap_or_default();
+    for _ in 0..6 {
+        let again = get("/", &format!("cookie: {cookie}"));
+        assert!(again.lines().last() == Some(name) && !again.contains("set-cookie"), "{again} after {first}");
     }
 }

@@ -12,6 +12,23 @@ use crate::names::{METADATA, PEAK_EWMA};
 /// Type URL of [`ClusterPolicy`].
 pub const CLUSTER_POLICY: &str = "malla.dev/malla.cluster.v1.Policy";
 
+/// Type URL of [`Session`].
+pub const SESSION: &str = "malla.dev/malla.session.v1.Session";
+
+/// Session persistence as gRPC does not know it, in `Route.typed_per_filter_config`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Session {
+    /// The header that carries the token; empty where a cookie does.
+    #[prost(string, tag = "1")]
+    pub header: String,
+    /// The cookie that carries it, which the client keeps as long as it runs.
+    #[prost(string, tag = "2")]
+    pub cookie: String,
+    /// How long a session lasts; zero is for as long as the client has the token.
+    #[prost(uint64, tag = "3")]
+    pub lifetime: u64,
+}
+
 /// Parameters of the peak-EWMA balancing policy, in `Cluster.load_balancing_policy`.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct PeakEwma {
@@ -133,6 +150,13 @@ pub struct Overload {
     /// The header that says how much a request matters; empty is none.
     #[prost(string, tag = "4")]
     pub priority_header: String,
+}
+
+impl Session {
+    /// As the configuration of a filter.
+    pub fn pack(&self) -> Any {
+        Any { type_url: SESSION.into(), value: self.encode_to_vec() }
+    }
 }
 
 impl PeakEwma {

@@ -73,12 +73,16 @@ pub(super) fn policies(route: &RouteSpec) -> Vec<String> {
     policies
         .extend(route.mirrors.iter().map(|(cluster, share)| format!("copies of {} to {cluster}", percent(share.0))));
     policies.extend(route.limits.iter().map(|limit| format!("rate limit {}", limit.name)));
-    if let Some(Filters { fault, cors, headers, .. }) = route.filters.as_deref() {
+    if let Some(Filters { fault, cors, headers, session, .. }) = route.filters.as_deref() {
         if let Some(fault) = fault {
             policies.extend(fault.delay.map(|(time, share)| format!("fault: {} wait for {time:?}", percent(share.0))));
             policies
                 .extend(fault.abort.map(|(abort, share)| format!("fault: {} fail with {abort:?}", percent(share.0))));
         }
+        policies.extend(session.as_ref().map(|session| {
+            let until = session.lifetime.map_or_else(String::new, |lifetime| format!(" for {lifetime:?}"));
+            format!("clients keep to their endpoint by the {}{until}", session.word())
+        }));
         policies.extend(cors.as_ref().map(|_| "answers for pages of other origins (CORS)".to_owned()));
         if !headers.response.is_empty() {
             policies.push("changes of response headers".to_owned());

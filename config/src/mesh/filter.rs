@@ -25,6 +25,31 @@ pub struct Filters {
     pub mirrors: Vec<Mirror>,
     /// `CORS`.
     pub cors: Option<Cors>,
+    /// `sessionPersistence`.
+    pub session: Option<Session>,
+}
+
+/// `sessionPersistence`: a client comes back to the endpoint that answered it first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// What carries the token.
+    pub carrier: SessionCarrier,
+    /// `absoluteTimeout`: how long it lasts, a second or more; `None` is for as long as the client has the token.
+    pub lifetime: Option<Duration>,
+}
+
+/// What carries the token of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionCarrier {
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Arc<str>,
+        /// `lifetimeType: Permanent`: the client keeps it until the session's end, which there is; else as long as it runs.
+        permanent: bool,
+    },
+    /// A header, its name in lower case.
+    Header(Arc<str>),
 }
 
 /// `RequestMirror`: a copy of some requests, whose answer nobody sees.

@@ -262,3 +262,28 @@ fn route_tests() {
         &[(InvalidValue, (5, 18), of, "`/a` is not an absolute URL", "http://")],
     );
 }
+
+#[test]
+fn sessions() {
+    let field = |session: &str| {
+        http(&format!("  rules:\n    - backendRefs: [{{name: cart, port: 80}}]\n      sessionPersistence: {session}\n"))
+    };
+    expect(&field("{}"), &[]);
+    expect(&field("{sessionName: basket, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}"), &[]);
+    expect(&field("{sessionName: X-Basket, type: Header, absoluteTimeout: 1h}"), &[]);
+    for (session, code, column, message, help) in [
+        ("{idleTimeout: 1m}", NotSupported, 28, "`idleTimeout` is not supported yet", "remove it"),
+        ("{absoluteTimeout: 10ms}", InvalidValue, 45, "`10ms` is not a duration of a second", ""),
+        ("{sessionName: 'a b'}", InvalidValue, 41, "`a b` cannot be the name", "letters"),
+        ("{sessionName: host, type: Header}", InvalidValue, 41, "`host` cannot be the name", ""),
+        ("{cookieConfig: {lifetimeType: Permanent}}", MissingField, 42, "until when", "`absoluteTimeout:`"),
+        ("{type: Header, cookieConfig: {}}", NoEffect, 42, "a header carries", "`type: Cookie`"),
+    ] {
+        expect(&field(session), &[(code, (8, column), OF, message, help)]);
+    }
+    let redirect =
+        rule("{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /}}}");
+    let both = format!("{}\n      sessionPersistence: {{}}\n", redirect.trim_end());
+    let found = super::errors(&both);
+    assert!(found.iter().any(|error| error.message.contains("could come back to")), "{found:?}");
+}

@@ -224,7 +224,8 @@ fn what_is_not_supported_yet() {
         ),
         &[(NotSupported, (8, 17), of, "the filter `ExternalAuth` is not supported yet", "remove")],
     );
-    expect(&rule("sessionPersistence: {type: Cookie}"), &[(NotSupported, (8, 7), of, "`sessionPersistence`", "")]);
+    let idle = "sessionPersistence: {idleTimeout: 1m}";
+    expect(&rule(idle), &[(NotSupported, (8, 28), of, "`idleTimeout`", "")]);
     let policy = |kind: &str, spec: &str| {
         format!("apiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}")
     };

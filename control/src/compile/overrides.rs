@@ -1,15 +1,17 @@
-//! Mirrors; and faults, rate limits and CORS: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
+//! Mirrors; and faults, rate limits, CORS and sessions: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
 //! listeners of those routes.
 
 use malla_config::mesh::{
-    Abort, AbortStatus, Cors, Delay, Fault, Filters, HttpRoute, Mirror, RateLimit, Share, TokenBucket,
+    Abort, AbortStatus, Cors, Delay, Fault, Filters, HttpRoute, Mirror, RateLimit, Session, SessionCarrier, Share,
+    TokenBucket,
 };
-use malla_xds::envoy::core::RuntimeFractionalPercent;
+use malla_xds::envoy::core::{RuntimeFractionalPercent, TypedExtensionConfig};
 use malla_xds::envoy::cors::{self, CorsPolicy};
 use malla_xds::envoy::fault::fault_abort::ErrorType;
 use malla_xds::envoy::fault::{FaultAbort, HttpFault};
 use malla_xds::envoy::fault_common::FaultDelay;
 use malla_xds::envoy::fault_common::fault_delay::FaultDelaySecifier;
+use malla_xds::envoy::http_types::Cookie;
 use malla_xds::envoy::local_ratelimit::LocalRateLimit;
 use malla_xds::envoy::matcher::string_matcher::MatchPattern;
 use malla_xds::envoy::matcher::{RegexMatcher, StringMatcher};
@@ -20,10 +22,13 @@ use malla_xds::envoy::route::rate_limit::Action;
 use malla_xds::envoy::route::rate_limit::action::{ActionSpecifier, RequestHeaders, SourceCluster};
 use malla_xds::envoy::route::route_action::RequestMirrorPolicy;
 use malla_xds::envoy::route::{FilterConfig, Route};
+use malla_xds::envoy::session_cookie::CookieBasedSessionState;
+use malla_xds::envoy::stateful_session::stateful_session_per_route::Override;
+use malla_xds::envoy::stateful_session::{StatefulSession, StatefulSessionPerRoute};
 use malla_xds::envoy::types::fractional_percent::DenominatorType;
 use malla_xds::envoy::types::{FractionalPercent, TokenBucket as Bucket};
 use malla_xds::envoy::{pack_any, route};
-use malla_xds::names;
+use malla_xds::{names, policy};
 
 use super::filters::{duration, number};
 use super::split;
@@ -38,6 +43,12 @@ pub(super) fn filters(routes: &[&HttpRoute]) -> Vec<(&'static str, Any)> {
     if rules().any(|filters| filters.rate_limit.is_some()) {
         let idle = LocalRateLimit { stat_prefix: "malla".into(), ..Default::default() };
         filters.push((names::RATE_LIMIT_FILTER, pack_any(idle)));
+    }
+    if rules()
+        .filter_map(|filters| filters.session.as_ref())
+        .any(|session| session_filter(session).0 == names::SESSION_FILTER)
+    {
+        filters.push((names::SESSION_FILTER, pack_any(StatefulSession::default())));
     }
     if rules().any(|filters| filters.fault.is_some()) {
         filters.push((names::FAULT_FILTER, pack_any(HttpFault::default())));
@@ -56,6 +67,9 @@ pub(super) fn of_rule(route: Route, filters: &Filters) -> Vec<Route> {
         let config = optional(pack_any(rate_limit(limit)));
         route.typed_per_filter_config.insert(names::RATE_LIMIT_FILTER.into(), config);
     }
+    if let Some((name, config)) = filters.session.as_ref().map(session_filter) {
+        route.typed_per_filter_config.insert(name.into(), optional(config));
+    }
     let Some(fault) = &filters.fault else { return vec![route] };
     let mut faulty = route.clone();
     faulty.typed_per_filter_config.insert(names::FAULT_FILTER.into(), pack_any(http_fault(fault)));
@@ -65,6 +79,33 @@ pub(super) fn of_rule(route: Route, filters: &Filters) -> Vec<Route> {
         matching.headers.push(condition);
     }
     vec![faulty, route]
+}
+
+/// In Envoy's words where it has some that gRPC takes; else in ours, which gRPC skips. (A session that a header carries would make it
+/// refuse all routes.)
+fn session_filter(session: &Session) -> (&'static str, Any) {
+    let lifetime = || session.lifetime.map_or(0, |lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+    match &session.carrier {
+        SessionCarrier::Cookie { name, permanent } if *permanent || session.lifetime.is_none() => {
+            let ttl = session.lifetime.map(duration);
+            let cookie = Cookie { name: name.to_string(), path: "/".into(), ttl, ..Default::default() };
+            let state = TypedExtensionConfig {
+                name: "envoy.http.stateful_session.cookie".into(),
+                typed_config: Some(pack_any(CookieBasedSessionState { cookie: Some(cookie) })),
+            };
+            let session = StatefulSession { session_state: Some(state), ..Default::default() };
+            let each = StatefulSessionPerRoute { r#override: Some(Override::StatefulSession(session)) };
+            (names::SESSION_FILTER, pack_any(each))
+        }
+        SessionCarrier::Cookie { name, .. } => {
+            let own = policy::Session { cookie: name.to_string(), lifetime: lifetime(), ..Default::default() };
+            (names::OWN_SESSION_FILTER, own.pack())
+        }
+        SessionCarrier::Header(name) => {
+            let own = policy::Session { header: name.to_string(), lifetime: lifetime(), ..Default::default() };
+            (names::OWN_SESSION_FILTER, own.pack())
+        }
+    }
 }
 
 /// For clients that do not have the filter.

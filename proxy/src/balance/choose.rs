@@ -216,6 +216,13 @@ impl<'s, R: FnMut(u64) -> u64> Choice<'s, '_, R> {
 const MOST_STEPS: usize = 4096;
 
 impl EndpointSet {
+    /// Whether an endpoint takes requests: it is neither full nor paused nor out.
+    pub(super) fn serves(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        endpoint.load.live() < self.most_live
+            && !endpoint.load.paused(now)
+            && matches!(endpoint.load.standing(now), Standing::Available | Standing::Probation)
+    }
+
     /// The part of its share that an endpoint gets now, in percent: less while it is unwell, new, or just back.
     pub(super) fn percent(&self, endpoint: &Endpoint, now: Instant) -> u32 {
         let at = endpoint.load.since_creation(now);

@@ -1,7 +1,8 @@
-//! Mirrors, and configurations of HTTP filters in routes: faults, rate limits, CORS. Others may be skipped only if they say so (gRFC A39).
+//! Mirrors, and configurations of HTTP filters in routes: faults, rate limits, CORS, sessions. Others may be skipped only if they say so (gRFC A39).
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use malla_xds::envoy::cors::CorsPolicy;
@@ -13,18 +14,27 @@ use malla_xds::envoy::protobuf::Any;
 use malla_xds::envoy::route::rate_limit::action::ActionSpecifier;
 use malla_xds::envoy::route::route_action::RequestMirrorPolicy;
 use malla_xds::envoy::route::{self, FilterConfig};
+use malla_xds::envoy::session_cookie::CookieBasedSessionState;
+use malla_xds::envoy::session_header::HeaderBasedSessionState;
+use malla_xds::envoy::stateful_session::StatefulSessionPerRoute;
+use malla_xds::envoy::stateful_session::stateful_session_per_route::Override;
 use malla_xds::envoy::types::fractional_percent::DenominatorType;
 use malla_xds::envoy::types::{FractionalPercent, TokenBucket as WrittenBucket};
 use malla_xds::names::RATE_LIMIT_CLIENT;
+use malla_xds::policy;
 
 use super::fault::{At, Fault, each};
-use super::{duration, message, type_name, unsupported};
-use crate::filter::{self, Abort, Bucket, Cors, HeaderLimits, RateLimit, Share, TokenBucket};
+use super::{duration, message, optional_duration, type_name, unsupported};
+use crate::filter::{self, Abort, Bucket, Carrier, Cors, HeaderLimits, RateLimit, Session, Share, TokenBucket};
 use crate::names::Name;
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
+const SESSION: &str = "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute";
+const OWN_SESSION: &str = "malla.session.v1.Session";
+const COOKIE_STATE: &str = "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState";
+const HEADER_STATE: &str = "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState";
 const RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 
 /// What a route asks of filters.
@@ -33,6 +43,7 @@ pub(super) struct Overrides {
     pub(super) fault: Option<filter::Fault>,
     pub(super) limits: Vec<Arc<RateLimit>>,
     pub(super) cors: Option<Cors>,
+    pub(super) session: Option<Session>,
 }
 
 /// Those of a route.
@@ -50,6 +61,8 @@ pub(super) fn of_route(written: &HashMap<String, Any>) -> Result<Overrides, Faul
                 let limit = rate_limit(&message(&config.value).at(field())?).at(field())?;
                 overrides.limits.extend(limit.map(Arc::new));
             }
+            SESSION => overrides.session = session(&message(&config.value).at(field())?).at(field())?,
+            OWN_SESSION => overrides.session = Some(own_session(&message(&config.value).at(field())?).at(field())?),
             CORS => overrides.cors = cors(&message(&config.value).at(field())?).at(field())?,
             _ if optional => {}
             _ => return Err(not_optional().within(field())),
@@ -118,6 +131,64 @@ fn fault(written: &HttpFault) -> Result<Option<filter::Fault>, Fault> {
         }
     };
     Ok((delay.is_some() || abort.is_some()).then_some(filter::Fault { delay, abort }))
+}
+
+fn session(written: &StatefulSessionPerRoute) -> Result<Option<Session>, Fault> {
+    let session = match &written.r#override {
+        None => return Err(Fault::new("is missing").within("override")),
+        Some(Override::Disabled(true)) => return Ok(None),
+        Some(Override::Disabled(false)) => return Err(Fault::new("must be true").within("disabled")),
+        Some(Override::StatefulSession(session)) => session,
+    };
+    unsupported("stateful_session.strict", session.strict)?;
+    let Some(state) = &session.session_state else { return Ok(None) };
+    let within = "stateful_session.session_state.typed_config";
+    let config = state.typed_config.clone().unwrap_or_default();
+    match type_name(&config.type_url) {
+        COOKIE_STATE => {
+            let CookieBasedSessionState { cookie } = message(&config.value).at(within)?;
+            let cookie = cookie.ok_or_else(|| Fault::new("is missing").within("cookie")).at(within)?;
+            unsupported("cookie.attributes", !cookie.attributes.is_empty()).at(within)?;
+            let lifetime = optional_duration(cookie.ttl.as_ref()).at("cookie.ttl").at(within)?;
+            let path = if cookie.path.is_empty() { "/" } else { &cookie.path };
+            if !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
+                return Err(Fault::new(format!("{path:?} cannot be told to a client"))
+                    .within("cookie.path")
+                    .within(within));
+            }
+            let name = cookie_name(&cookie.name).at("cookie.name").at(within)?;
+            let carrier = Carrier::Cookie { name, path: path.into(), permanent: lifetime.is_some() };
+            Ok(Some(Session { carrier, lifetime }))
+        }
+        HEADER_STATE => {
+            let HeaderBasedSessionState { name } = message(&config.value).at(within)?;
+            Ok(Some(Session { carrier: Carrier::Header(header_name(&name).at("name").at(within)?), lifetime: None }))
+        }
+        other => Err(Fault::new(format!("{other:?} is not supported")).within(within)),
+    }
+}
+
+fn own_session(written: &policy::Session) -> Result<Session, Fault> {
+    let carrier = match (written.header.as_str(), written.cookie.as_str()) {
+        (header, "") => Carrier::Header(header_name(header).at("header")?),
+        ("", cookie) => Carrier::Cookie { name: cookie_name(cookie).at("cookie")?, path: "/".into(), permanent: false },
+        _ => return Err(Fault::new("is set together with header").within("cookie")),
+    };
+    let lifetime = (written.lifetime > 0).then(|| Duration::from_millis(written.lifetime));
+    Ok(Session { carrier, lifetime })
+}
+
+/// Names of cookies are tokens, as those of headers, but not in lower case.
+fn cookie_name(name: &str) -> Result<Arc<str>, Fault> {
+    match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(_) => Ok(name.into()),
+        Err(_) => Err(Fault::new(format!("{name:?} is not the name of a cookie"))),
+    }
+}
+
+fn header_name(name: &str) -> Result<HeaderName, Fault> {
+    let known = HeaderName::from_bytes(name.as_bytes()).ok().filter(filter::may_change);
+    known.ok_or_else(|| Fault::new(format!("{name:?} is not the name of a header that can carry a session")))
 }
 
 /// Absent is none, as in Envoy; beyond the whole is the whole.

@@ -172,7 +172,7 @@ fn domain(text: &str) -> Result<Arc<str>, Fault> {
 }
 
 fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<RouteSpec, Fault> {
-    let Overrides { fault, limits, cors } = overrides::of_route(&written.typed_per_filter_config)?;
+    let Overrides { fault, limits, cors, session } = overrides::of_route(&written.typed_per_filter_config)?;
     unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
     let matcher = written.r#match.as_ref().ok_or_else(|| Fault::new("is missing").within("match"))?;
     let matcher = matcher::route_match(matcher).at("match")?;
@@ -201,6 +201,7 @@ fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<R
                 rewrite: filters::rewrite(action, &nowhere.matcher.path).at("route")?,
                 fault,
                 cors,
+                session,
             };
             Ok(RouteSpec {
                 clusters,

@@ -1,7 +1,9 @@
 //! One request, in the order of its way: destination, route, upstream, and the answer made fit for the client.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::{CONNECTION, EXPECT, HeaderValue, LOCATION, PROXY_AUTHORIZATION, UPGRADE};
 use http::{HeaderMap, Response, StatusCode, response};
@@ -91,11 +93,9 @@ enum Reached {
 
 impl Reached {
     /// Takes along what is to be done to the answer of the cluster at this place of a route.
-    fn filtered(mut self, route: &Route, place: usize, origin: Option<HeaderValue>) -> Self {
-        if let (Reached::Upstream(_, context), Some(filters)) = (&mut self, &route.filters)
-            && (origin.is_some() || !filters.headers(place).response.is_empty())
-        {
-            context.filters = Some(OfAnswer { filters: filters.clone(), place, origin });
+    fn filtered(mut self, route: &Route, of_answer: impl FnOnce(Arc<Filters>) -> OfAnswer) -> Self {
+        if let (Reached::Upstream(_, context), Some(filters)) = (&mut self, &route.filters) {
+            context.filters = Some(of_answer(filters.clone())).filter(OfAnswer::does_anything);
         }
         self
     }
@@ -118,13 +118,28 @@ struct OfAnswer {
     place: usize,
     /// The page that asked, if it may have the answer.
     origin: Option<HeaderValue>,
+    /// The cluster, where clients keep to their endpoints.
+    cluster: Option<Name>,
+    /// The endpoint at which the client has a session already.
+    kept: Option<SocketAddr>,
 }
 
 impl OfAnswer {
-    fn apply(&self, headers: &mut HeaderMap) {
+    fn does_anything(&self) -> bool {
+        self.origin.is_some() || self.cluster.is_some() || !self.filters.headers(self.place).response.is_empty()
+    }
+
+    /// Of an answer of an endpoint.
+    fn apply(&self, endpoint: Option<SocketAddr>, status: StatusCode, headers: &mut HeaderMap) {
         self.filters.headers(self.place).response.apply(headers);
         if let (Some(cors), Some(origin)) = (&self.filters.cors, &self.origin) {
             cors.respond(origin.clone(), headers);
+        }
+        if let (Some(session), Some(cluster), Some(address)) = (&self.filters.session, &self.cluster, endpoint)
+            && self.kept != endpoint
+            && !status.is_server_error()
+        {
+            session.keep(cluster, address, since_1970(), headers);
         }
     }
 }
@@ -162,7 +177,7 @@ async fn from_application(
             let route = worker.pool.pass_through();
             exchange.outcome.service(worker.pool.outside().name.clone());
             exchange.outcome.route(route.name.clone());
-            return run(connection, worker.pool.outside(), fixed, route, &name, head, body, gate, exchange).await;
+            return run(connection, worker.pool.outside(), fixed, None, route, &name, head, body, gate, exchange).await;
         }
     };
     exchange.outcome.service(service.name.clone());
@@ -183,8 +198,15 @@ async fn from_application(
     if let Some(fault) = route.filters.as_ref().and_then(|filters| filters.fault.as_ref()) {
         Box::pin(inject(fault, route)).await?;
     }
+    let session = route.filters.as_ref().and_then(|filters| filters.session.as_ref());
+    let kept;
     let (place, cluster) = match &route.action {
-        RouteAction::Forward(clusters) => clusters.next().ok_or_else(|| Failure::no_backend(&route.name))?,
+        RouteAction::Forward(clusters) => {
+            let resumed = session.and_then(|session| session.kept(&head.headers, &clusters.clusters, since_1970()));
+            kept = resumed.map(|kept| kept.address);
+            let resumed = resumed.map(|kept| (kept.place, kept.cluster));
+            resumed.or_else(|| clusters.next()).ok_or_else(|| Failure::no_backend(&route.name))?
+        }
         RouteAction::Redirect(elsewhere) => return redirect(elsewhere, &head, &service.name).map(Reached::Answered),
         RouteAction::NoBackend => return Err(Failure::no_backend(&route.name)),
     };
@@ -195,8 +217,9 @@ async fn from_application(
         true => body,
         false => mirror::copy(worker, route, protocol(&head), &head, body),
     };
-    let upstream = run(connection, cluster, None, route, &service.name, head, body, gate, exchange).await;
-    upstream.map(|reached| reached.filtered(route, place, origin))
+    let upstream = run(connection, cluster, None, kept, route, &service.name, head, body, gate, exchange).await;
+    let cluster = session.map(|_| cluster.name.clone());
+    upstream.map(|reached| reached.filtered(route, |filters| OfAnswer { filters, place, origin, cluster, kept }))
 }
 
 fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<&'a Route, Failure> {
@@ -226,6 +249,11 @@ async fn inject(fault: &Fault, route: &Route) -> Result<(), Failure> {
         sleep(route.timeout.map_or(delay, |limit| limit.min(delay))).await;
     }
     fault.abort().map_or(Ok(()), |abort| Err(Failure::injected(abort, &route.name)))
+}
+
+/// Seconds since 1970, by the clock of this machine.
+fn since_1970() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// `namespace/service account` of this sidecar; empty while it has no identity.
@@ -315,7 +343,7 @@ async fn to_application(
     };
     let route = connection.worker.pool.pass_through();
     exchange.outcome.route(route.name.clone());
-    run(connection, upstream, fixed, route, &side.service, head, body, gate, exchange).await
+    run(connection, upstream, fixed, None, route, &side.service, head, body, gate, exchange).await
 }
 
 /// Asks the rules of the port about the request that will be forwarded.
@@ -342,6 +370,7 @@ async fn run(
     connection: &Arc<Connection>,
     cluster: &Arc<Cluster>,
     fixed: Option<Target>,
+    kept: Option<SocketAddr>,
     route: &Route,
     service: &Name,
     mut head: Box<Head>,
@@ -359,6 +388,7 @@ async fn run(
     let plan = Plan {
         cluster,
         fixed,
+        kept,
         try_timeout: route.try_timeout,
         grpc_deadline: deadline.filter(|_| exchange.grpc),
         deadline,
@@ -419,7 +449,7 @@ fn own(response: Response<Body>, mut exchange: Exchange) -> Response<ResponseBod
 
 /// Makes an upstream's response fit for the client.
 fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut exchange: Exchange) -> Served {
-    let Upstream { mut head, body, from_sidecar, held, try_deadline, not_retried } = upstream;
+    let Upstream { mut head, body, from_sidecar, held, endpoint, try_deadline, not_retried } = upstream;
     if from_sidecar {
         if let Some(reason) = told(&head.headers) {
             exchange.outcome.failed_elsewhere(reason);
@@ -432,7 +462,8 @@ fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut ex
         head.headers.insert(MALLA_NOT_RETRIED, HeaderValue::from_static(why.word()));
     }
     if let Some(filters) = &context.filters {
-        filters.apply(&mut head.headers);
+        let status = head.status;
+        filters.apply(endpoint, status, &mut head.headers);
     }
     exchange.outcome.status(head.status);
     exchange.outcome.grpc_status(grpc_status(&head.headers));

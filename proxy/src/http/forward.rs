@@ -51,6 +51,8 @@ pub(super) struct Plan<'a> {
     pub(super) cluster: &'a Arc<Cluster>,
     /// The address, for clusters without addresses.
     pub(super) fixed: Option<Target>,
+    /// The endpoint at which the client has a session: tried first.
+    pub(super) kept: Option<SocketAddr>,
     pub(super) try_timeout: Option<Duration>,
     /// When the caller of a gRPC call gives up: passed on with each try, as what is left.
     pub(super) grpc_deadline: Option<Instant>,
@@ -71,6 +73,8 @@ pub(super) struct Upstream {
     /// Whether its headers are a sidecar's, not an application's.
     pub(super) from_sidecar: bool,
     pub(super) held: Held,
+    /// Who answered, of a cluster with known addresses.
+    pub(super) endpoint: Option<SocketAddr>,
     /// When this try must be over.
     pub(super) try_deadline: Option<Instant>,
     /// Why it was not retried, though the route retries its status and tries were left.
@@ -188,7 +192,16 @@ pub(super) async fn forward(
                     settled => {
                         let held = Held { lease, load, _place: place, _retry: retry, upload, gate };
                         let not_retried = settled.and_then(Result::err);
-                        return Ok(Upstream { head: response, body, from_sidecar, held, try_deadline, not_retried });
+                        let endpoint = tried.last().copied();
+                        return Ok(Upstream {
+                            head: response,
+                            body,
+                            from_sidecar,
+                            held,
+                            endpoint,
+                            try_deadline,
+                            not_retried,
+                        });
                     }
                 }
             }
@@ -286,7 +299,9 @@ fn choose(plan: &Plan<'_>, tried: &[SocketAddr], key: Option<u64>) -> Result<(Ta
     match &cluster.endpoints {
         Endpoints::Dns { host, port } => Ok((Target::Name(host.clone(), *port), None)),
         Endpoints::Set(_) => {
-            let picked = balance::pick_by(cluster, Wish { exclude: tried, key })
+            let kept = plan.kept.filter(|_| tried.is_empty()).and_then(|address| balance::pick_kept(cluster, address));
+            let picked = kept
+                .or_else(|| balance::pick_by(cluster, Wish { exclude: tried, key }))
                 .or_else(|| balance::pick_by(cluster, Wish { exclude: &[], key }));
             let picked = picked.ok_or_else(|| Failure::new(balance::why_none(cluster), cluster.name.to_string()))?;
             let Picked { endpoint, guard } = picked;

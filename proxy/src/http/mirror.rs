@@ -70,6 +70,7 @@ async fn send(
     let plan = Plan {
         cluster: &mirror.cluster,
         fixed: None,
+        kept: None,
         try_timeout: None,
         grpc_deadline: None,
         deadline: None,

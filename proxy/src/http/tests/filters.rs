@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
@@ -10,12 +11,13 @@ use tokio::io::AsyncWriteExt;
 use super::super::Version;
 use super::super::testing::{
     Listening, cluster, counted, endpoint, eventually, exchange_raw, knows, outbound, read_until, route, scripted,
-    worker,
+    with_policy, worker,
 };
 use crate::filter::{
-    Abort, Bucket, Cors, Fault, Filters, HeaderChange, HeaderChanges, HeaderFilters, PathRewrite, RateLimit, Redirect,
-    Rewrite, Share, TokenBucket, Write,
+    Abort, Bucket, Carrier, Cors, Fault, Filters, HeaderChange, HeaderChanges, HeaderFilters, PathRewrite, RateLimit,
+    Redirect, Rewrite, Session, Share, TokenBucket, Write,
 };
+use crate::policy::{OutlierDetection, Policy};
 use crate::snapshot::{Cluster, Mirror, Route, RouteAction, ValueMatch, WeightedClusters};
 
 /// An application that keeps the heads it gets, and answers each with a header.
@@ -71,6 +73,101 @@ async fn headers_are_changed_on_the_way_and_on_the_way_back() {
     let head = heads.lock().pop().expect("a request");
     assert!(head.contains("x-added: 1\r\n") && !head.contains("forged") && !head.contains("x-secret"), "{head}");
     assert!(answer.contains("server: malla\r\n") && !answer.contains("x-internal"), "{answer}");
+}
+
+/// An application that answers with its name; it can be told to answer 503 instead.
+async fn named(name: &'static str) -> (SocketAddr, Arc<AtomicBool>, impl Sized) {
+    let ill = Arc::new(AtomicBool::new(false));
+    let is_ill = ill.clone();
+    let (address, running) = scripted(move |_, mut socket| {
+        let ill = is_ill.clone();
+        async move {
+            while !read_until(&mut socket, "\r\n\r\n").await.is_empty() {
+                let status = if ill.load(Relaxed) { "503 x" } else { "200 OK" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        }
+    })
+    .await;
+    (address, ill, running)
+}
+
+/// The token that an answer gives, as the client sends it back.
+fn token(answer: &str, header: bool) -> Option<String> {
+    let line =
+        answer.lines().find_map(|line| line.strip_prefix(if header { "x-session: " } else { "set-cookie: " }))?;
+    let value = line.split(';').next()?;
+    Some(if header { format!("x-session: {value}\r\n") } else { format!("cookie: a=b; {value}\r\n") })
+}
+
+#[tokio::test]
+async fn clients_come_back_to_the_endpoint_that_answered_them_first() {
+    for header in [false, true] {
+        let (one, _, _one) = named("one").await;
+        let (two, _, _two) = named("two").await;
+        let (three, _, _three) = named("three").await;
+        let (four, _, _four) = named("four").await;
+        let clusters = [("a.shop:80", [one, two]), ("b.shop:80", [three, four])]
+            .map(|(name, addresses)| (Arc::new(cluster(name, addresses.map(endpoint).into())), 1));
+        let carrier = match header {
+            true => Carrier::Header("x-session".parse().expect("a name")),
+            false => Carrier::Cookie { name: "s".into(), path: "/".into(), permanent: false },
+        };
+        let filters = Filters { session: Some(Session { carrier, lifetime: None }), ..Filters::default() };
+        let action = WeightedClusters::new(clusters.clone()).map_or(RouteAction::NoBackend, RouteAction::Forward);
+        let sidecar = sidecar(Route { action, filters: filters.shared(), ..route(&clusters[0].0) }).await;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..12 {
+            let first = exchange_raw(sidecar.address, &get("/", "")).await;
+            let token = token(&first, header).expect("a token");
+            let name = first.rsplit("\r\n").next().expect("a body").to_owned();
+            for _ in 0..4 {
+                let again = exchange_raw(sidecar.address, &get("/", &token)).await;
+                assert!(again.ends_with(&format!("\r\n{name}")), "{again} after {first}");
+                assert!(self::token(&again, header).is_none(), "nothing new is told: {again}");
+            }
+            seen.insert(name);
+        }
+        assert!(seen.len() > 2, "without a token all are used: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_at_an_endpoint_that_fails_moves_with_a_new_token() {
+    let (one, _, _one) = named("one").await;
+    let (gone, ill, _gone) = named("gone").await;
+    let policy =
+        Policy { outliers: Some(OutlierDetection { gateway_failures: 2, ..Default::default() }), ..Policy::default() };
+    let cluster = Arc::new(with_policy(&[one, gone], policy));
+    let carrier = Carrier::Cookie { name: "s".into(), path: "/".into(), permanent: false };
+    let filters = Filters { session: Some(Session { carrier, lifetime: None }), ..Filters::default() };
+    let sidecar = sidecar(Route { filters: filters.shared(), ..route(&cluster) }).await;
+    let mut sent = String::new();
+    eventually_async("a session at the one that will fail", async || {
+        let answer = exchange_raw(sidecar.address, &get("/", "")).await;
+        sent = token(&answer, false).expect("a token");
+        answer.ends_with("gone")
+    })
+    .await;
+    ill.store(true, Relaxed);
+    for _ in 0..2 {
+        let failing = exchange_raw(sidecar.address, &get("/", &sent)).await;
+        assert!(failing.starts_with("HTTP/1.1 503") && token(&failing, false).is_none(), "{failing}");
+    }
+    let moved = exchange_raw(sidecar.address, &get("/", &sent)).await;
+    assert!(moved.ends_with("one"), "{moved}");
+    let fresh = token(&moved, false).expect("a new token");
+    assert!(exchange_raw(sidecar.address, &get("/", &fresh)).await.ends_with("one"));
+}
+
+async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..200 {
+        if holds().await {
+            return;
+        }
+    }
+    panic!("{what} has not come about");
 }
 
 #[tokio::test]
