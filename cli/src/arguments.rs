@@ -162,8 +162,8 @@ pub(crate) struct ExplainArguments {
     )]
     pub(crate) config: Option<PathBuf>,
 
-    /// Who sends the request: namespace and service account
-    #[arg(long, value_name = "NAMESPACE/ACCOUNT", default_value = "default/default")]
+    /// Who sends the request: namespace and service account, and from where if a policy asks
+    #[arg(long, value_name = "NAMESPACE/ACCOUNT[@ADDRESS]", default_value = "default/default")]
     pub(crate) from: Client,
 
     /// Two configurations: tell which requests would be treated differently

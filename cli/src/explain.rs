@@ -1,8 +1,10 @@
 //! What a sidecar would do with a request: the configuration is loaded, compiled and decoded by the very functions of the control
 //! server and the sidecar, and asked instead of served.
 
+mod authorization;
 mod words;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use malla_control::resources::Resources;
@@ -15,6 +17,7 @@ use malla_xds::ResourceType;
 use malla_xds::wire::Any;
 use serde::Serialize;
 
+pub(crate) use self::authorization::Admission;
 pub(crate) use self::words::{describe, print};
 
 /// Who sends a request.
@@ -22,15 +25,26 @@ pub(crate) use self::words::{describe, print};
 pub(crate) struct Client {
     pub(crate) namespace: String,
     pub(crate) service_account: String,
+    /// Where it connects from, for policies that ask; nowhere in particular if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<IpAddr>,
 }
 
 impl std::str::FromStr for Client {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('/') {
-            Some((namespace, account)) if !namespace.is_empty() && !account.is_empty() => {
-                Ok(Client { namespace: namespace.to_owned(), service_account: account.to_owned() })
+        let (name, address) = match text.split_once('@') {
+            Some((name, address)) => (name, Some(address)),
+            None => (text, None),
+        };
+        match (name.split_once('/'), address.map(str::parse)) {
+            (Some((namespace, account)), None | Some(Ok(_))) if !namespace.is_empty() && !account.is_empty() => {
+                let address = address.and_then(|address| address.parse().ok());
+                Ok(Client { namespace: namespace.to_owned(), service_account: account.to_owned(), address })
+            }
+            (_, Some(Err::<IpAddr, _>(_))) => {
+                Err(format!("{text:?} ends with no IP address: write web/front@10.1.2.3"))
             }
             _ => Err(format!("{text:?} is not a client: write namespace/service-account, as in web/front")),
         }
@@ -112,6 +126,9 @@ pub(crate) struct Backend {
     pub(crate) path: String,
     /// The headers that it sees, as far as they are known here.
     pub(crate) headers: Vec<(String, String)>,
+    /// Whether its sidecars let the client in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) admissions: Vec<Admission>,
 }
 
 /// A route that does not match.
@@ -161,12 +178,18 @@ pub(crate) fn fate(resources: &Resources, client: &Client, request: &Request) ->
             _ => return Ok(nothing(refused(404, "no_route"))),
         },
     };
-    Ok(through(&table, request, nothing(refused(404, "no_route"))))
+    through(resources, client, &table, request, nothing(refused(404, "no_route")))
 }
 
 /// What a table of routes makes of a request; `fate` is that of one which no route matches.
-fn through(table: &RouteTable, request: &Request, fate: Fate) -> Fate {
-    let Some(explained) = explain(table, request) else { return fate };
+fn through(
+    resources: &Resources,
+    client: &Client,
+    table: &RouteTable,
+    request: &Request,
+    fate: Fate,
+) -> anyhow::Result<Fate> {
+    let Some(explained) = explain(table, request) else { return Ok(fate) };
     let mut passed: Vec<Passed> = Vec::new();
     for (route, why) in &explained.passed {
         // One rule has several entries; the one that came closest tells most.
@@ -176,38 +199,40 @@ fn through(table: &RouteTable, request: &Request, fate: Fate) -> Fate {
             None => passed.push(Passed { route: route.name.to_string(), why: why.clone() }),
         }
     }
-    let Some(route) = explained.matched else { return Fate { passed, ..fate } };
+    let Some(route) = explained.matched else { return Ok(Fate { passed, ..fate }) };
     passed.retain(|passed| *passed.route != *route.name);
-    Fate {
-        what: what(route, request),
+    Ok(Fate {
+        what: what(resources, client, route, request)?,
         route: Some(route.name.to_string()),
         when: Some(malla_proxy::explain::words(&route.matcher)),
         passed,
         policies: words::policies(route),
         facts: Some(Facts { timeout: route.timeout, try_timeout: route.try_timeout, attempts: route.retry.attempts }),
         ..fate
-    }
+    })
 }
 
-fn what(route: &RouteSpec, request: &Request) -> What {
+fn what(resources: &Resources, client: &Client, route: &RouteSpec, request: &Request) -> anyhow::Result<What> {
     if let Some((status, location)) = request.location(route) {
-        return What::Answer { status, location: Some(location), reason: None };
+        return Ok(What::Answer { status, location: Some(location), reason: None });
     }
     let total: u64 = route.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
     if total == 0 {
-        return refused(500, "no_endpoints");
+        return Ok(refused(500, "no_endpoints"));
     }
     let backend = |(place, (cluster, weight)): (usize, &(malla_xds::Name, u32))| {
         let forwarded = request.forwarded(route, place);
-        Backend {
+        Ok(Backend {
             cluster: cluster.to_string(),
             percent: (f64::from(*weight) * 10_000.0 / total as f64).round() / 100.0,
             host: forwarded.host,
             path: forwarded.path,
             headers: forwarded.headers,
-        }
+            admissions: authorization::admissions(resources, client, request, (route, place), cluster)?,
+        })
     };
-    What::Forward { backends: route.clusters.iter().enumerate().map(backend).collect() }
+    let backends: anyhow::Result<_> = route.clusters.iter().enumerate().map(backend).collect();
+    Ok(What::Forward { backends: backends? })
 }
 
 fn refused(status: u16, reason: &'static str) -> What {
@@ -316,6 +341,49 @@ spec:
         let own = asked("web/front", "GET", "http://cart.shop/api", &[]);
         assert_eq!(describe(&own), "302 to http://elsewhere.example/api by HTTPRoute/web/own/0");
         assert_eq!(own.destination, "cart.shop:80");
+    }
+
+    #[test]
+    fn it_is_told_whether_the_caller_is_let_in_and_by_which_policy() {
+        let policies = "
+---
+apiVersion: malla.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: readers, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart}]
+  action: Allow
+  rules:
+  - from: [{serviceAccounts: [shop/reader]}]
+    to: [{methods: [GET]}]
+  - from: [{ipBlocks: [10.9.0.0/16]}]
+---
+apiVersion: malla.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: no-secrets, namespace: shop}
+spec: {action: Deny, rules: [{to: [{paths: [{type: PathPrefix, value: /api/secret}]}]}]}
+";
+        let route = MESH
+            .replace(", {name: cart-v2, port: 80, weight: 1}]", "]")
+            .replace("replacePrefixMatch: /}}", "replacePrefixMatch: /api}}");
+        let mesh = malla_config::load(&[SourceFile::new("mesh.yaml", format!("{route}{policies}"))]).expect("valid");
+        let resources = malla_control::offline::compiled(mesh).expect("compiles");
+        let asked = |from: &str, method: &str, path: &str| {
+            let request = Request::new(method, &format!("http://cart.shop{path}"), []).expect("a request");
+            let fate = fate(&resources, &from.parse().expect("a client"), &request).expect("decodes");
+            let What::Forward { backends } = fate.what else { panic!("{fate:?}") };
+            let [admission] = &backends[0].admissions[..] else { panic!("{backends:?}") };
+            assert_eq!(admission.workloads, ["cart-1.shop"]);
+            assert!(admission.asked.iter().any(|policy| policy.starts_with("shop/readers")), "{admission:?}");
+            (admission.allowed, admission.refused_by.clone().unwrap_or_default())
+        };
+        assert_eq!(asked("shop/reader", "GET", "/api"), (true, String::new()));
+        assert_eq!(asked("shop/reader", "POST", "/api"), (false, "none".to_owned()));
+        assert_eq!(asked("shop/other", "GET", "/api"), (false, "none".to_owned()));
+        assert_eq!(asked("shop/other@10.9.1.1", "POST", "/api"), (true, String::new()));
+        let (allowed, by) = asked("shop/reader", "GET", "/api/secret/1");
+        assert!(!allowed && by.starts_with("shop/no-secrets"), "what is forwarded is what is judged: {by}");
+        assert!("shop/a@b".parse::<Client>().is_err());
     }
 
     #[test]

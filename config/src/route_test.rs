@@ -56,8 +56,18 @@ fn expectation(
     index: &Index<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Expectation {
-    let TestExpectation { route, backends, status, location, host, path, request_timeout, try_timeout, attempts } =
-        written;
+    let TestExpectation {
+        route,
+        backends,
+        status,
+        location,
+        host,
+        path,
+        request_timeout,
+        try_timeout,
+        attempts,
+        allowed,
+    } = written;
     let backends = backends.map(|backends| {
         let mut ready = Vec::new();
         for (at, TestBackend { name, namespace, port, subset, percent }) in backends.into_iter().enumerate() {
@@ -93,6 +103,7 @@ fn expectation(
         request_timeout: time("requestTimeout", request_timeout),
         try_timeout: time("tryTimeout", try_timeout),
         attempts,
+        allowed,
     };
     if expectation == Expectation::default() {
         let help = "write what becomes of the request, as in `backends: [{name: cart, port: 80}]`";

@@ -2,16 +2,18 @@
 //!
 //! For `malla explain` and route tests. Nothing here runs for real requests.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri};
 
+use crate::authorize::{Authorization, Subject, Verdict, authorize};
 use crate::decode::RouteTable;
 use crate::decode::route::{RouteSpec, VirtualHostSpec};
 use crate::http::Head;
-use crate::names;
+use crate::names::{self, SpiffeId};
 use crate::route::{self, Mismatch};
 use crate::snapshot::{PathMatch, RouteMatch, ValueMatch};
 
@@ -121,6 +123,23 @@ impl Request {
             path: head.path.to_string(),
             headers,
         }
+    }
+
+    /// What the rules of a port say to it when a caller sends it by a route to the cluster at this place.
+    pub fn judged<'r>(
+        &self,
+        route: &RouteSpec,
+        place: usize,
+        rules: &'r Authorization,
+        peer: &SpiffeId,
+        source: IpAddr,
+        port: u16,
+    ) -> Verdict<'r> {
+        let mut head = self.head.clone();
+        if let Some(filters) = &route.filters {
+            head.filter(filters, place);
+        }
+        authorize(rules, &Subject { peer: Some(peer), source, port, head: Some(head.seen()) })
     }
 
     /// Where a route redirects it to, if it does.

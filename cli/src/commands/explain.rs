@@ -137,14 +137,16 @@ impl Asked {
 
     fn of_test(test: &malla_config::mesh::RouteTest) -> anyhow::Result<Asked> {
         let (namespace, service_account) = &test.from;
-        let client = Client { namespace: namespace.to_string(), service_account: service_account.to_string() };
+        let client =
+            Client { namespace: namespace.to_string(), service_account: service_account.to_string(), address: None };
         let headers = test.headers.iter().map(|(name, value)| (name.to_string(), value.to_string()));
         Self::new(client, &test.method, &test.url, headers.collect())
     }
 
     fn new(client: Client, method: &str, url: &str, headers: Vec<(String, String)>) -> anyhow::Result<Asked> {
-        let Client { namespace, service_account } = &client;
+        let Client { namespace, service_account, address } = &client;
         let mut text = format!("{method} {url} from {namespace}/{service_account}");
+        text.extend(address.map(|address| format!("@{address}")));
         headers.iter().for_each(|(name, value)| text += &format!(", {name}: {value}"));
         Ok(Asked { request: Request::new(method, url, headers)?, text, client })
     }

@@ -25,7 +25,7 @@ pub(crate) fn broken(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
 
 fn run(resources: &Resources, test: &RouteTest) -> anyhow::Result<Vec<String>> {
     let (namespace, account) = &test.from;
-    let client = Client { namespace: namespace.to_string(), service_account: account.to_string() };
+    let client = Client { namespace: namespace.to_string(), service_account: account.to_string(), address: None };
     let headers = test.headers.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     let request = match Request::new(&test.method, &test.url, headers) {
         Ok(request) => request,
@@ -38,7 +38,8 @@ fn run(resources: &Resources, test: &RouteTest) -> anyhow::Result<Vec<String>> {
 }
 
 fn compare(fate: &Fate, expect: &Expectation) -> Vec<String> {
-    let Expectation { route, backends, status, location, host, path, request_timeout, try_timeout, attempts } = expect;
+    let Expectation { route, backends, status, location, host, path, request_timeout, try_timeout, attempts, allowed } =
+        expect;
     let mut faults = Vec::new();
     let mut same = |what: &str, expected: Option<String>, found: Option<String>| {
         if let Some(expected) = expected
@@ -77,6 +78,17 @@ fn compare(fate: &Fate, expect: &Expectation) -> Vec<String> {
     let first = sent_to.first();
     same("the host", host.as_deref().map(str::to_owned), first.map(|backend| backend.host.clone()));
     same("the path", path.as_deref().map(str::to_owned), first.map(|backend| backend.path.clone()));
+    let admissions = || sent_to.iter().flat_map(|backend| &backend.admissions);
+    let let_in = match admissions().filter(|admission| admission.allowed).count() {
+        0 if admissions().next().is_some() => "refused",
+        number if number < admissions().count() => "refused by some",
+        _ => "let in",
+    };
+    same(
+        "the caller",
+        allowed.map(|allowed| if allowed { "let in" } else { "refused" }.to_owned()),
+        Some(let_in.to_owned()),
+    );
     let facts = fate.facts.as_ref();
     let time = |time: std::time::Duration| format!("{time:?}");
     same("the request's time-out", request_timeout.map(time), facts.and_then(|facts| facts.timeout).map(time));

@@ -3,7 +3,7 @@
 use malla_proxy::decode::route::RouteSpec;
 use malla_proxy::filter::Filters;
 
-use super::{Backend, Fate, What};
+use super::{Admission, Backend, Fate, What};
 use crate::output::{self, Paint};
 
 /// Routes that came close and are shown.
@@ -25,10 +25,43 @@ pub(crate) fn describe(fate: &Fate) -> String {
 }
 
 fn share(backend: &Backend) -> String {
+    let refused = match backend.admissions.iter().filter(|admission| !admission.allowed).count() {
+        0 => "",
+        number if number == backend.admissions.len() => " (refused there)",
+        _ => " (refused by some)",
+    };
     match backend.percent {
-        100.0 => backend.cluster.clone(),
-        percent => format!("{} {percent} %", backend.cluster),
+        100.0 => format!("{}{refused}", backend.cluster),
+        percent => format!("{} {percent} %{refused}", backend.cluster),
     }
+}
+
+/// Workloads that are named.
+const NAMED: usize = 3;
+
+/// What the sidecars of some workloads say to the caller.
+fn let_in(admission: &Admission) -> String {
+    let Admission { allowed: _, refused_by, audited_by, asked, sidecar, workloads } = admission;
+    let named: Vec<&str> = workloads.iter().take(NAMED).map(String::as_str).collect();
+    let more = match workloads.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let at = format!("{}{more}", named.join(", "));
+    let mut words = match refused_by.as_deref() {
+        Some("none") => format!("refused by {at} with 403 denied: none of {} allows it", asked.join(", ")),
+        Some(policy) => format!("refused by {at} with 403 denied: {policy} denies it"),
+        None if !sidecar => format!("not asked by {at}, which has no sidecar"),
+        None if asked.is_empty() => format!("let in by {at}: no policy is about it"),
+        None => format!("let in by {at}, as {} say", asked.join(", ")),
+    };
+    if let Some(policy) = audited_by {
+        words.push_str(&match policy.as_str() {
+            "none" => "; only audited: no policy allows it".to_owned(),
+            policy => format!("; only audited: {policy} denies it"),
+        });
+    }
+    words
 }
 
 /// Everything that is known of a fate.
@@ -52,6 +85,7 @@ pub(crate) fn print(fate: &Fate, paint: Paint) -> anyhow::Result<()> {
             for backend in backends {
                 let seen = format!("{}, which sees {}{}", share(backend), backend.host, backend.path);
                 lines.push(line("to", &seen));
+                lines.extend(backend.admissions.iter().map(|admission| line("caller", &let_in(admission))));
             }
         }
         _ => lines.push(line("answer", &describe(&Fate { route: None, ..fate.clone() }))),

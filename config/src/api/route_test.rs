@@ -71,6 +71,9 @@ pub struct TestExpectation {
     /// Retries after the first try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// Whether the sidecars of the backends let the caller in (`AuthorizationPolicy`): all of them, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<bool>,
 }
 
 /// A backend that is expected.

@@ -56,4 +56,6 @@ pub struct Expectation {
     pub try_timeout: Option<Duration>,
     /// Retries after the first try.
     pub attempts: Option<u32>,
+    /// Whether all backends let the caller in, or none.
+    pub allowed: Option<bool>,
 }
