@@ -143,10 +143,13 @@ fn policy(cursor: Cursor<'_>, spec: &TrafficPolicySpec, diagnostics: &mut Diagno
     if let Some(written) = limits {
         policy.limits = self::limits(cursor.field("limits"), written, diagnostics);
     }
-    if let Some(api::Timeouts { connect, idle }) = timeouts {
+    if let Some(api::Timeouts { connect, idle, request_idle }) = timeouts {
         let mut at = Durations { cursor: cursor.field("timeouts"), diagnostics };
         policy.connect_timeout = at.within("connect", connect, default.connect_timeout, MILLISECOND, 10 * MINUTE);
         policy.idle_timeout = at.within("idle", idle, default.idle_timeout, SECOND, 24 * HOUR);
+        let least = 10 * MILLISECOND;
+        policy.request_idle_timeout =
+            request_idle.as_ref().map(|_| at.within("requestIdle", request_idle, HOUR, least, 24 * HOUR));
     }
     if let Some(written) = load_balancer {
         policy.load_balancer = self::load_balancer(cursor.field("loadBalancer"), written, diagnostics);

@@ -301,6 +301,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// Connections without a request, or a byte, are closed after this. Default 1 h.
     pub idle_timeout: Duration,
+    /// A request on whose stream nothing moves for so long ends. Default none.
+    pub request_idle_timeout: Option<Duration>,
     /// How its endpoints are balanced and watched.
     pub policy: Arc<Policy>,
     /// Where the answers of its endpoints are told; its state is kept across snapshots.
@@ -323,6 +325,7 @@ impl Default for Cluster {
             tls: None,
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(3600),
+            request_idle_timeout: None,
             policy: Arc::default(),
             feedback: Arc::default(),
             limits: Limits::default(),

@@ -63,6 +63,9 @@ pub struct ClusterPolicy {
     /// A limit on requests that follows latency; absent is off.
     #[prost(message, optional, tag = "4")]
     pub overload: Option<Overload>,
+    /// A request on whose stream nothing moves for so long ends; zero is never.
+    #[prost(uint64, tag = "5")]
+    pub request_idle: u64,
 }
 
 /// Preference by locality.

@@ -31,7 +31,7 @@ pub struct TrafficPolicySpec {
     /// Limits of each sidecar towards the service (circuit breaking); beyond them requests fail at once with `circuit_open`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
-    /// Time-outs of connections. Those of requests are the route's.
+    /// Time-outs of connections, and of requests that stand still. Those of whole requests are the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
     /// How much retries may add to the load of the service.
@@ -281,6 +281,10 @@ pub struct Timeouts {
     /// A connection without a request, or a TCP connection without a byte, is closed after this. Default `1h`, 1s to 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<String>,
+    /// A request on whose stream nothing was sent or received for so long ends with `idle_timeout`. Default: none, 10ms to 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub request_idle: Option<String>,
 }
 
 /// How much retries may add.

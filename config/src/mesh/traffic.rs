@@ -27,6 +27,8 @@ pub struct TrafficPolicy {
     pub connect_timeout: Duration,
     /// Without a request, or a byte. Default 1 h.
     pub idle_timeout: Duration,
+    /// A request on whose stream nothing moves for so long ends. Default none.
+    pub request_idle_timeout: Option<Duration>,
     /// How much retries may add.
     pub retry_budget: RetryBudget,
     /// When failing endpoints are left out; `None` is never. Default on.
@@ -64,6 +66,7 @@ impl Default for TrafficPolicy {
             limits: TrafficLimits::default(),
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(3600),
+            request_idle_timeout: None,
             retry_budget: RetryBudget::default(),
             outlier_detection: Some(OutlierDetection::default()),
             health_check: None,

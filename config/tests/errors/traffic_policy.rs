@@ -28,6 +28,7 @@ fn values_are_within_their_bounds() {
         ("limits: {perEndpoint: {maxRequests: 0}}", 39, "0", "from 1"),
         ("timeouts: {connect: 11m}", 23, "`11m` is out of bounds", "from 1ms to 10m"),
         ("timeouts: {idle: 25h}", 20, "`25h` is out of bounds", "from 1s to 24h"),
+        ("timeouts: {requestIdle: 1ms}", 27, "`1ms` is out of bounds", "from 10ms to 24h"),
         ("retryBudget: {percent: 101}", 26, "101", "from 0 to 100"),
         ("loadBalancer: {algorithm: fastest}", 29, "fastest", "peakEwma"),
         ("loadBalancer: {algorithm: leastRequest, choices: 1}", 52, "1", "from 2 to 10"),

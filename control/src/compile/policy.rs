@@ -263,6 +263,7 @@ fn extension(policy: &TrafficPolicy, several: bool) -> ClusterPolicy {
     let outliers = policy.outlier_detection.as_ref();
     ClusterPolicy {
         pending_timeout: milliseconds(policy.limits.pending_timeout),
+        request_idle: policy.request_idle_timeout.map_or(0, milliseconds),
         locality: several.then(|| locality(&policy.load_balancer.locality)),
         latency_outlier: outliers.and_then(|outliers| outliers.latency.as_ref()).map(|latency| {
             policy::LatencyOutlier {

@@ -37,6 +37,8 @@ pub struct ClusterSpec {
     pub connect_timeout: Duration,
     /// Connections without a request, or a byte, are closed after this.
     pub idle_timeout: Duration,
+    /// A request on whose stream nothing moves for so long ends.
+    pub request_idle_timeout: Option<Duration>,
     /// Circuit breaking.
     pub limits: Limits,
     /// Retries: in percent of requests, per second in any case, most at a time.
@@ -90,6 +92,7 @@ pub(super) fn decode(name: &str, written: &Cluster) -> Result<ClusterSpec, Fault
         tls,
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(CONNECT_TIMEOUT),
         idle_timeout: idle_timeout.unwrap_or(IDLE_TIMEOUT),
+        request_idle_timeout: own.request_idle,
         limits: Limits { pending_timeout: own.pending_timeout, ..limits(name, written.circuit_breakers.as_ref())? },
         retry_budget: retry_budget(written.circuit_breakers.as_ref()),
         policy: own.policy.into(),

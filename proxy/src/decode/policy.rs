@@ -34,6 +34,7 @@ use crate::policy::{
 pub(super) struct Decoded {
     pub(super) policy: Policy,
     pub(super) pending_timeout: Duration,
+    pub(super) request_idle: Option<Duration>,
 }
 
 /// Where a control server says nothing.
@@ -63,6 +64,7 @@ pub(super) fn decode(written: &Cluster) -> Result<Decoded, Fault> {
             health_check: health_check(&written.health_checks)?,
             overload: own.overload.as_ref().map(overload).transpose().at("metadata.overload")?,
         },
+        request_idle: (own.request_idle > 0).then(|| Duration::from_millis(own.request_idle)),
         pending_timeout: Some(Duration::from_millis(own.pending_timeout))
             .filter(|timeout| !timeout.is_zero())
             .unwrap_or(PENDING_TIMEOUT)
@@ -419,6 +421,7 @@ mod tests {
     fn what_has_no_field_is_in_metadata() {
         let own = wire::ClusterPolicy {
             pending_timeout: 250,
+            request_idle: 1500,
             locality: Some(wire::Locality { nearest: true, minimum_healthy_percent: 80, ..Default::default() }),
             latency_outlier: Some(wire::LatencyOutlier {
                 threshold_percent: 300,
@@ -434,8 +437,8 @@ mod tests {
         };
         let with =
             |own: &wire::ClusterPolicy| decode(&Cluster { metadata: Some(own.metadata()), ..Default::default() });
-        let Decoded { policy, pending_timeout } = with(&own).unwrap_or_else(|fault| panic!("{fault}"));
-        assert_eq!(pending_timeout, Duration::from_millis(250));
+        let Decoded { policy, pending_timeout, request_idle } = with(&own).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!((pending_timeout, request_idle), (Duration::from_millis(250), Some(Duration::from_millis(1500))));
         assert!(policy.locality.nearest && policy.locality.minimum_healthy == 80);
         assert_eq!(policy.outliers.and_then(|outliers| outliers.latency).map(|latency| latency.threshold), Some(300));
         assert_eq!(policy.overload.map(|overload| (overload.minimum, overload.maximum)), Some((5, 50)));

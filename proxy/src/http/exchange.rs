@@ -16,6 +16,7 @@ use super::failure::{Failure, MALLA_NOT_RETRIED, MALLA_REASON, told};
 use super::forward::{Plan, Upstream, UpstreamBody, forward};
 use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::head::{Head, MALLA_UPGRADE, Original, Upgrade, strip_response};
+use super::idle::{Idle, Watch};
 use super::mirror;
 use super::request_body::Gate;
 use super::response::{Exchange, ResponseBody};
@@ -59,7 +60,7 @@ pub(super) enum Served {
 /// Serves a request. Never fails: a failure becomes an answer.
 pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Served {
     let Arrived { head, body, outcome, gate, client } = arrived;
-    let mut exchange = Exchange { outcome, grpc: false, deadline: None, held: None, client };
+    let mut exchange = Exchange { outcome, grpc: false, deadline: None, idle: None, held: None, client };
     let result = match head {
         Ok(mut head) => {
             exchange.grpc = head.is_grpc();
@@ -107,6 +108,8 @@ struct Context {
     http2: bool,
     upgrade: Option<Upgrade>,
     deadline: Option<Instant>,
+    /// Ends it when nothing moves.
+    idle: Option<Arc<Idle>>,
     /// What the route does to the answer.
     filters: Option<OfAnswer>,
 }
@@ -384,7 +387,9 @@ async fn run(
     let gate = expects_continue(&mut head, &body).then(|| gate.unwrap_or_default());
     let deadline = deadline(connection, route, &head, exchange);
     let default_host = default_host(service);
-    let context = Context { http2: connection.http2, upgrade: head.upgrade.clone(), deadline, filters: None };
+    let idle = cluster.request_idle_timeout.map(Idle::new);
+    let upgrade = head.upgrade.clone();
+    let context = Context { http2: connection.http2, upgrade, deadline, idle: idle.clone(), filters: None };
     let plan = Plan {
         cluster,
         fixed,
@@ -392,6 +397,7 @@ async fn run(
         try_timeout: route.try_timeout,
         grpc_deadline: deadline.filter(|_| exchange.grpc),
         deadline,
+        idle,
         source: connection.source,
         retry: &route.retry,
         default_host,
@@ -485,6 +491,7 @@ fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut ex
             exchange.deadline = earlier(context.deadline, try_deadline)
                 .filter(|_| !body.is_end_stream())
                 .map(|(at, reason)| (Box::pin(sleep_until(at)), reason));
+            exchange.idle = context.idle.clone().filter(|_| !body.is_end_stream()).map(Watch::new);
             head.version = if context.http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
             Served::Answer(Response::from_parts(head, ResponseBody::new(body, exchange)))
         }

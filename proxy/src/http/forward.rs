@@ -27,6 +27,7 @@ use super::body::{Body, BodyError, grpc_status};
 use super::failure::{Failure, told};
 use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::head::{Head, MALLA_UPGRADE, Original, Upgrade};
+use super::idle::Idle;
 use super::pipe::{Pipe, PipeError};
 use super::replay::Replay;
 use super::request_body::{Gate, RequestBody};
@@ -58,6 +59,8 @@ pub(super) struct Plan<'a> {
     pub(super) grpc_deadline: Option<Instant>,
     /// When the whole request must be over.
     pub(super) deadline: Option<Instant>,
+    /// Ends it when nothing moves.
+    pub(super) idle: Option<Arc<Idle>>,
     /// The client's address, where it is known.
     pub(super) source: Option<IpAddr>,
     pub(super) retry: &'a Retry,
@@ -167,14 +170,15 @@ pub(super) async fn forward(
             head.headers.insert(GRPC_TIMEOUT, grpc_timeout::write(until.duration_since(Instant::now())));
         }
         let kept = recorded.as_ref().filter(|_| left > 0).map(|(_, replay)| (head.clone(), replay));
+        if let Some(idle) = &plan.idle {
+            idle.touch();
+        }
         let result = {
             let sending = pin!(send(worker, plan, &target, head, body, gate.as_ref(), left > 0));
-            match try_deadline {
-                None => sending.await,
-                Some(at) => timeout_at(at, sending).await.unwrap_or_else(|_| {
-                    let failure = Failure::new(Reason::TryTimeout, format!("{target} did not answer in time"));
-                    Err(TryFailure::new(failure, None))
-                }),
+            match &plan.idle {
+                None => in_time(sending, try_deadline, &target).await,
+                // Boxed: few ask for it, and every request would have to have room for it.
+                Some(idle) => Box::pin(unless_idle(idle, in_time(sending, try_deadline, &target), &target)).await,
             }
         };
         let cause;
@@ -242,6 +246,37 @@ pub(super) async fn forward(
         drop(load);
         sleep(jittered(interval)).await;
         interval = interval.saturating_mul(2).min(plan.retry.max_interval);
+    }
+}
+
+/// A try within its time.
+async fn in_time(
+    sending: Pin<&mut impl Future<Output = Result<Answer, TryFailure>>>,
+    deadline: Option<Instant>,
+    target: &Target,
+) -> Result<Answer, TryFailure> {
+    match deadline {
+        None => sending.await,
+        Some(at) => timeout_at(at, sending).await.unwrap_or_else(|_| {
+            let failure = Failure::new(Reason::TryTimeout, format!("{target} did not answer in time"));
+            Err(TryFailure::new(failure, None))
+        }),
+    }
+}
+
+/// A try, as long as something moves.
+async fn unless_idle(
+    idle: &Idle,
+    sending: impl Future<Output = Result<Answer, TryFailure>>,
+    target: &Target,
+) -> Result<Answer, TryFailure> {
+    tokio::select! {
+        biased;
+        result = sending => result,
+        () = idle.over() => {
+            let failure = Failure::new(Reason::IdleTimeout, format!("{target} has said nothing"));
+            Err(TryFailure::new(failure, None))
+        }
     }
 }
 
@@ -402,7 +437,7 @@ async fn over_http2(
             switching = Some(stream);
             None
         }
-        None => (!ended).then(|| Pipe::new(RequestBody::new(body, gate.cloned()), stream)),
+        None => (!ended).then(|| Pipe::new(RequestBody::new(body, gate.cloned(), plan.idle.clone()), stream)),
     };
     let mut broken = None;
     let answered = std::future::poll_fn(|cx| {
@@ -512,7 +547,7 @@ async fn over_http1(
     let stale = lease.was_idle_for().is_some_and(|idle| idle > BUSY);
     let kept = (repeatable && stale).then(|| head.clone());
     let (original, upgrade) = (head.original, head.upgrade.clone());
-    let mut request = head.into_http1(plan.default_host, RequestBody::new(body, gate.cloned()));
+    let mut request = head.into_http1(plan.default_host, RequestBody::new(body, gate.cloned(), plan.idle.clone()));
     if let Some(gate) = gate.cloned() {
         hyper::ext::on_informational(&mut request, move |informational| {
             if informational.status() == http::StatusCode::CONTINUE {

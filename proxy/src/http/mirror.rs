@@ -74,6 +74,7 @@ async fn send(
         try_timeout: None,
         grpc_deadline: None,
         deadline: None,
+        idle: None,
         source: None,
         retry: &retry,
         default_host: host,

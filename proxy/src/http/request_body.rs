@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use super::body::{Body, BodyError};
+use super::idle::Idle;
 use crate::reason::Reason;
 
 /// How long the upstream's `100 Continue` is waited for.
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct RequestBody {
     body: Body,
     gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
+    /// Who wants to know that something moves.
+    idle: Option<Arc<Idle>>,
 }
 
 /// Keeps a body back.
@@ -66,8 +69,8 @@ impl Gate {
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Body, gate: Option<Arc<Gate>>) -> Self {
-        RequestBody { body, gate: gate.map(|gate| (gate, Box::pin(sleep(PATIENCE)))) }
+    pub(crate) fn new(body: Body, gate: Option<Arc<Gate>>, idle: Option<Arc<Idle>>) -> Self {
+        RequestBody { body, gate: gate.map(|gate| (gate, Box::pin(sleep(PATIENCE)))), idle }
     }
 
     /// What was received.
@@ -94,7 +97,11 @@ impl http_body::Body for RequestBody {
             }
             this.gate = None;
         }
-        Pin::new(&mut this.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(idle) = &this.idle {
+            idle.touch();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::body::{Body, BodyError, grpc_status};
 use super::client_io::ClientState;
 use super::failure::Failure;
+use super::idle::Watch;
 use super::request_body::Gate;
 use crate::balance::{LoadGuard, RetryGuard, UsageGuard};
 use crate::outcome::Outcome;
@@ -35,6 +36,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc: bool,
     /// When the exchange must be over, and the word for it.
     pub(crate) deadline: Option<(Pin<Box<Sleep>>, Reason)>,
+    /// Ends it when nothing moves.
+    pub(crate) idle: Option<Watch>,
     pub(crate) held: Option<Held>,
     /// The HTTP/1 connection of the client.
     pub(crate) client: Option<Arc<ClientState>>,
@@ -121,7 +124,16 @@ impl http_body::Body for ResponseBody {
             let failure = Failure::new(reason, "the response had begun");
             return Poll::Ready(this.fail(&failure, BodyError::Ended(reason)));
         }
-        match Pin::new(&mut this.body).poll_frame(cx) {
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(Exchange { idle: Some(idle), .. }) = &mut this.exchange {
+            if polled.is_ready() {
+                idle.touch();
+            } else if idle.poll_over(cx).is_ready() {
+                let failure = Failure::new(Reason::IdleTimeout, "the response had begun");
+                return Poll::Ready(this.fail(&failure, BodyError::Ended(Reason::IdleTimeout)));
+            }
+        }
+        match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
                 this.finish();

@@ -376,6 +376,7 @@ fn build(
         tls: spec.tls.clone(),
         connect_timeout: spec.connect_timeout,
         idle_timeout: spec.idle_timeout,
+        request_idle_timeout: spec.request_idle_timeout,
         policy,
         feedback,
         limits: spec.limits,

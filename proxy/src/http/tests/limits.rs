@@ -357,3 +357,32 @@ fn a_connection_and_a_request_need_little_memory() {
     let served = std::mem::size_of_val(&super::super::serve(worker, tokio::io::duplex(1).0, Version::Http1, side));
     assert!(request < 8192 && served < 8192, "{request} bytes for a request, {served} for a connection");
 }
+
+#[tokio::test]
+async fn a_request_on_which_nothing_moves_ends_and_one_that_trickles_does_not() {
+    const IDLE: Duration = Duration::from_millis(400);
+    // Says the head and then a byte every now and then, or nothing at all.
+    let (address, _running) = scripted(|_, mut socket| async move {
+        let head = read_until(&mut socket, "\r\n\r\n").await;
+        if head.starts_with("GET /silent") {
+            std::future::pending::<()>().await;
+        }
+        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n").await;
+        let bytes = if head.starts_with("GET /trickle") { 6 } else { 3 };
+        for _ in 0..bytes {
+            tokio::time::sleep(IDLE / 3).await;
+            let _ = socket.write_all(b"x").await;
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let cluster = Cluster { request_idle_timeout: Some(IDLE), ..cluster("cart.shop:80", vec![endpoint(address)]) };
+    let sidecar = outbound(worker(knows(route(&Arc::new(cluster))), "web"), Version::Http1).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n");
+    let silent = exchange_raw(sidecar.address, &get("/silent")).await;
+    assert!(silent.starts_with("HTTP/1.1 504") && silent.contains("malla-reason: idle_timeout"), "{silent}");
+    let trickle = exchange_raw(sidecar.address, &get("/trickle")).await;
+    assert!(trickle.ends_with("\r\n\r\nxxxxxx"), "longer than the limit, but never still: {trickle}");
+    let stops = exchange_raw(sidecar.address, &get("/stops")).await;
+    assert!(stops.ends_with("\r\n\r\nxxx"), "cut short: {stops}");
+}
