@@ -191,7 +191,7 @@ pub(crate) struct ExplainArguments {
     after_help = "Examples:\n  malla schema --format json Workload\n  malla schema --format crd | kubectl apply -f -"
 )]
 pub(crate) struct SchemaArguments {
-    /// JSON Schema (for editors) or CustomResourceDefinitions (for Kubernetes)
+    /// JSON Schema (for editors), CustomResourceDefinitions (for Kubernetes), or a reference for people
     #[arg(long, value_enum, default_value_t = SchemaFormat::Json)]
     pub(crate) format: SchemaFormat,
 
@@ -206,6 +206,8 @@ pub(crate) enum SchemaFormat {
     Crd,
     /// JSON Schema
     Json,
+    /// Every parameter with its type, default and bounds, as Markdown
+    Markdown,
 }
 
 #[derive(Debug, Args)]

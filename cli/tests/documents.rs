@@ -61,6 +61,17 @@ fn every_alert_has_a_page() {
 }
 
 #[test]
+fn the_reference_is_that_of_the_schemas() {
+    let written = document("docs/reference.md");
+    let expected = malla_config::reference();
+    let differs = written.lines().zip(expected.lines()).find(|(written, expected)| written != expected);
+    assert!(
+        written == expected,
+        "docs/reference.md is out of date: run `malla schema --format markdown > docs/reference.md`; {differs:?}"
+    );
+}
+
+#[test]
 fn every_link_between_documents_leads_somewhere() {
     for path in [
         "README.md",
@@ -71,6 +82,8 @@ fn every_link_between_documents_leads_somewhere() {
         "docs/observability.md",
         "docs/metrics.md",
         "docs/alerts.md",
+        "docs/routes.md",
+        "docs/reference.md",
     ] {
         let directory = Path::new(path).parent().unwrap_or(Path::new(""));
         for target in document(path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

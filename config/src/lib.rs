@@ -35,6 +35,7 @@ mod names;
 mod notices;
 mod object;
 mod protocol;
+mod reference;
 mod reference_grant;
 mod render;
 mod retry;
@@ -55,6 +56,7 @@ mod yaml;
 
 pub use diagnostic::{Code, Diagnostic, Related, Report, Severity};
 pub use mesh::Mesh;
+pub use reference::reference;
 pub use render::Style;
 pub use schema::{KindSchema, schema};
 pub use source::SourceFile;

@@ -14,6 +14,10 @@ use crate::output;
 /// # Errors
 /// There is no such kind, or standard output is gone.
 pub(crate) fn run(arguments: &SchemaArguments) -> anyhow::Result<ExitCode> {
+    if arguments.format == SchemaFormat::Markdown && arguments.kind.is_none() {
+        output::print(malla_config::reference().trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut schemas = malla_config::schema();
     if let Some(wanted) = &arguments.kind {
         let kinds: Vec<&str> = schemas.iter().map(|schema| schema.kind).collect();
@@ -29,6 +33,7 @@ pub(crate) fn run(arguments: &SchemaArguments) -> anyhow::Result<ExitCode> {
             output::print(documents.join("\n---\n"))?;
         }
         (SchemaFormat::Json, [one]) if arguments.kind.is_some() => output::print_json(&one.json_schema)?,
+        (SchemaFormat::Markdown, _) => bail!("the reference is of all kinds: leave the kind out"),
         (SchemaFormat::Json, schemas) => output::print_json(&any_of(schemas))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -33,7 +33,8 @@ pub struct FaultInjectionSpec {
 /// How long requests wait.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 pub struct FaultDelay {
-    /// The time, at most `1h`.
+    /// The time, 1ms to 1h.
+    #[schemars(extend("format" = "duration"))]
     pub duration: String,
     /// Percentage of the requests, from 0 to 100, with at most four decimal places. Default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]

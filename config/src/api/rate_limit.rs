@@ -20,8 +20,9 @@ pub struct RateLimitSpec {
     /// Requests that are let through in each interval.
     #[schemars(range(min = 1))]
     pub requests: u32,
-    /// The interval, from `10ms` to `1h`. Default `1s`.
+    /// The interval. Default `1s`, 10ms to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub interval: Option<String>,
     /// Requests that are let through at once after a pause. Default: as many as `requests`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,8 +45,9 @@ pub struct ClientLimit {
     /// Requests that are let through in each interval.
     #[schemars(range(min = 1))]
     pub requests: u32,
-    /// The interval, from `10ms` to `1h`. Default `1s`.
+    /// The interval. Default `1s`, 10ms to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub interval: Option<String>,
     /// Requests that are let through at once after a pause. Default: as many as `requests`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,8 +72,9 @@ pub struct ValueLimit {
     /// Requests that are let through in each interval.
     #[schemars(range(min = 1))]
     pub requests: u32,
-    /// The interval, from `10ms` to `1h`. Default `1s`.
+    /// The interval. Default `1s`, 10ms to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub interval: Option<String>,
     /// Requests that are let through at once after a pause. Default: as many as `requests`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

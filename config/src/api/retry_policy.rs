@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RetryPolicySpec {
-    /// Further tries after the first, each at another endpoint if there is one; zero means none. Default 1.
+    /// Further tries after the first, each at another endpoint if there is one; zero means none. Default 1, 0 to 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 10))]
     pub attempts: Option<u32>,
@@ -40,8 +40,9 @@ pub struct RetryPolicySpec {
     /// Of which methods `codes` and `resets` are tried again. Default `idempotent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub methods: Option<RetryMethods>,
-    /// How long one try may take, within the time of the whole request.
+    /// How long one try may take, within the time of the whole request. Default: no limit, 1ms to 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub per_try_timeout: Option<String>,
     /// How long to wait before a further try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,11 +62,13 @@ pub enum RetryMethods {
 /// How long to wait before a further try.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 pub struct RetryBackoff {
-    /// Before the second try; doubled each time, and jittered. Default `25ms`.
+    /// Before the second try; doubled each time, and jittered. Default `25ms`, 1ms to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub base: Option<String>,
-    /// The longest. Default: ten times `base`.
+    /// The longest. Default: ten times `base`, 1ms to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub max: Option<String>,
 }
 

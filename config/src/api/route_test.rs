@@ -62,11 +62,13 @@ pub struct TestExpectation {
     /// The path, with the query, that the backend sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The time-out of the whole request.
+    /// The time-out of the whole request. Default: any, 1ms to 99999h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub request_timeout: Option<String>,
-    /// The time-out of each try.
+    /// The time-out of each try. Default: any, 1ms to 99999h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub try_timeout: Option<String>,
     /// Retries after the first try.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -174,6 +174,7 @@ pub struct HashOn {
 #[serde(rename_all = "camelCase")]
 pub struct SlowStart {
     /// Until it has its whole share. 1s to 1h.
+    #[schemars(extend("format" = "duration"))]
     pub window: String,
     /// The share that it begins with, in percent of its own. Default 10, 1 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -244,6 +245,7 @@ pub struct Limits {
     pub max_pending_requests: Option<u32>,
     /// How long a request waits for a connection where a limit keeps it from one. Default `1s`, 1ms to 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub pending_timeout: Option<String>,
     /// Requests in flight. Default 10000, at least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,9 +279,11 @@ pub struct EndpointLimits {
 pub struct Timeouts {
     /// For TCP and TLS together. Default `1s`, 1ms to 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub connect: Option<String>,
     /// A connection without a request, or a TCP connection without a byte, is closed after this. Default `1h`, 1s to 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub idle: Option<String>,
     /// A request on whose stream nothing was sent or received for so long ends with `idle_timeout`. Default: none, 10ms to 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -318,13 +322,16 @@ pub struct OutlierDetection {
     pub consecutive_5xx: Option<u32>,
     /// How often success rate, failure percentage and latency are looked at. Default `10s`, 1s to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub interval: Option<String>,
     /// How long an endpoint is left out the first time; the n-th time in a row n times as long, and up to a tenth longer at random.
     /// Default `30s`, 1s to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub base_ejection_time: Option<String>,
     /// How long at most. Default `300s`, 1s to 24h, not below `baseEjectionTime`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub max_ejection_time: Option<String>,
     /// The share of endpoints that may be left out at the same time, in percent; of two or more endpoints, always one. Default 50, 0
     /// to 100.
@@ -411,9 +418,11 @@ pub struct HealthCheck {
     pub tcp: Option<TcpHealthCheck>,
     /// How often each sidecar asks each endpoint, up to a tenth sooner or later at random. Default `10s`, 100ms to 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub interval: Option<String>,
     /// How long an answer may take. Default `1s`, 1ms to 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub timeout: Option<String>,
     /// Failures in a row that make an endpoint unhealthy. Default 3, 1 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -477,5 +486,6 @@ pub struct AdaptiveConcurrency {
     pub maximum: Option<u32>,
     /// How often the limit is set anew. Default `100ms`, 10ms to 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
     pub interval: Option<String>,
 }
