@@ -11,6 +11,7 @@ mod guide;
 mod ledger;
 mod mesh;
 mod mysql;
+mod offers;
 mod program;
 mod prometheus;
 mod summary;

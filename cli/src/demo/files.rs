@@ -1,8 +1,8 @@
 //! The mesh's files: what the demo writes for people to read and edit.
 //!
 //! It owns the texts and where they go. It never overwrites what somebody may have edited: routes and services are written
-//! only into a directory that has no YAML yet; only the list of workloads, which follows the addresses of this run, is
-//! written at every start.
+//! only into a directory that has no YAML yet; only the list of workloads, which follows the addresses of this run, and what is
+//! offered to be tried are written at every start.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::addresses::Addresses;
+use super::offers;
 use super::topology::{AGENCY, DATABASE_PORT, HTTP_PORT, INSTANCES, PARTS, VERSIONED};
 
 /// File with the workloads: written at each start.
@@ -51,6 +52,7 @@ impl MeshDirectory {
             }
         }
         write(&path, WORKLOADS, &workloads(addresses))?;
+        offers::write(&path)?;
         Ok(MeshDirectory { path, _temporary: temporary })
     }
 

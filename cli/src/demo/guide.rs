@@ -1,4 +1,4 @@
-//! What the demo says to people: where things are, and three things to try, with commands that work as they stand.
+//! What the demo says to people: where things are, and what to try, with commands that work as they stand.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::addresses::Addresses;
 use super::files::route_file;
+use super::offers;
 use super::prometheus;
 use super::topology::INSTANCES;
 use crate::arguments::DemoArguments;
@@ -39,7 +40,7 @@ impl Guide {
         Guide { lines, paint }
     }
 
-    /// The three things to try.
+    /// The things to try.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.clone()
     }
@@ -56,10 +57,12 @@ impl Guide {
     }
 }
 
-/// (what it shows, commands): shift traffic, break an instance, break the configuration.
-fn experiments(directory: &Path, switchboard: SocketAddr) -> [(&'static str, Vec<String>); 3] {
+/// (what it shows, commands): shift traffic, break an instance, break the configuration, try a policy.
+fn experiments(directory: &Path, switchboard: SocketAddr) -> [(&'static str, Vec<String>); 4] {
     let travels = quoted(&directory.join(route_file("travels")));
     let discounts = quoted(&directory.join(route_file("discounts")));
+    let offers = directory.join(offers::DIRECTORY);
+    let (offered, tried) = (quoted(&offers.join(offers::file("fault"))), quoted(&directory.join("tried.yaml")));
     let weights = |service: &str, v1: u32, v2: u32, file: &str| {
         format!(
             "sed -i -e '/{service}-v1/s/weight: [0-9]*/weight: {v1}/' -e '/{service}-v2/s/weight: [0-9]*/weight: {v2}/' {file}"
@@ -81,6 +84,10 @@ fn experiments(directory: &Path, switchboard: SocketAddr) -> [(&'static str, Vec
                 format!("sed -i 's/backendRefs/backendRef/' {travels}"),
                 format!("sed -i 's/backendRef:/backendRefs:/' {travels}"),
             ],
+        ),
+        (
+            "4. Put one of the ready files into the mesh (each says in its first lines what you will see), and take it out:",
+            vec![format!("head -n 2 {}/*", quoted(&offers)), format!("cp {offered} {tried}"), format!("rm {tried}")],
         ),
     ]
 }
@@ -119,6 +126,11 @@ mod tests {
         assert!(text.contains("name: travels-v2, port: 8000, weight: 90}"), "{text}");
         let text = after(1, 1..2, "route-discounts.yaml");
         assert!(text.contains("name: discounts-v1, port: 8000, weight: 0}"), "{text}");
+    }
+
+    #[test]
+    fn a_ready_file_is_put_into_the_mesh() {
+        assert!(after(3, 1..2, "tried.yaml").contains("kind: FaultInjection"));
     }
 
     #[test]
