@@ -228,11 +228,13 @@ fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resou
     let compiled = || {
         let content = content.map_err(Refusal::Unread)?;
         let (mesh, report) = malla_config::inspect(&content.files);
-        for warning in report.diagnostics().iter().filter(|found| found.severity == Severity::Warning) {
-            tracing::warn!(%warning, "the configuration is taken, but this hardly means what was wanted");
-        }
+        // What is taken, and hardly means what was wanted, is shown as long as it serves.
+        let doubtful = report.diagnostics().iter().filter(|found| found.severity == Severity::Warning);
+        let doubts: Vec<String> = doubtful.map(ToString::to_string).collect();
         let mesh = mesh.ok_or(Refusal::Invalid(report))?;
-        render(mesh, trust_bundle).map_err(Refusal::Uncompiled)
+        let resources = render(mesh, trust_bundle).map_err(Refusal::Uncompiled)?;
+        let notices = resources.notices().iter().cloned().chain(doubts).collect();
+        Ok(resources.with_notices(notices))
     };
     // A defect in reading or compiling must not take down what serves.
     let loaded = catch_unwind(AssertUnwindSafe(compiled)).unwrap_or(Err(Refusal::Panicked));

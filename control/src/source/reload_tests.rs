@@ -203,3 +203,16 @@ async fn a_path_that_does_not_exist_is_an_error() {
     let error = start(&directory.path().join("typo"), "bundle".into()).expect_err("does not start");
     assert!(error.to_string().contains("typo: give a directory"));
 }
+
+#[tokio::test]
+async fn a_policy_that_targets_nothing_is_told_as_long_as_it_serves() {
+    let policy = "apiVersion: malla.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: p, namespace: shop}\n\
+                  spec: {targetRefs: [{group: '', kind: Service, name: crat}]}\n";
+    let mut fixture = Fixture::new(&[("cart.yaml", &service("cart")), ("policy.yaml", policy)]);
+    let notices = |fixture: &Fixture| fixture.source.published.resources.borrow().notices().to_vec();
+    let told = notices(&fixture);
+    assert!(told.len() == 1 && told[0].contains("TrafficPolicy shop/p: the policy targets nothing"), "{told:?}");
+    fixture.write("crat.yaml", &service("crat"));
+    fixture.serves(&["cart.shop:80", "crat.shop:80"]).await;
+    assert_eq!(notices(&fixture), [""; 0]);
+}
