@@ -5,6 +5,7 @@ mod bad_input;
 mod bodies;
 mod command_line;
 mod explicit;
+mod failures;
 mod harness;
 mod http1;
 mod http2;
