@@ -1,4 +1,5 @@
-//! Admin pages: `/ready`, `/live`, `/metrics`, `/config`. Read-only, HTTP/1, on the main thread: a busy worker does not delay them.
+//! Admin pages: `/ready`, `/live`, `/metrics`, `/config`. Read-only, HTTP/1, on the main thread: a busy worker does not delay them. What
+//! the application is asked for others ([`probe`]) is asked here.
 
 mod clusters;
 mod config;
@@ -6,7 +7,7 @@ mod gauges;
 mod text;
 
 use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use malla_xds::exposition;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::probe;
 use crate::reason::Reason;
 use crate::shared::Shared;
 use crate::subscribe::status::Connection;
@@ -35,7 +37,7 @@ pub(crate) use self::gauges::SidecarMetrics;
 pub enum Scope {
     /// All of them.
     Everything,
-    /// `/ready` and `/live`.
+    /// `/ready`, `/live`, and the checks that the sidecar makes for an orchestrator (`/probe/…`).
     Health,
 }
 
@@ -69,9 +71,16 @@ pub async fn serve(listener: TcpListener, scope: Scope, shared: Arc<Shared>) {
         };
         let shared = shared.clone();
         connections.spawn(async move {
+            let at = stream.local_addr().ok().map(|address| address.ip().to_canonical());
             let answer = service_fn(move |request: Request<Incoming>| {
-                let response = answer(&shared, scope, &request);
-                async move { Ok::<_, Infallible>(response) }
+                let shared = shared.clone();
+                async move {
+                    let response = match from_application(&shared, scope, &request, at).await {
+                        Some(response) => response,
+                        None => answer(&shared, scope, &request),
+                    };
+                    Ok::<_, Infallible>(response)
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -81,6 +90,28 @@ pub async fn serve(listener: TcpListener, scope: Scope, shared: Arc<Shared>) {
             let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
             drop(place);
         });
+    }
+}
+
+/// What takes asking the application, at the address of this machine that the question came to.
+async fn from_application(
+    shared: &Shared,
+    scope: Scope,
+    request: &Request<Incoming>,
+    at: Option<IpAddr>,
+) -> Option<Response<Full<Bytes>>> {
+    let (settings, path) = (&shared.settings, request.uri().path());
+    match (scope, &settings.scrape) {
+        _ if request.method() != Method::GET => None,
+        (Scope::Everything, Some(scrape)) if path == "/metrics/merged" => {
+            let (kind, own) = exposition::page(None, shared.metrics.exposition());
+            Some(page(StatusCode::OK, kind, probe::merged(&own, scrape, at?).await))
+        }
+        (Scope::Health, _) => {
+            let (status, sentence) = probe::check(settings.probes.get(path)?, at?).await;
+            Some(page(status, TEXT, sentence))
+        }
+        _ => None,
     }
 }
 

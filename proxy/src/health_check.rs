@@ -129,15 +129,18 @@ async fn probe(shared: &Shared, cluster: &Cluster, endpoint: &Endpoint, kind: &C
                 over_http1(connected.stream, host, path).await.is_some_and(|status| status.is_success())
             }
         }
-        CheckKind::Grpc { service: asked } => {
-            let mut question = request(Method::POST, service, "/grpc.health.v1.Health/Check", false);
-            let headers = question.headers_mut();
-            headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
-            headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
-            let answer = over_http2(connected.stream, question, Some(about(asked))).await;
-            answer.is_some_and(|(status, body)| status == StatusCode::OK && body.get(5..).is_some_and(says_serving))
-        }
+        CheckKind::Grpc { service: asked } => serves(connected.stream, service, asked).await,
     }
+}
+
+/// Asks for a service by `grpc.health.v1.Health/Check`: whether it is `SERVING`.
+pub(crate) async fn serves(stream: Stream, authority: &str, service: &str) -> bool {
+    let mut question = request(Method::POST, authority, "/grpc.health.v1.Health/Check", false);
+    let headers = question.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
+    headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
+    let answer = over_http2(stream, question, Some(about(service))).await;
+    answer.is_some_and(|(status, body)| status == StatusCode::OK && body.get(5..).is_some_and(says_serving))
 }
 
 /// A connection that is not closed as soon as it was made. The other side may speak first.

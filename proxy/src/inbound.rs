@@ -48,7 +48,7 @@ pub async fn serve(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
     };
     // Not redirected: explicit mode, or this sidecar itself. Then only an SNI names the port.
     let port = if original.redirected { inbound.by_port(original.address.port()) } else { None };
-    match stream.peek(limits(port), detect::tls).await {
+    match stream.peek(limits(&shared, port), detect::tls).await {
         Ok(Peeked::Decided(Detected::Tls { sni })) => {
             let sni = sni.as_deref().unwrap_or_default();
             match (mesh_port(&inbound, port, sni), port) {
@@ -71,8 +71,13 @@ pub async fn serve(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
 }
 
 /// How long the first bytes may take: a client of the mesh sends them at once.
-fn limits(port: Option<&InboundPort>) -> PeekLimits {
+fn limits(shared: &Shared, port: Option<&InboundPort>) -> PeekLimits {
     match port {
+        Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Detect, port, .. })
+            if shared.settings.is_opaque(*port) =>
+        {
+            BRIEFLY
+        }
         Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Tcp, .. }) => BRIEFLY,
         Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Detect, .. }) => detect::UNDECLARED,
         _ => CLIENT_HELLO,
@@ -130,6 +135,7 @@ async fn carry(
             Ok(Peeked::Closed) | Err(_) => return,
             Ok(_) => return refuse(&shared, stream, Reason::HeaderTimeout, &port.service),
         },
+        (Protocol::Detect, None) if shared.settings.is_opaque(port.port) => None,
         (Protocol::Detect, None) => {
             let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|found| *found != Detected::NeedMore);
             let Ok(detected) = stream.peek(detect::UNDECLARED, decide).await else { return };

@@ -32,6 +32,8 @@ pub mod outbound;
 pub mod outcome;
 pub mod policy;
 pub mod pool;
+mod probe;
+pub mod ready;
 pub mod reason;
 pub mod route;
 pub mod run;

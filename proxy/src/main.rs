@@ -7,9 +7,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use malla_proxy::certificates::CertificatesArgs;
 use malla_proxy::init::InitArgs;
+use malla_proxy::ready::WaitArgs;
 use malla_proxy::run::Proxy;
 use malla_proxy::settings::Args;
-use malla_proxy::{certificates, init};
+use malla_proxy::{certificates, init, ready};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -42,6 +43,7 @@ struct Cli {
 enum Command {
     Init(InitArgs),
     Certificates(CertificatesArgs),
+    Wait(WaitArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -62,8 +64,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     start_log(&cli.log, cli.log_format)?;
-    if let Some(Command::Init(args)) = &cli.command {
-        return Ok(init::run(args)?);
+    match &cli.command {
+        Some(Command::Init(args)) => return Ok(init::run(args)?),
+        Some(Command::Wait(args)) => return Ok(ready::wait(args)?),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

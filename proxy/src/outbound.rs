@@ -117,6 +117,7 @@ async fn protocol<'a>(
     service: &'a OutboundService,
     stream: &mut Stream,
 ) -> Result<Spoken<'a>, Reason> {
+    let opaque = |port| detect::never_http(port) || shared.settings.is_opaque(port);
     let raw = || service.tcp.as_ref().map(Spoken::Stream).ok_or(Reason::ProtocolError);
     match service.protocol {
         Protocol::Http => version(shared, stream).await.map(Spoken::Http),
@@ -130,7 +131,7 @@ async fn protocol<'a>(
             }
         }
         Protocol::Tcp | Protocol::Tls => raw(),
-        Protocol::Detect if service.http.is_none() || port(&service.name).is_some_and(detect::never_http) => raw(),
+        Protocol::Detect if service.http.is_none() || port(&service.name).is_some_and(opaque) => raw(),
         Protocol::Detect => {
             let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|found| *found != Detected::NeedMore);
             let detected = stream.peek(detect::UNDECLARED, decide).await.map_err(|_| Reason::ClientReset)?;

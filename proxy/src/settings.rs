@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use malla_xds::probes::Probes;
 
 use crate::access_log::{AccessLogSettings, Format, Which};
 use crate::control::{self, ConnectError};
@@ -73,6 +74,18 @@ pub struct Args {
     /// Connections that may be open at once; more are refused
     #[arg(long, env = "MALLA_MAX_CONNECTIONS", value_name = "N", default_value_t = MAX_CONNECTIONS)]
     max_connections: usize,
+
+    /// Ports whose connections are raw TCP where nothing declares what is spoken: nothing is peeked, comma-separated
+    #[arg(long, env = "MALLA_OPAQUE_PORTS", value_name = "PORTS", value_delimiter = ',')]
+    opaque_ports: Vec<u16>,
+
+    /// Checks to make for an orchestrator, at paths of the health port: JSON, as the admission webhook writes it
+    #[arg(long, env = "MALLA_PROBES", value_name = "JSON", value_parser = parse_probes)]
+    probes: Option<Probes>,
+
+    /// Where the application has metrics, to be served with the sidecar's own at /metrics/merged of the admin port: 9090/metrics
+    #[arg(long, env = "MALLA_SCRAPE", value_name = "PORT/PATH")]
+    scrape: Option<Scrape>,
 
     /// Mark (SO_MARK) for all connections that the sidecar opens, so that `malla-proxy init --mark` can tell them
     #[arg(long, env = "MALLA_MARK", value_name = "N")]
@@ -243,6 +256,21 @@ pub struct Settings {
     pub tracing: Option<Tracing>,
     /// Which requests have a line on standard output, and what it says. Default none.
     pub access_log: Option<AccessLogSettings>,
+    /// Ports that are raw TCP where nothing declares what is spoken.
+    pub opaque_ports: Vec<u16>,
+    /// Checks that are made for an orchestrator, by path of the health port.
+    pub probes: Probes,
+    /// Where the application has metrics.
+    pub scrape: Option<Scrape>,
+}
+
+/// Where the application has metrics: `9090/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrape {
+    /// Port of the application.
+    pub port: u16,
+    /// Path and query, from the first slash.
+    pub path: Arc<str>,
 }
 
 /// How traffic reaches the sidecar.
@@ -311,6 +339,9 @@ impl Args {
             mark: self.mark,
             tracing: self.tracing.ready(),
             access_log: self.access_log.map(|which| AccessLogSettings { which, format: self.access_log_format }),
+            opaque_ports: self.opaque_ports,
+            probes: self.probes.unwrap_or_default(),
+            scrape: self.scrape,
             ..joined
         })
     }
@@ -372,7 +403,15 @@ impl Settings {
             mark: None,
             tracing: None,
             access_log: None,
+            opaque_ports: Vec::new(),
+            probes: Probes::new(),
+            scrape: None,
         }
+    }
+
+    /// Whether a port is raw TCP where nothing declares what is spoken.
+    pub fn is_opaque(&self, port: u16) -> bool {
+        self.opaque_ports.contains(&port)
     }
 
     /// xDS name of this workload's own listener.
@@ -525,8 +564,31 @@ impl fmt::Display for Collector {
     }
 }
 
+impl FromStr for Scrape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (port, path) = text.split_once('/').unwrap_or((text, "metrics"));
+        let path = format!("/{path}");
+        match port.parse() {
+            Ok(port) if port > 0 && path.parse::<http::uri::PathAndQuery>().is_ok() => {
+                Ok(Scrape { port, path: path.into() })
+            }
+            _ => Err("write PORT/PATH, for example 9090/metrics".to_owned()),
+        }
+    }
+}
+
+fn parse_probes(text: &str) -> Result<Probes, String> {
+    let probes: Probes = serde_json::from_str(text).map_err(|cause| cause.to_string())?;
+    match probes.iter().find(|(path, probe)| !path.starts_with("/probe/") || probe.port == 0) {
+        Some((path, _)) => Err(format!("{path:?}: a path must begin with /probe/ and its port must not be 0")),
+        None => Ok(probes),
+    }
+}
+
 /// `30s`, `2m`, `500ms`, `1h`; whole numbers of one unit.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| "write a number and a unit, for example 30s".to_owned())?;
@@ -657,6 +719,21 @@ mod tests {
                 flag => format!("MALLA_{}", flag.to_uppercase().replace('-', "_")),
             };
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*expected), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_of_the_application_is_refused_in_words_if_it_is_none() {
+        let files = Files::new();
+        let probes = r#"{"/probe/c/livez":{"port":80,"ask":"tcp"}}"#;
+        let settings = files.ready(&["--probes", probes, "--scrape", "9100/m?x=1"]).expect("ready");
+        assert_eq!(settings.probes.len(), 1);
+        assert_eq!(settings.scrape, Some(Scrape { port: 9100, path: "/m?x=1".into() }));
+        for bad in ["[]", "{", r#"{"/ready":{"port":80,"ask":"tcp"}}"#, r#"{"/probe/c":{"port":0,"ask":"tcp"}}"#] {
+            assert!(parse_probes(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "m", "0/m", "99999/m", "80/a b"] {
+            assert!(bad.parse::<Scrape>().is_err(), "{bad}");
         }
     }
 

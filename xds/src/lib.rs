@@ -12,6 +12,7 @@ pub mod grpc;
 pub mod identity;
 pub mod names;
 pub mod policy;
+pub mod probes;
 mod progress;
 pub mod resource;
 mod server;
