@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use malla_control::inject::{InjectionSettings, Resources, SidecarKind};
 use malla_proxy::trace::Collector;
 
 use crate::duration::{parse_certificate_lifetime, parse_duration, parse_token_lifetime};
@@ -50,6 +51,10 @@ pub(crate) enum Command {
     Explain(ExplainArguments),
     /// Print the schemas of Malla's own kinds
     Schema(SchemaArguments),
+    /// Add sidecars to the pods of Kubernetes manifests, as the admission webhook would
+    Inject(InjectArguments),
+    /// Take the sidecars that `malla inject` has added from manifests
+    Uninject(UninjectArguments),
     /// Show who is connected to the control server, and what each has applied or rejected
     Status(StatusArguments),
     /// Run a whole mesh on this machine: control server, a travel agency with sidecars, traffic, a live table
@@ -89,6 +94,141 @@ pub(crate) struct ControlArguments {
     /// Private key (PEM) of the root certificate
     #[arg(long, value_name = "FILE", requires = "root_cert", env = "MALLA_ROOT_KEY")]
     pub(crate) root_key: Option<PathBuf>,
+
+    /// Serve the admission webhook of Kubernetes, which adds sidecars to pods, on this port of the address of --listen
+    #[arg(long, value_name = "PORT", requires = "image", env = "MALLA_WEBHOOK_PORT")]
+    pub(crate) webhook_port: Option<u16>,
+
+    #[command(flatten)]
+    pub(crate) sidecar: SidecarArguments,
+}
+
+/// What sidecars of Kubernetes have in common.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sidecars in Kubernetes")]
+pub(crate) struct SidecarArguments {
+    /// Image of the sidecar, which also installs the redirection
+    #[arg(id = "image", long = "sidecar-image", value_name = "IMAGE", env = "MALLA_SIDECAR_IMAGE")]
+    pub(crate) image: Option<String>,
+
+    /// When nodes pull it: Always, IfNotPresent or Never
+    #[arg(
+        long = "sidecar-pull-policy",
+        value_name = "POLICY",
+        default_value = "IfNotPresent",
+        env = "MALLA_SIDECAR_PULL_POLICY"
+    )]
+    pub(crate) pull_policy: String,
+
+    /// The control server, as pods reach it
+    #[arg(
+        long = "sidecar-control",
+        value_name = "HOST:PORT",
+        default_value = "malla-control.malla-system.svc:15012",
+        env = "MALLA_SIDECAR_CONTROL"
+    )]
+    pub(crate) control: String,
+
+    /// Native sidecars (Kubernetes 1.29 and later) or classic ones, which are containers among others
+    #[arg(long = "sidecar-kind", value_name = "KIND", default_value = "native", env = "MALLA_SIDECAR_KIND")]
+    pub(crate) kind: SidecarKind,
+
+    /// CPU that a sidecar asks for
+    #[arg(long = "sidecar-cpu-request", value_name = "CPU", default_value = "20m", env = "MALLA_SIDECAR_CPU_REQUEST")]
+    pub(crate) cpu_request: String,
+
+    /// CPU that a sidecar may use at most; without it, what is free
+    #[arg(long = "sidecar-cpu-limit", value_name = "CPU", env = "MALLA_SIDECAR_CPU_LIMIT")]
+    pub(crate) cpu_limit: Option<String>,
+
+    /// Memory that a sidecar asks for
+    #[arg(
+        long = "sidecar-memory-request",
+        value_name = "MEMORY",
+        default_value = "24Mi",
+        env = "MALLA_SIDECAR_MEMORY_REQUEST"
+    )]
+    pub(crate) memory_request: String,
+
+    /// Memory that a sidecar may use at most
+    #[arg(
+        long = "sidecar-memory-limit",
+        value_name = "MEMORY",
+        default_value = "256Mi",
+        env = "MALLA_SIDECAR_MEMORY_LIMIT"
+    )]
+    pub(crate) memory_limit: String,
+
+    /// Least level of a sidecar's log lines
+    #[arg(long = "sidecar-log", value_name = "LEVEL", default_value = "info", env = "MALLA_SIDECAR_LOG")]
+    pub(crate) log: String,
+
+    /// How long connections may take to finish when a pod ends
+    #[arg(long = "sidecar-drain", value_name = "DURATION", default_value = "30s", env = "MALLA_SIDECAR_DRAIN")]
+    pub(crate) drain: String,
+
+    /// Malla's own namespace, whose pods get no sidecars
+    #[arg(
+        long = "system-namespace",
+        value_name = "NAMESPACE",
+        default_value = "malla-system",
+        env = "MALLA_SYSTEM_NAMESPACE"
+    )]
+    pub(crate) system_namespace: String,
+}
+
+impl SidecarArguments {
+    /// The settings of injection, with these root certificates; `None` without an image.
+    pub(crate) fn settings(&self, trust: &str) -> Option<InjectionSettings> {
+        let mut settings = InjectionSettings::new(self.image.as_ref()?, trust);
+        settings.pull_policy.clone_from(&self.pull_policy);
+        settings.control.clone_from(&self.control);
+        settings.sidecar = self.kind;
+        settings.resources = Resources {
+            cpu_request: self.cpu_request.clone(),
+            cpu_limit: self.cpu_limit.clone(),
+            memory_request: self.memory_request.clone(),
+            memory_limit: self.memory_limit.clone(),
+        };
+        settings.log.clone_from(&self.log);
+        settings.drain.clone_from(&self.drain);
+        settings.system_namespace.clone_from(&self.system_namespace);
+        Some(settings)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  malla inject -f shop.yaml --sidecar-image malla-proxy:0.1.0 --trust root.pem | kubectl apply -f -\n  cat shop.yaml | malla inject -f - --sidecar-image malla-proxy:0.1.0 --trust root.pem | diff shop.yaml -"
+)]
+pub(crate) struct InjectArguments {
+    #[command(flatten)]
+    pub(crate) input: ManifestArgument,
+
+    /// Root certificate (PEM) of the control server: root.pem in its state directory
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust: PathBuf,
+
+    /// Namespace of what names none
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+
+    #[command(flatten)]
+    pub(crate) sidecar: SidecarArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  kubectl get -n shop deployment -o yaml | malla uninject -f - | kubectl apply -f -")]
+pub(crate) struct UninjectArguments {
+    #[command(flatten)]
+    pub(crate) input: ManifestArgument,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManifestArgument {
+    /// YAML or JSON of Kubernetes; `-` for standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod explain;
+pub(crate) mod inject;
 pub(crate) mod route_tests;
 pub(crate) mod schema;
 pub(crate) mod status;

@@ -7,6 +7,7 @@ mod demo;
 mod duration;
 mod explain;
 mod http;
+mod inject;
 mod output;
 mod signals;
 
@@ -39,6 +40,8 @@ fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
         Command::Explain(explain) => commands::explain::run(&explain, paint),
         Command::Schema(schema) => commands::schema::run(&schema),
         Command::Token(token) => commands::token::run(token),
+        Command::Inject(inject) => commands::inject::inject(&inject),
+        Command::Uninject(uninject) => commands::inject::uninject(&uninject),
         Command::Control(control) => block_on(commands::control::run(control)),
         Command::Status(status) => block_on(commands::status::run(status, paint)),
         Command::Demo(demo) => block_on(demo::run(demo, paint)),

@@ -104,8 +104,16 @@ pub(crate) fn size() -> (usize, usize) {
 /// # Errors
 /// Standard output cannot be written to.
 pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
+    print_as_it_is(format_args!("{text}\n"))
+}
+
+/// The same without an end of line of its own.
+///
+/// # Errors
+/// Standard output cannot be written to.
+pub(crate) fn print_as_it_is(text: impl Display) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => Ok(result?),
     }

@@ -77,6 +77,7 @@ fn every_link_between_documents_leads_somewhere() {
         "README.md",
         "ARCHITECTURE.md",
         "docs/getting-started.md",
+        "docs/kubernetes.md",
         "docs/reasons.md",
         "docs/traffic-policy.md",
         "docs/observability.md",

@@ -4,6 +4,7 @@
 //! ([`status`], `admin`) and never upstream.
 
 pub mod ca;
+pub mod inject;
 pub mod offline;
 pub mod resources;
 pub mod run;
@@ -18,6 +19,7 @@ mod compile;
 mod metrics;
 mod serve;
 mod tls;
+mod webhook;
 mod world;
 
 #[cfg(test)]

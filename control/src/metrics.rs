@@ -7,8 +7,10 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::inject::SkipReason;
 use crate::resources::{LastReload, ReloadOutcome};
 
 /// A label `type`: `clusters`, `endpoints`, `listeners`, `routes`, `secrets`.
@@ -32,7 +34,7 @@ pub(crate) struct Reason {
     pub(crate) reason: &'static str,
 }
 
-/// A label `outcome`: `applied` or `refused`.
+/// A label `outcome`: `applied` or `refused` of a configuration, and what became of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Outcome {
     /// The word.
@@ -62,6 +64,10 @@ const CERTIFICATE_REASONS: &[&str] = &[
     "wrong_audience",
 ];
 
+const REVIEW_REASONS: &[&str] = &["bad_review", "slow_body", "too_large", "wrong_request"];
+/// Seconds of a review: an API server waits for each.
+const REVIEW_SECONDS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
+
 /// All metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -76,6 +82,9 @@ pub(crate) struct Metrics {
     pub(crate) certificates: Counter,
     pub(crate) certificates_refused: Family<Reason, Counter>,
     pub(crate) authority_expiry: Gauge,
+    pub(crate) reviews: Family<Outcome, Counter>,
+    pub(crate) reviews_refused: Family<Reason, Counter>,
+    pub(crate) review_seconds: Histogram,
     reloads: Family<Outcome, Counter>,
     reload_refused: Gauge,
     reload_time: Gauge,
@@ -96,6 +105,9 @@ impl Metrics {
             certificates: Counter::default(),
             certificates_refused: Family::default(),
             authority_expiry: Gauge::default(),
+            reviews: Family::default(),
+            reviews_refused: Family::default(),
+            review_seconds: Histogram::new(REVIEW_SECONDS),
             reloads: Family::default(),
             reload_refused: Gauge::default(),
             reload_time: Gauge::default(),
@@ -134,6 +146,17 @@ impl Metrics {
             "When the configuration was last loaded or refused",
             metrics.reload_time.clone(),
         );
+        registry.register("admission_reviews", "Pods that the webhook was asked about", metrics.reviews.clone());
+        registry.register(
+            "admission_reviews_refused",
+            "Requests to the webhook that were no questions",
+            metrics.reviews_refused.clone(),
+        );
+        registry.register(
+            "admission_review_seconds",
+            "Time from a question to its answer",
+            metrics.review_seconds.clone(),
+        );
         metrics.start_at_zero();
         metrics
     }
@@ -151,7 +174,10 @@ impl Metrics {
         for outcome in ["applied", "refused"] {
             drop(self.reloads.get_or_create(&Outcome { outcome }));
         }
+        let decided = ["injected", "denied", "not_a_pod"].into_iter().chain(SkipReason::ALL.map(SkipReason::word));
+        decided.for_each(|outcome| drop(self.reviews.get_or_create(&Outcome { outcome })));
         for (family, reasons) in [
+            (&self.reviews_refused, REVIEW_REASONS),
             (&self.connections_refused, CONNECTION_REASONS),
             (&self.streams_ended, STREAM_REASONS),
             (&self.certificates_refused, CERTIFICATE_REASONS),
@@ -212,6 +238,9 @@ mod tests {
                 "malla_control_reloads counter",
                 "malla_control_reload_refused gauge",
                 "malla_control_reload_timestamp_seconds gauge",
+                "malla_control_admission_reviews counter",
+                "malla_control_admission_reviews_refused counter",
+                "malla_control_admission_review_seconds histogram",
             ]
         );
     }

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ads::ControlPlane;
 use crate::ca::{AuthorityError, CertificateAuthority, RootSource};
+use crate::inject::{InjectionSettings, InvalidSetting};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::resources::Published;
 use crate::source::{self, Source, SourceError};
@@ -20,6 +21,7 @@ use crate::state::{StateDirectory, StateError};
 use crate::status::Status;
 use crate::tls::{self, OwnCertificate, TlsError};
 use crate::token::{TokenAuthority, TokenKeyError};
+use crate::webhook::{self, Webhook};
 use crate::{admin, serve};
 
 /// Connections that wait to be accepted.
@@ -44,6 +46,17 @@ pub struct ControlSettings {
     pub certificate_lifetime: Duration,
     /// Where the root comes from. Default: the state directory.
     pub root: RootSource,
+    /// The admission webhook of Kubernetes. Default: none.
+    pub webhook: Option<WebhookSettings>,
+}
+
+/// What the admission webhook is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookSettings {
+    /// Where API servers ask, over TLS.
+    pub listen: SocketAddr,
+    /// What sidecars have in common. The root certificates are replaced by the control server's own.
+    pub injection: InjectionSettings,
 }
 
 impl ControlSettings {
@@ -57,6 +70,7 @@ impl ControlSettings {
             advertise: Vec::new(),
             certificate_lifetime: Duration::from_secs(24 * 3600),
             root: RootSource::State,
+            webhook: None,
         }
     }
 }
@@ -79,6 +93,9 @@ pub enum StartError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What sidecars shall be like.
+    #[error("the admission webhook would make broken pods")]
+    Injection(#[from] InvalidSetting),
     /// Somebody else has the port.
     #[error("port {} of {} is taken by another program: stop it, or choose another port with {flag}", address.port(), address.ip())]
     PortTaken {
@@ -105,6 +122,7 @@ pub enum StartError {
 pub struct Control {
     xds_address: SocketAddr,
     admin_address: SocketAddr,
+    webhook_address: Option<SocketAddr>,
     plane: Arc<ControlPlane>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -146,7 +164,17 @@ impl Control {
         let names = server_names(settings.listen.ip(), &settings.advertise);
         let (certificate, not_after) = OwnCertificate::new(authority.clone(), names)?;
         let certificate = Arc::new(certificate);
-        let tls = Arc::new(tls::server_config(&authority, certificate.clone(), provider)?);
+        let tls = Arc::new(tls::server_config(&authority, certificate.clone(), provider.clone())?);
+        let webhook = match settings.webhook {
+            Some(WebhookSettings { listen: address, mut injection }) => {
+                injection.trust = authority.trust_bundle().to_string();
+                injection.check()?;
+                let listener = listen(address, "--webhook-port")?;
+                let local = listener.local_addr().map_err(unusable(address, "--webhook-port"))?;
+                Some((listener, local, Arc::new(tls::webhook_config(certificate.clone(), provider)?), injection))
+            }
+            None => None,
+        };
         let (published, source) = source(authority.trust_bundle().clone())?;
 
         let metrics = Arc::new(Metrics::new());
@@ -154,11 +182,17 @@ impl Control {
         let plane = Arc::new(ControlPlane::new(published.clone(), authority, tokens, metrics.clone()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(certificate.keep_fresh(not_after, stop.clone()));
-        tasks.spawn(count_reloads(published, metrics, stop.clone()));
+        tasks.spawn(count_reloads(published, metrics.clone(), stop.clone()));
+        let webhook_address = webhook.map(|(listener, address, tls, injection)| {
+            let webhook = Webhook::new(injection, metrics);
+            tasks.spawn(webhook::serve(listener, tls, webhook.into(), tasks.clone(), stop.clone()));
+            tracing::info!(%address, "admission webhook started");
+            address
+        });
         tasks.spawn(serve::serve(listener, tls, plane.clone(), tasks.clone(), stop.clone()));
         tasks.spawn(admin::serve(admin_listener, plane.clone(), tasks.clone(), stop.clone()));
         tracing::info!(xds = %xds_address, admin = %admin_address, "control server started");
-        Ok(Control { xds_address, admin_address, plane, tasks, stop, _source: source })
+        Ok(Control { xds_address, admin_address, webhook_address, plane, tasks, stop, _source: source })
     }
 
     /// Address of xDS and certificates.
@@ -169,6 +203,11 @@ impl Control {
     /// Address of status and metrics.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// Address of the admission webhook, if there is one.
+    pub fn webhook_address(&self) -> Option<SocketAddr> {
+        self.webhook_address
     }
 
     /// Trust anchors, PEM: what sidecars are given as `--trust`.

@@ -157,7 +157,7 @@ async fn connection(
 }
 
 /// Whether an error of accepting is about the connection that was accepted, so that the next one may be tried at once.
-fn is_about_the_connection(error: &io::Error) -> bool {
+pub(crate) fn is_about_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }

@@ -92,6 +92,20 @@ impl fmt::Debug for OwnCertificate {
     }
 }
 
+/// The configuration of the webhook's port: for API servers, which prove nothing about themselves.
+pub(crate) fn webhook_config(
+    certificate: Arc<OwnCertificate>,
+    provider: Arc<CryptoProvider>,
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Version)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 /// The configuration of the xDS port.
 pub(crate) fn server_config(
     authority: &CertificateAuthority,

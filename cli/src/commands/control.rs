@@ -1,9 +1,10 @@
 //! `malla control`: the control server, until it is told to stop.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use malla_control::ca::RootSource;
-use malla_control::run::{Control, ControlSettings};
+use malla_control::run::{Control, ControlSettings, WebhookSettings};
 
 use crate::arguments::ControlArguments;
 use crate::signals::Interruption;
@@ -18,6 +19,11 @@ pub(crate) async fn run(arguments: ControlArguments) -> anyhow::Result<ExitCode>
         (Some(certificate), Some(key)) => RootSource::Files { certificate, key },
         _ => RootSource::State,
     };
+    let webhook = arguments.webhook_port.and_then(|port| {
+        // The root certificates are the control server's own.
+        let injection = arguments.sidecar.settings("")?;
+        Some(WebhookSettings { listen: SocketAddr::new(arguments.listen.ip(), port), injection })
+    });
     let control = Control::start(ControlSettings {
         config: arguments.config,
         state: arguments.state.directory,
@@ -26,6 +32,7 @@ pub(crate) async fn run(arguments: ControlArguments) -> anyhow::Result<ExitCode>
         advertise: arguments.advertise,
         certificate_lifetime: arguments.certificate_lifetime,
         root,
+        webhook,
     })?;
     interruption.wait().await;
     tracing::info!("stopping");
