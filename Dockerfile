@@ -1,27 +1,49 @@
-# Both programs in one image: `malla` (control server, tools) and `malla-proxy` (sidecar).
+# The two images, each with nothing in it but what it runs:
 #
-#   docker build -t malla .
-#   docker run --rm malla check /mesh            # the default entry point is `malla`
-#   docker run --rm --entrypoint malla-proxy malla --help
+#   docker build -t malla .                               # `malla` (control server, webhook, tools) and `malla-proxy`
+#   docker build -t malla-proxy --target proxy .          # the sidecar, and `nft` for `malla-proxy init`
+#   docker run --rm -v "$PWD/mesh:/mesh" malla check /mesh
 #
-# It runs as user 1337, which `malla-proxy init` exempts from redirection; `init` itself needs `--user 0` and
-# `--cap-add NET_ADMIN`.
+# Both run as user 1337, which `malla-proxy init` exempts from redirection; `init` itself needs `--user 0` and
+# `--cap-add NET_ADMIN`. Dependencies are those of Cargo.lock, or the build fails.
 
 FROM rust:1.92-trixie AS build
 WORKDIR /source
 COPY . .
-RUN cargo build --release --locked --package malla --package malla-proxy
+RUN cargo build --release --locked --package malla --package malla-proxy \
+ && strip target/release/malla target/release/malla-proxy
 
-FROM debian:trixie-slim
+# Programs with the libraries that they load, and no system around them.
+FROM debian:trixie-slim AS files
+# hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates nftables iptables \
- && rm -rf /var/lib/apt/lists/* \
- && groupadd --gid 1337 malla \
- && useradd --uid 1337 --gid 1337 --no-create-home --shell /usr/sbin/nologin malla \
- && install -d -o malla -g malla -m 0700 /var/lib/malla
+ && apt-get install -y --no-install-recommends nftables \
+ && rm -rf /var/lib/apt/lists/*
+COPY deploy/image/collect /usr/local/bin/collect
 COPY --from=build /source/target/release/malla /source/target/release/malla-proxy /usr/local/bin/
+RUN collect /images/proxy /usr/local/bin/malla-proxy /usr/sbin/nft \
+ && collect /images/malla /usr/local/bin/malla /usr/local/bin/malla-proxy /usr/sbin/nft
+
+FROM scratch AS proxy
+LABEL org.opencontainers.image.title="malla-proxy" \
+      org.opencontainers.image.description="The sidecar of Malla, a service mesh" \
+      org.opencontainers.image.source="https://github.com/malla-mesh/malla" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=files /images/proxy /
+ENV PATH=/usr/local/bin:/usr/sbin
 USER 1337:1337
-ENV MALLA_STATE=/var/lib/malla
+EXPOSE 15001 15006 15020 15021
+ENTRYPOINT ["malla-proxy"]
+
+FROM scratch AS malla
+LABEL org.opencontainers.image.title="malla" \
+      org.opencontainers.image.description="The control server of Malla, a service mesh, and its tools" \
+      org.opencontainers.image.source="https://github.com/malla-mesh/malla" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=files /images/malla /
+ENV PATH=/usr/local/bin:/usr/sbin \
+    MALLA_STATE=/var/lib/malla
+USER 1337:1337
 WORKDIR /var/lib/malla
-EXPOSE 15001 15006 15012 15014 15020 15021
+EXPOSE 15012 15014 15017
 ENTRYPOINT ["malla"]
