@@ -1,4 +1,6 @@
-//! What keeps the house in order: the arrows between crates, and that the sidecar takes what the control server renders.
+//! What keeps the house in order: the arrows between crates, that the sidecar takes what the control server renders, and what is deployed.
 
 mod arrows;
+mod chart;
+mod image;
 mod rendering;

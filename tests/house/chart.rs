@@ -1,0 +1,263 @@
+//! The chart: what it renders is valid, is what the control server understands, and leads pods to the webhook as injection expects them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use malla_control::ca::RootSource;
+use malla_control::run::{Control, ControlSettings};
+use malla_tests::tools;
+use serde_json::Value;
+
+fn chart() -> PathBuf {
+    tools::repository().join("deploy/helm/malla")
+}
+
+/// Builds what renders as Helm does.
+fn renderer(directory: &Path) -> PathBuf {
+    let program = directory.join("helm_template");
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(tools::program("helm_template.go"))
+        // Debian's packages of Go libraries are there.
+        .envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode"), ("GOFLAGS", "")])
+        .env("GOCACHE", directory.join("cache"))
+        .output()
+        .expect("Go is installed: run tests/setup");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    program
+}
+
+fn python(arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(tools::python()).arg(tools::program("chart.py")).args(arguments).output().expect("runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// What the chart renders, document by document, each valid for Kubernetes.
+struct Rendered(Vec<Value>);
+
+impl Rendered {
+    fn with(renderer: &Path, version: &str, namespace: &str, values: &[&Path]) -> Result<Rendered, String> {
+        let chart = chart();
+        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        let mut arguments = vec![text(&chart), text(renderer), version.to_owned(), namespace.to_owned()];
+        arguments.extend(values.iter().map(|path| text(path)));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let lines = python(&arguments)?;
+        Ok(Rendered(lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()))
+    }
+
+    fn kinds(&self) -> Vec<&str> {
+        self.0.iter().filter_map(|document| document["kind"].as_str()).collect()
+    }
+
+    fn get(&self, kind: &str) -> &Value {
+        self.0.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("there is a {kind}"))
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        let arguments = &self.get("Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
+        arguments.as_array().expect("a list").iter().filter_map(Value::as_str).collect()
+    }
+}
+
+fn decoded(value: &Value) -> String {
+    use base64::Engine;
+    let text = value.as_str().expect("base64");
+    String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text).expect("base64")).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn what_it_renders_is_valid_and_understood_by_the_control_server() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let renderer = renderer(directory.path());
+    let rendered = Rendered::with(&renderer, "v1.34.0", "malla-system", &[]).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        rendered.kinds(),
+        ["Secret", "ServiceAccount", "ConfigMap", "Service", "Deployment", "MutatingWebhookConfiguration"]
+    );
+
+    // Every flag is one that `malla control` has.
+    let help = Command::new(tools::binary("malla")).args(["control", "--help"]).output().expect("runs");
+    let help = String::from_utf8(help.stdout).expect("UTF-8");
+    for flag in rendered.arguments().iter().skip(1).filter_map(|argument| argument.split('=').next()) {
+        assert!(help.contains(&format!("{flag} <")), "malla control has no {flag}");
+    }
+    assert!(rendered.arguments().contains(&"--sidecar-kind=native"));
+
+    // The root that Helm makes is one that signs, and the one that API servers are told of.
+    let secret = &rendered.get("Secret")["data"];
+    let (certificate, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
+    fs::write(&certificate, decoded(&secret["tls.crt"])).expect("written");
+    fs::write(&key, decoded(&secret["tls.key"])).expect("written");
+    let mesh = directory.path().join("mesh");
+    fs::create_dir(&mesh).expect("made");
+    let text = rendered.get("ConfigMap")["data"]["mesh.yaml"].as_str().expect("a text").to_owned();
+    fs::write(mesh.join("mesh.yaml"), text).expect("written");
+    let any_port = "127.0.0.1:0".parse().expect("an address");
+    let control = Control::start(ControlSettings {
+        listen: any_port,
+        admin: any_port,
+        root: RootSource::Files { certificate, key },
+        ..ControlSettings::new(mesh, directory.path().join("state"))
+    });
+    let control = control.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    for webhook in rendered.get("MutatingWebhookConfiguration")["webhooks"].as_array().expect("a list") {
+        assert_eq!(decoded(&webhook["clientConfig"]["caBundle"]).trim(), control.trust_bundle().trim());
+    }
+    control.stop().await;
+}
+
+#[test]
+fn more_replicas_older_clusters_and_own_values_render_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let renderer = renderer(directory.path());
+    let values = directory.path().join("values.yaml");
+    fs::write(
+        &values,
+        "mesh:\n- apiVersion: malla.dev/v1alpha1\n  kind: Mesh\n  metadata: {name: mesh}\n  spec: {}\nmonitoring: {podMonitors: true}\n\
+         control: {advertise: [mesh.example.org], tolerations: [{operator: Exists}], priorityClassName: high}\n\
+         imagePullSecrets: [{name: registry}]\nsidecar: {resources: {limits: {cpu: \"1\"}}}\n",
+    )
+    .expect("written");
+    let ha = chart().join("values.ha.yaml");
+    let rendered =
+        Rendered::with(&renderer, "v1.28.9", "mesh", &[&ha, &values]).unwrap_or_else(|error| panic!("{error}"));
+    for kind in ["PodDisruptionBudget", "NetworkPolicy", "PodMonitor"] {
+        rendered.get(kind);
+    }
+    let arguments = rendered.arguments();
+    for argument in [
+        "--sidecar-kind=classic",
+        "--system-namespace=mesh",
+        "--sidecar-control=malla-control.mesh.svc:15012",
+        "--advertise=malla-control.mesh.svc",
+        "--advertise=mesh.example.org",
+        "--sidecar-cpu-limit=1",
+    ] {
+        assert!(arguments.contains(&argument), "{argument} is in {arguments:?}");
+    }
+
+    let refused = |text: &str| {
+        fs::write(&values, text).expect("written");
+        Rendered::with(&renderer, "v1.34.0", "mesh", &[&values]).err().unwrap_or_else(|| panic!("{text} is refused"))
+    };
+    assert!(refused("control: {replica: 3}").contains("'replica' was unexpected"));
+    assert!(refused("webhook: {failurePolicy: Maybe}").contains("webhook.failurePolicy"));
+    assert!(refused("ca: {existingSecret: mine}").contains("ca.certificate: give the root certificate"));
+}
+
+#[test]
+fn each_pod_is_led_to_one_path_of_the_webhook_at_most() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let renderer = renderer(directory.path());
+    let rendered = Rendered::with(&renderer, "v1.34.0", "malla-system", &[]).unwrap_or_else(|error| panic!("{error}"));
+    let webhooks = rendered.get("MutatingWebhookConfiguration")["webhooks"].as_array().expect("a list");
+    let led = |namespace: &str, of_namespace: &[(&str, &str)], of_pod: &[(&str, &str)]| -> Vec<&str> {
+        let of_namespace = [of_namespace, &[("kubernetes.io/metadata.name", namespace)]].concat();
+        let matching = webhooks.iter().filter(|webhook| {
+            selects(&webhook["namespaceSelector"], &of_namespace) && selects(&webhook["objectSelector"], of_pod)
+        });
+        matching.filter_map(|webhook| webhook["clientConfig"]["service"]["path"].as_str()).collect()
+    };
+    let (yes, no) = ([("malla.dev/inject", "enabled")], [("malla.dev/inject", "disabled")]);
+    assert_eq!(led("shop", &yes, &[]), ["/inject/namespace"]);
+    assert_eq!(led("shop", &yes, &yes), ["/inject/namespace"]);
+    assert_eq!(led("shop", &yes, &no), [""; 0]);
+    assert_eq!(led("shop", &[], &[]), [""; 0]);
+    assert_eq!(led("shop", &[], &yes), ["/inject/pod"]);
+    assert_eq!(led("shop", &no, &yes), ["/inject/pod"]);
+    let restricted = [yes[0], ("pod-security.kubernetes.io/enforce", "restricted")];
+    assert_eq!(led("shop", &restricted, &[]), ["/inject/namespace/restricted"]);
+    assert_eq!(led("shop", &[("pod-security.kubernetes.io/enforce", "baseline")], &yes), ["/inject/pod/baseline"]);
+    assert_eq!(
+        led("shop", &[yes[0], ("pod-security.kubernetes.io/enforce", "privileged")], &[]),
+        ["/inject/namespace"]
+    );
+    for system in ["kube-system", "malla-system"] {
+        assert_eq!(led(system, &yes, &yes), [""; 0], "{system}");
+    }
+}
+
+/// `matchExpressions` of a label selector.
+fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
+    selector["matchExpressions"].as_array().expect("a list").iter().all(|expression| {
+        let value = labels.iter().find(|(key, _)| expression["key"] == *key).map(|(_, value)| *value);
+        let named =
+            expression["values"].as_array().expect("a list").iter().any(|one| one.as_str() == value && value.is_some());
+        match expression["operator"].as_str() {
+            Some("In") => named,
+            Some("NotIn") => !named,
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+#[test]
+fn its_kinds_are_those_that_malla_schema_prints() {
+    let path = chart().join("crds/malla.dev.yaml");
+    let documents: Vec<String> =
+        malla_config::schema().iter().map(|schema| schema.crd_yaml().trim_end().to_owned()).collect();
+    let printed = format!("{}\n", documents.join("\n---\n"));
+    if std::env::var_os("MALLA_UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &printed).expect("writable");
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == printed, "run: malla schema --format crd > {}", path.display());
+}
+
+#[test]
+fn injected_pods_are_valid_for_kubernetes() {
+    let golden = tools::repository().join("control/src/inject/golden");
+    let files: Vec<String> = fs::read_dir(golden)
+        .expect("is there")
+        .map(|entry| entry.expect("readable").path().to_str().expect("UTF-8").to_owned())
+        .collect();
+    assert!(files.len() >= 8, "{files:?}");
+    let mut arguments = vec!["--validate"];
+    arguments.extend(files.iter().map(String::as_str));
+    let said = python(&arguments).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(said, format!("{} valid\n", files.len()));
+}
+
+#[test]
+fn what_injection_writes_for_the_sidecar_the_sidecar_understands() {
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Sidecar {
+        #[command(flatten)]
+        args: malla_proxy::settings::Args,
+    }
+    #[derive(Parser)]
+    struct Init {
+        #[command(flatten)]
+        _args: malla_proxy::init::InitArgs,
+    }
+
+    let golden = tools::repository().join("control/src/inject/golden");
+    for entry in fs::read_dir(golden).expect("is there") {
+        let path = entry.expect("readable").path();
+        let pod: Value = serde_json::from_str(&fs::read_to_string(&path).expect("read")).expect("JSON");
+        for container in pod["spec"]["initContainers"].as_array().expect("a list") {
+            let command = container["command"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            if container["name"] == "malla-init" {
+                let parsed = Init::try_parse_from(command.skip(1));
+                assert!(parsed.is_ok(), "{}: {:?}", path.display(), parsed.err());
+            }
+            if container["name"] == "malla-proxy" {
+                let flags = container["env"].as_array().expect("a list").iter().filter_map(|variable| {
+                    let flag = variable["name"].as_str()?.strip_prefix("MALLA_")?.to_lowercase().replace('_', "-");
+                    let value = variable["value"].as_str().unwrap_or("127.0.0.1").replace("$$", "$");
+                    // The log is the program's, not the sidecar's.
+                    (flag != "log").then(|| format!("--{flag}={value}"))
+                });
+                let parsed = Sidecar::try_parse_from(["malla-proxy".to_owned()].into_iter().chain(flags));
+                assert!(parsed.is_ok(), "{}: {}", path.display(), parsed.err().expect("an error"));
+                drop(parsed.map(|sidecar| sidecar.args));
+            }
+        }
+    }
+}
