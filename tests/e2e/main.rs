@@ -9,6 +9,7 @@ mod failures;
 mod harness;
 mod http1;
 mod http2;
+mod injected;
 mod matching;
 mod observability;
 mod proxyless;
