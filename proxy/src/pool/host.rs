@@ -212,7 +212,9 @@ impl Host {
         if state.generation == generation {
             state.multiplexed.push(connection);
         }
-        self.serve_waiting(&mut state);
+        let left_over = self.serve_waiting(&mut state);
+        drop(state);
+        drop(left_over);
     }
 
     /// An attempt failed: so do those who would have used it.
@@ -274,20 +276,26 @@ impl Host {
     pub(super) fn stream_ended(self: &Arc<Self>) {
         if self.has_waiting.load(Relaxed) {
             let mut state = self.state.lock();
-            self.serve_waiting(&mut state);
+            let left_over = self.serve_waiting(&mut state);
+            drop(state);
+            drop(left_over);
         }
     }
 
-    fn serve_waiting(self: &Arc<Self>, state: &mut State) {
+    /// Gives streams to those who wait. Of those some may have gone: what they leave over is to be dropped by the caller once the state
+    /// is unlocked, for its end is told here.
+    #[must_use]
+    fn serve_waiting(self: &Arc<Self>, state: &mut State) -> Option<LeftOver> {
+        let mut left_over: Option<Http2Lease> = None;
         while !state.waiting.is_empty() {
-            let Some(mut lease) = state.stream(self) else { return };
-            let Some(Waiter::Http2(waiter)) = state.waiting.pop_front() else { continue };
-            if let Err(Ok(unused)) = waiter.send(Ok(lease)) {
-                lease = unused;
-                lease.unused();
-            }
+            let lease = left_over.take().or_else(|| state.stream(self))?;
+            left_over = match state.waiting.pop_front() {
+                Some(Waiter::Http2(waiter)) => waiter.send(Ok(lease)).err().and_then(Result::ok),
+                Some(Waiter::Http1(_)) | None => Some(lease),
+            };
         }
         self.has_waiting.store(false, Relaxed);
+        left_over.map(LeftOver)
     }
 
     /// Takes a connection out: it gets no more streams and ends with its last one.
@@ -310,6 +318,15 @@ impl Host {
         if let Some(pool) = self.pool.upgrade() {
             pool.remove_if_empty(self);
         }
+    }
+}
+
+/// A lease under which no stream was opened.
+struct LeftOver(Http2Lease);
+
+impl Drop for LeftOver {
+    fn drop(&mut self) {
+        self.0.unused();
     }
 }
 

@@ -129,6 +129,29 @@ async fn connections_are_used_again() {
     assert_eq!(counted(&sidecar.worker, "malla_upstream_connections_opened_total", &labels), 1);
 }
 
+/// Rapid reset: whoever waits for a connection has gone when it is there. (The lock of the host's state was held twice then, and the
+/// worker stood still for ever.)
+#[tokio::test]
+async fn requests_that_are_given_up_while_they_wait_for_a_connection_block_nobody() {
+    let answer = async |_, mut respond: h2::server::SendResponse<Bytes>| {
+        let _ = respond.send_response(Response::new(()), true);
+    };
+    let (application, _running) = grpc::application(h2::server::Builder::new(), answer).await;
+    let upstream = Cluster { http: UpstreamHttp::Http2, ..cluster("cart.shop:80", vec![endpoint(application)]) };
+    let usage = upstream.usage.clone();
+    let sidecar = sidecar(upstream, Version::Http2).await;
+    let (mut client, _driving) = grpc::client(sidecar.address).await;
+    for _ in 0..5 {
+        // Together in one write.
+        let (_, mut stream) = grpc::send(&mut client, grpc::call("/")).await;
+        stream.send_reset(h2::Reason::CANCEL);
+    }
+    eventually("they have gone", || usage.requests() == 0 && usage.pending() == 0).await;
+    let (response, _stream) = grpc::send(&mut client, grpc::call("/")).await;
+    let answered = tokio::time::timeout(Duration::from_secs(5), response).await.expect("the worker goes on");
+    assert_eq!(answered.expect("a response").status(), 200);
+}
+
 #[tokio::test]
 async fn many_requests_share_few_connections_within_the_peers_limit() {
     let connections = Arc::new(AtomicUsize::new(0));
