@@ -69,9 +69,12 @@ impl Head {
             let path = PathAndQuery::from_static("/");
             return Ok(Head { method, authority, path, headers, original, upgrade: Some(Upgrade::Connect) });
         }
-        // The absolute form overrides Host (RFC 9112 §3.2.2).
+        // The absolute form overrides Host (RFC 9112 §3.2.2); where they differ, somebody may go by the other.
         let uri = uri.into_parts();
         let authority = match (uri.authority, host) {
+            (Some(authority), Some(host)) if !is_same_host(authority.as_str(), &host) => {
+                return Err(invalid("the target and the Host header differ"));
+            }
             (Some(authority), _) => Some(authority),
             (None, Some(host)) if !host.is_empty() => {
                 Some(Authority::try_from(host.as_bytes()).map_err(|_| invalid("the Host header is not a host name"))?)
@@ -288,6 +291,12 @@ fn take_host(headers: &mut HeaderMap) -> Result<Option<HeaderValue>, Failure> {
     }
 }
 
+/// Whether a target of plain HTTP and a Host header name the same, whoever writes the port that goes without saying.
+fn is_same_host(target: &str, host: &HeaderValue) -> bool {
+    let short = |text: &str| text.strip_suffix(":80").unwrap_or(text).to_ascii_lowercase();
+    host.to_str().is_ok_and(|host| short(host) == short(target))
+}
+
 fn canonical_authority(authority: Authority) -> Result<Authority, Failure> {
     let text = authority.as_str();
     if text.contains('@') {
@@ -496,7 +505,9 @@ mod tests {
             Head::from_http1(parts("GET", uri, headers)).map(|head| head.authority.map(|a| a.to_string()))
         };
         assert_eq!(authority("/", &[("host", "Cart.Shop:80")]).ok(), Some(Some("cart.shop:80".into())));
-        assert_eq!(authority("http://a.b/", &[("host", "c.d")]).ok(), Some(Some("a.b".into())), "absolute form wins");
+        assert_eq!(authority("http://a.b/", &[("host", "A.b:80")]).ok(), Some(Some("a.b".into())), "they say the same");
+        let differ = authority("http://a.b/", &[("host", "c.d")]);
+        assert_eq!(differ.map_err(|failure| failure.reason), Err(Reason::ProtocolError), "who reads which?");
         assert_eq!(authority("/", &[("host", "")]).ok(), Some(None));
         for bad in [&[][..], &[("host", "a"), ("host", "a")], &[("host", "u@a")], &[("host", "a b")]] {
             assert_eq!(authority("/", bad).map_err(|failure| failure.reason), Err(Reason::ProtocolError), "{bad:?}");

@@ -1,5 +1,6 @@
 //! The data plane between real clients and real applications: what passes, and what each side sees of it.
 
+mod canonical;
 mod failing;
 mod filters;
 mod grpc;

@@ -284,6 +284,11 @@ async fn invalid_requests_are_refused_and_counted() {
         ("GET / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\r\nhost: a\r\n folded\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\r\nhost: cart\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\r\nhost : cart\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\r\nhost: cart\r\nx: a\0b\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\r\nhost: cart\r\ncontent-length: +5\r\n\r\nhello", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n", "HTTP/1.1 400"),
+        ("GET http://cart/ HTTP/1.1\r\nhost: bank\r\nconnection: close\r\n\r\n", "HTTP/1.1 400"),
         ("\x16\x03\x01\x02garbage\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\nhost: cart\n\n", "HTTP/1.1 400 Bad Request\r\nmalla-reason: protocol_error"),
         (both, "HTTP/1.1 400 Bad Request\r\nmalla-reason: protocol_error"),
@@ -301,7 +306,7 @@ async fn invalid_requests_are_refused_and_counted() {
         "{told}"
     );
     let refused = |reason| counted(&pair.outbound.worker, "malla_connections_refused_total", &[reason]);
-    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (6, 2));
+    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (10, 2));
 }
 
 #[tokio::test]
@@ -413,7 +418,7 @@ async fn works_as_http_proxy() {
     let plain = Arc::new(Cluster { http: UpstreamHttp::Http1, ..cluster("cart.shop:80", vec![endpoint(application)]) });
     let proxy = http_proxy(worker(knows(route(&plain)), "web")).await;
     for request in [
-        "GET http://cart/x HTTP/1.1\r\nhost: ignored\r\nproxy-authorization: x\r\nproxy-connection: close\r\nconnection: close\r\n\r\n",
+        "GET http://cart/x HTTP/1.1\r\nhost: cart\r\nproxy-authorization: x\r\nproxy-connection: close\r\nconnection: close\r\n\r\n",
         "GET /x HTTP/1.1\r\nhost: cart.shop.svc.cluster.local\r\nconnection: close\r\n\r\n",
     ] {
         let answer = exchange_raw(proxy.address, request).await;
