@@ -7,16 +7,17 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use h2::server::{self, SendResponse};
-use h2::{RecvStream, SendStream};
+use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::body::Body;
 use super::exchange::{Arrived, Served, begin, serve};
@@ -31,6 +32,15 @@ use crate::reason::Reason;
 
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
+/// Requests that the client has reset before they were looked at; one more ends the connection (rapid reset, CVE-2023-44487).
+const RESETS_AHEAD: usize = 20;
+/// Resets that the client's mistakes make us send, in the life of a connection; one more ends it (CVE-2025-8671).
+const PROVOKED_RESETS: usize = 1024;
+/// Streams that we have reset and of which late frames are still expected, and for how long.
+const RESET_STREAMS: usize = 50;
+const RESET_REMEMBERED: Duration = Duration::from_secs(1);
+/// A client that sends no requests is asked for a sign of life after this, and given up if none comes within the same time.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Serves a connection to its end.
 pub(super) async fn run<IO>(connection: Arc<Connection>, io: IO)
@@ -43,6 +53,10 @@ where
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(LARGEST_HEAD)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESETS_AHEAD)
+        .max_local_error_reset_streams(Some(PROVOKED_RESETS))
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .reset_stream_duration(RESET_REMEMBERED)
         .enable_connect_protocol()
         .handshake::<_, Bytes>(io);
     let cause = match timeout(HEAD_LIMIT, handshake).await {
@@ -68,6 +82,7 @@ where
     let mut draining = pin!(connection.worker.shared.drain.draining());
     let mut idle = pin!(sleep(IDLE_LIMIT));
     let (mut drains, mut accepted, mut accepted_before) = (false, 0_u64, 0);
+    let mut life = SignOfLife::new(http.ping_pong());
     std::future::poll_fn(|cx| {
         loop {
             // Accepting also drives the connection: reads, and writes what the requests have queued.
@@ -93,6 +108,14 @@ where
             if progressed {
                 continue; // flush what the finished requests have queued
             }
+            match life.poll(cx, accepted) {
+                Alive::Yes => {}
+                Alive::Asked => continue, // flush the question
+                Alive::No => {
+                    connection.count(Reason::IdleTimeout);
+                    return Poll::Ready(Ok(()));
+                }
+            }
             if idle.as_mut().poll(cx).is_ready() {
                 idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
                 if requests.is_empty() && accepted == accepted_before {
@@ -105,6 +128,50 @@ where
         }
     })
     .await
+}
+
+/// Whether the client is still there: asked by PING (RFC 9113 §6.7) when no request has come for a while. TCP tells nothing of a
+/// client whose machine is gone, or that holds its connection without reading.
+struct SignOfLife {
+    /// What the library gives out once.
+    pings: Option<PingPong>,
+    timer: Pin<Box<Sleep>>,
+    awaited: bool,
+    requests_before: u64,
+}
+
+enum Alive {
+    Yes,
+    Asked,
+    No,
+}
+
+impl SignOfLife {
+    fn new(pings: Option<PingPong>) -> Self {
+        SignOfLife { pings, timer: Box::pin(sleep(KEEP_ALIVE)), awaited: false, requests_before: 0 }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, requests: u64) -> Alive {
+        let Some(pings) = &mut self.pings else { return Alive::Yes };
+        if self.awaited && pings.poll_pong(cx).is_ready() {
+            self.awaited = false;
+        }
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return Alive::Yes;
+        }
+        self.timer.as_mut().reset(Instant::now() + KEEP_ALIVE);
+        // Registers the timer anew.
+        let _ = self.timer.as_mut().poll(cx);
+        let came = std::mem::replace(&mut self.requests_before, requests) != requests;
+        match (came, self.awaited) {
+            (true, _) => Alive::Yes,
+            (false, true) => Alive::No,
+            (false, false) => {
+                self.awaited = pings.send_ping(Ping::opaque()).is_ok();
+                Alive::Asked
+            }
+        }
+    }
 }
 
 /// One request to its end. A panic costs this request alone: its stream is reset when its handles are dropped.
