@@ -8,10 +8,13 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -25,10 +28,12 @@ use crate::tls::ConnectError;
 #[derive(Debug)]
 pub struct Dialer {
     mark: Option<u32>,
+    /// Whether it may use up what is kept for the sidecar itself.
+    is_for_itself: bool,
     transparent: Option<Transparent>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Transparent {
     /// `cart-1.shop`.
     workload: String,
@@ -62,7 +67,12 @@ impl Dialer {
             inbound_port: settings.inbound.port(),
             open: Arc::default(),
         });
-        Dialer { mark: settings.mark, transparent }
+        Dialer { mark: settings.mark, is_for_itself: false, transparent }
+    }
+
+    /// The same, for the sidecar's own business: it may take the last descriptors.
+    pub(crate) fn for_itself(&self) -> Self {
+        Dialer { mark: self.mark, is_for_itself: true, transparent: self.transparent.clone() }
     }
 
     /// A plain TCP connection within `limit`.
@@ -88,6 +98,9 @@ impl Dialer {
 
     fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
         let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if !self.is_for_itself && is_reserved(&socket) {
+            return Err(Errno::MFILE.into());
+        }
         if let Some(mark) = self.mark {
             SockRef::from(&socket).set_mark(mark)?;
         }
@@ -117,6 +130,18 @@ pub(crate) fn prepare(socket: &TcpStream) {
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(60)).with_retries(3);
     let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+}
+
+/// Descriptors that no connection of the application's may take: the admin port, health and the control server have them left.
+const RESERVED: u64 = 32;
+
+/// Whether a socket has got one of the last descriptors of this process. The system gives out the lowest that is free, so its number
+/// tells how many are taken.
+pub(crate) fn is_reserved(socket: &impl AsRawFd) -> bool {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    // A limit that leaves hardly anything is not made worse.
+    let reserved = RESERVED.min(limit / 4);
+    u64::try_from(socket.as_raw_fd()).is_ok_and(|taken| taken >= limit - reserved)
 }
 
 #[cfg(test)]

@@ -93,7 +93,10 @@ async fn accept_loop(listener: &tokio::net::TcpListener, entrance: &Entrance, sh
     let mut pause = FIRST_PAUSE;
     loop {
         // The worker registers the socket with its own runtime.
-        let accepted = listener.accept().await.and_then(|(socket, peer)| Ok((socket.into_std()?, peer)));
+        let accepted = listener.accept().await.and_then(|(socket, peer)| match dial::is_reserved(&socket) {
+            true => Err(Errno::MFILE.into()),
+            false => Ok((socket.into_std()?, peer)),
+        });
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;

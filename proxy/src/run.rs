@@ -209,7 +209,7 @@ async fn supervise(
     workers: Arc<Workers>,
     stop: oneshot::Receiver<Duration>,
 ) -> Drained {
-    let (resolver, dialer) = (shared.resolver.clone(), shared.dialer.clone());
+    let (resolver, dialer) = (shared.resolver.clone(), Arc::new(shared.dialer.for_itself()));
     let connector = Connector::new(&shared.settings, tls::provider(), resolver, dialer);
     let (settings, identity) = (&shared.settings, &shared.identity);
     let exporter = Exporter::start(&shared);

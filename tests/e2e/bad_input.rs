@@ -221,6 +221,9 @@ fn a_sidecar_without_descriptors_waits_and_goes_on() {
     wait::until("the sidecar to run out of descriptors", Duration::from_secs(20), || {
         web.sidecar().stderr().contains("no connection can be accepted at this moment").then_some(())
     });
+    // The pages for people and orchestrators are served all the same.
+    assert!(web.metric("malla_connections_in_flight", &[]) > 0.0);
+    web.exec(&["curl", "-sSf", "--max-time", "5", "http://127.0.0.1:15021/ready"]).success();
     holding.kill();
     wait::until("requests to be served again", Duration::from_secs(20), || {
         client.exec(&["curl", "-sSf", "--max-time", "5", "http://web.shop/"]).status.success().then_some(())
