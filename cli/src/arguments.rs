@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Control(ControlArguments),
     /// Create tokens with which sidecars join
     Token(TokenArguments),
+    /// Say whether a caller may, and which rule decides
+    Authz(AuthzArguments),
     /// Check configuration files, and run the RouteTests in them
     Check(CheckArguments),
     /// Say in words what a sidecar would do with a request, and why
@@ -274,6 +276,43 @@ pub(crate) struct TokenCreateArguments {
 
     #[command(flatten)]
     pub(crate) state: StateArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  malla authz --config mesh/ --from web/front --to cart.shop:80 GET /items\n\nExit code 1 if somebody would refuse it."
+)]
+pub(crate) struct AuthzArguments {
+    /// The configuration: a YAML file, or a directory of them
+    #[arg(long, value_name = "DIR|FILE", env = "MALLA_CONFIG")]
+    pub(crate) config: PathBuf,
+
+    /// Who calls: namespace and service account
+    #[arg(long, value_name = "NAMESPACE/ACCOUNT", default_value = "default/default", conflicts_with = "plaintext")]
+    pub(crate) from: Client,
+
+    /// The caller has no mesh identity (permissive mTLS)
+    #[arg(long)]
+    pub(crate) plaintext: bool,
+
+    /// The caller's address, where rules ask for it
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<std::net::IpAddr>,
+
+    /// Whom: a port of a service
+    #[arg(long, value_name = "NAME.NAMESPACE:PORT")]
+    pub(crate) to: String,
+
+    /// A header of the request (repeatable)
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+
+    /// The request: a method (GET if there is none) and a path; nothing for a raw TCP connection
+    #[arg(value_name = "[METHOD] PATH", num_args = 0..=2)]
+    pub(crate) request: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
 }
 
 #[derive(Debug, Args)]

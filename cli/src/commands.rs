@@ -1,5 +1,6 @@
 //! The commands but `demo`: each a page that calls a library and prints what it says.
 
+pub(crate) mod authz;
 pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod explain;

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
     start_logging(&arguments)?;
     match arguments.command {
+        Command::Authz(authz) => commands::authz::run(&authz, paint),
         Command::Check(check) => commands::check::run(&check, paint),
         Command::Explain(explain) => commands::explain::run(&explain, paint),
         Command::Schema(schema) => commands::schema::run(&schema),

@@ -132,17 +132,26 @@ pub fn authorize<'a>(rules: &'a Authorization, subject: &Subject<'_>) -> Verdict
     verdict
 }
 
+/// The policy that lets somebody through who is not refused; nothing where no policy has to. For people.
+pub fn allowed_by<'a>(rules: &'a Authorization, subject: &Subject<'_>) -> Option<&'a str> {
+    let allows = |set: &&RuleSet| set.action == Action::Allow && set.enforcement == Enforcement::Enforced;
+    let policies = rules.sets.iter().filter(allows).flat_map(|set| &set.policies);
+    policies.into_iter().find(|policy| meets(policy, subject) == Truth::Yes).map(|policy| &*policy.name)
+}
+
 /// The policy that refuses; [`NO_POLICY`] where none allows.
 fn refused_by<'a>(set: &'a RuleSet, subject: &Subject<'_>) -> Option<&'a str> {
-    let meets = |policy: &Policy| {
-        let caller = one_of(&policy.principals, subject);
-        if caller == Truth::No { caller } else { caller.and(one_of(&policy.permissions, subject)) }
-    };
     let mut policies = set.policies.iter();
     match set.action {
-        Action::Deny => policies.find(|policy| meets(policy) != Truth::No).map(|policy| &*policy.name),
-        Action::Allow => (!policies.any(|policy| meets(policy) == Truth::Yes)).then_some(NO_POLICY),
+        Action::Deny => policies.find(|policy| meets(policy, subject) != Truth::No).map(|policy| &*policy.name),
+        Action::Allow => (!policies.any(|policy| meets(policy, subject) == Truth::Yes)).then_some(NO_POLICY),
     }
+}
+
+/// Whether caller and request are what a policy is about.
+fn meets(policy: &Policy, subject: &Subject<'_>) -> Truth {
+    let caller = one_of(&policy.principals, subject);
+    if caller == Truth::No { caller } else { caller.and(one_of(&policy.permissions, subject)) }
 }
 
 /// Whether a condition is met.

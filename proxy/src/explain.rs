@@ -99,7 +99,8 @@ impl Request {
         self.head.path.path()
     }
 
-    fn looked_at(&self) -> route::Head<'_> {
+    /// As rules see it.
+    pub fn looked_at(&self) -> route::Head<'_> {
         route::Head {
             method: &self.head.method,
             host: self.head.host(),
