@@ -43,10 +43,14 @@ impl Arguments {
 pub(crate) enum Command {
     /// Run the control server: it distributes routes and certificates to the sidecars
     Control(ControlArguments),
-    /// Create tokens with which sidecars join
+    /// Create tokens with which sidecars join, list and revoke them
     Token(TokenArguments),
+    /// Show the roots of the mesh, or replace one by another
+    Ca(CaArguments),
     /// Say whether a caller may, and which rule decides
     Authz(AuthzArguments),
+    /// Show a sidecar's certificates and whom it trusts
+    Identity(IdentityArguments),
     /// Check configuration files, and run the RouteTests in them
     Check(CheckArguments),
     /// Say in words what a sidecar would do with a request, and why
@@ -89,11 +93,12 @@ pub(crate) struct ControlArguments {
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_certificate_lifetime, env = "MALLA_CERTIFICATE_LIFETIME")]
     pub(crate) certificate_lifetime: Duration,
 
-    /// Root certificate (PEM) to sign with, instead of the one made at the first start
+    /// Certificates (PEM) to sign with, instead of the root made at the first start: the signing one first, then what leads to its
+    /// root. May be replaced while the server runs
     #[arg(long, value_name = "FILE", requires = "root_key", env = "MALLA_ROOT_CERT")]
     pub(crate) root_cert: Option<PathBuf>,
 
-    /// Private key (PEM) of the root certificate
+    /// Private key (PEM) of the first of them
     #[arg(long, value_name = "FILE", requires = "root_cert", env = "MALLA_ROOT_KEY")]
     pub(crate) root_key: Option<PathBuf>,
 
@@ -254,28 +259,71 @@ pub(crate) enum TokenCommand {
         after_help = "Example:\n  malla token create --namespace shop --service-account cart --ttl 1h > cart.token"
     )]
     Create(TokenCreateArguments),
+    /// List tokens that have not expired, and what has become of them
+    #[command(after_help = "Example:\n  malla token list --state malla-state")]
+    List(TokenListArguments),
+    /// Make a token worthless; certificates that were obtained with it stay
+    #[command(
+        after_help = "Example:\n  malla token revoke \"$(cat cart.token)\"\n  malla token revoke 0f3a…   (its id, from `malla token list`)"
+    )]
+    Revoke(TokenRevokeArguments),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct TokenCreateArguments {
-    /// Namespace of the identity
-    #[arg(long, value_name = "NAMESPACE")]
-    pub(crate) namespace: String,
+pub(crate) struct TokenListArguments {
+    #[command(flatten)]
+    pub(crate) state: StateArgument,
 
-    /// Service account of the identity
-    #[arg(long, value_name = "NAME")]
-    pub(crate) service_account: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
 
-    /// How long the token may be used, from 1s to 30d; certificates obtained with it are renewed without it
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_token_lifetime)]
-    pub(crate) ttl: Duration,
-
-    /// Trust domain of the mesh, as in its `Mesh` document
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", env = "MALLA_TRUST_DOMAIN")]
-    pub(crate) trust_domain: String,
+#[derive(Debug, Args)]
+pub(crate) struct TokenRevokeArguments {
+    /// The token, or its id
+    #[arg(value_name = "TOKEN|ID")]
+    pub(crate) token: String,
 
     #[command(flatten)]
     pub(crate) state: StateArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct CaArguments {
+    #[command(subcommand)]
+    pub(crate) command: CaCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Show the trust anchors, who has them, and how many certificates of each are in use
+    #[command(after_help = "Example:\n  malla ca status")]
+    Status(StatusArguments),
+    /// Replace the root: a new one is made, trusted by everybody, signs, and the old one is retired
+    #[command(
+        after_help = "Example:\n  malla ca rotate --state malla-state\n\nRun it beside the control server, as the user that runs it. Each step is taken only when nobody is cut off by it. It may be \
+                      stopped at any point; called again, it goes on."
+    )]
+    Rotate(CaRotateArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaRotateArguments {
+    #[command(flatten)]
+    pub(crate) state: StateArgument,
+
+    /// Admin address of the control server; repeat it for each one that uses this state directory
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN", value_delimiter = ',')]
+    pub(crate) admin: Vec<SocketAddr>,
+
+    /// How long to wait for those whom the next step would cut off: half of a certificate's life is the most it should take
+    #[arg(long, value_name = "DURATION", default_value = "13h", value_parser = parse_duration)]
+    pub(crate) patience: Duration,
+
+    /// Wait for nobody: whoever is not ready is cut off
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -313,6 +361,43 @@ pub(crate) struct AuthzArguments {
 
     #[command(flatten)]
     pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  malla identity --sidecar 127.0.0.1:15020")]
+pub(crate) struct IdentityArguments {
+    /// Admin address of the sidecar
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020", env = "MALLA_SIDECAR")]
+    pub(crate) sidecar: SocketAddr,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArguments {
+    /// Namespace of the identity
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) namespace: String,
+
+    /// Service account of the identity
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service_account: String,
+
+    /// How long the token may be used, from 1s to 30d; certificates obtained with it are renewed without it
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_token_lifetime)]
+    pub(crate) ttl: Duration,
+
+    /// The token is used up by the first certificate that is asked for with it
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// Trust domain of the mesh, as in its `Mesh` document
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", env = "MALLA_TRUST_DOMAIN")]
+    pub(crate) trust_domain: String,
+
+    #[command(flatten)]
+    pub(crate) state: StateArgument,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,12 @@
 //! The commands but `demo`: each a page that calls a library and prints what it says.
 
 pub(crate) mod authz;
+pub(crate) mod ca;
 pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod explain;
 pub(crate) mod inject;
+pub(crate) mod identity;
 pub(crate) mod route_tests;
 pub(crate) mod schema;
 pub(crate) mod status;

@@ -37,8 +37,10 @@ fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
     start_logging(&arguments)?;
     match arguments.command {
         Command::Authz(authz) => commands::authz::run(&authz, paint),
+        Command::Ca(ca) => block_on(commands::ca::run(ca, paint)),
         Command::Check(check) => commands::check::run(&check, paint),
         Command::Explain(explain) => commands::explain::run(&explain, paint),
+        Command::Identity(identity) => block_on(commands::identity::run(identity, paint)),
         Command::Schema(schema) => commands::schema::run(&schema),
         Command::Token(token) => commands::token::run(token),
         Command::Inject(inject) => commands::inject::inject(&inject),

@@ -75,16 +75,12 @@ fn router(plane: Arc<ControlPlane>) -> Router {
         .with_state(plane)
 }
 
-fn status(plane: &ControlPlane) -> Status {
-    Status::now(&plane.published, &plane.streams)
-}
-
 async fn table(State(plane): State<Arc<ControlPlane>>) -> String {
-    status(&plane).table(unix_seconds(SystemTime::now()).unsigned_abs())
+    plane.status().table(unix_seconds(SystemTime::now()).unsigned_abs())
 }
 
 async fn json(State(plane): State<Arc<ControlPlane>>) -> Json<Status> {
-    Json(status(&plane))
+    Json(plane.status())
 }
 
 async fn metrics(
@@ -105,7 +101,7 @@ async fn ready(State(plane): State<Arc<ControlPlane>>) -> impl IntoResponse {
 }
 
 async fn page(State(plane): State<Arc<ControlPlane>>) -> Html<String> {
-    let status = status(&plane);
+    let status = plane.status();
     let table = status.table(unix_seconds(SystemTime::now()).unsigned_abs());
     let (class, sentence) = match (status.last_reload.applied, status.version.is_empty()) {
         (true, _) => ("good", "The configuration files are applied."),

@@ -22,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::ca::CertificateAuthority;
+use crate::authority::{Authority, CertifyError};
+use crate::ca::IssueError;
 use crate::metrics::{Metrics, Reason};
 use crate::resources::Published;
-use crate::status::Streams;
+use crate::status::{self, Streams};
 use crate::token::{TokenAuthority, claimed_identity};
 use stream::Flavour;
 
@@ -43,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// The identity that its client certificate proves, if it showed one.
     pub(crate) identity: Option<SpiffeId>,
+    /// Serial number of that certificate, hexadecimal.
+    pub(crate) serial: Option<String>,
     /// Cancelled when the connection is to end.
     pub(crate) closing: CancellationToken,
     /// Calls in progress on the connection: xDS streams and requests for certificates.
@@ -53,7 +56,7 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) struct ControlPlane {
     pub(crate) published: Published,
-    pub(crate) authority: Arc<CertificateAuthority>,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) tokens: TokenAuthority,
     pub(crate) streams: Arc<Streams>,
     pub(crate) metrics: Arc<Metrics>,
@@ -68,7 +71,7 @@ type Responses<R> = ReceiverStream<Result<R, Status>>;
 impl ControlPlane {
     pub(crate) fn new(
         published: Published,
-        authority: Arc<CertificateAuthority>,
+        authority: Arc<Authority>,
         tokens: TokenAuthority,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -81,6 +84,13 @@ impl ControlPlane {
             tasks: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(STREAM_LIMIT)),
         }
+    }
+
+    /// What people are told.
+    pub(crate) fn status(&self) -> status::Status {
+        let bundle = self.authority.current().trust_bundle().clone();
+        let trust = self.authority.status(self.streams.followers(&self.published, &bundle));
+        status::Status::now(&self.published, &self.streams, trust)
     }
 
     fn open<F: Flavour>(
@@ -113,14 +123,25 @@ impl ControlPlane {
         let peer = peer(request).map_err(|status| ("internal", status))?;
         let _call = Call::count(&peer);
         // A certificate proves more than a token, and outlives it: a renewal is not refused for a token that has expired.
-        let identity = match (&peer.identity, bearer(request)) {
-            (Some(identity), _) => identity.clone(),
-            (None, Some(token)) => self.tokens.verify(token).map_err(|error| {
-                let claimed = claimed_identity(token);
-                let claimed_unverified = claimed.as_deref().unwrap_or("nothing");
-                tracing::warn!(address = %peer.address, claimed_unverified, %error, "refused a join token");
-                (error.word(), Status::unauthenticated(format!("the join token is refused: {error}")))
-            })?,
+        let mut token_used = None;
+        let (identity, proof) = match (&peer.identity, bearer(request)) {
+            (Some(identity), _) => {
+                (identity.clone(), format!("certificate {}", peer.serial.as_deref().unwrap_or_default()))
+            }
+            (None, Some(token)) => match self.tokens.verify(token) {
+                Ok(proven) => {
+                    let proof = (proven.identity.clone(), format!("token {}", proven.token));
+                    token_used = Some(proven);
+                    proof
+                }
+                Err(error) => {
+                    let claimed = claimed_identity(token);
+                    let claimed_unverified = claimed.as_deref().unwrap_or("nothing");
+                    tracing::warn!(address = %peer.address, claimed_unverified, %error, "refused a join token");
+                    let sentence = format!("the join token is refused: {error}");
+                    return Err((error.word(), Status::unauthenticated(sentence)));
+                }
+            },
             (None, None) => {
                 let sentence = "send a join token (authorization: Bearer …) or connect with a mesh certificate";
                 return Err(("no_credentials", Status::unauthenticated(sentence)));
@@ -134,11 +155,21 @@ impl ControlPlane {
         }
         let body = request.get_ref();
         let wanted = u64::try_from(body.validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let issued = self.authority.issue(&body.csr, &identity, wanted).map_err(|error| {
+        if let Some(proven) = token_used {
+            self.tokens.use_up(&proven).map_err(|error| {
+                tracing::warn!(address = %peer.address, %identity, token = proven.token, %error, "refused a join token");
+                (error.word(), Status::unauthenticated(format!("the join token is refused: {error}")))
+            })?;
+        }
+        let address = peer.address.to_string();
+        let issued = self.authority.certify(&body.csr, &identity, wanted, proof, address).map_err(|error| {
             tracing::warn!(address = %peer.address, %identity, error = &error as &dyn std::error::Error, "refused a certificate");
             match error {
-                crate::ca::IssueError::Request(_) => ("invalid_request", Status::invalid_argument(error.to_string())),
-                _ => ("internal", Status::internal(error.to_string())),
+                CertifyError::Issue(IssueError::Request(_)) => {
+                    ("invalid_request", Status::invalid_argument(error.to_string()))
+                }
+                CertifyError::TooMany => ("rate_limited", Status::resource_exhausted(error.to_string())),
+                CertifyError::Issue(_) | CertifyError::Audit(_) => ("internal", Status::internal(error.to_string())),
             }
         })?;
         let lasts = issued.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_secs();

@@ -3,6 +3,9 @@
 //! Its root is made at first start and kept in the state directory, or given by files. Of a certificate signing request it
 //! takes the public key and nothing else: who the certificate is for was proven before, and what it may be used for is
 //! decided here.
+//!
+//! One value is one state of the files: immutable. What replaces it when they change is [`authority`](crate::authority); what
+//! changes the files of the state directory, step by step, is [`rotation`](crate::rotation).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,6 +24,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::FromDer;
 
 use crate::state::{StateDirectory, StateError, read};
@@ -29,11 +33,17 @@ use crate::state::{StateDirectory, StateError, read};
 pub const ROOT_CERTIFICATE: &str = "root.pem";
 /// Key file in the state directory.
 pub const ROOT_KEY: &str = "root.key";
+/// The root that is to come, while a rotation lasts.
+pub(crate) const NEXT_CERTIFICATE: &str = "root.next.pem";
+/// Its key.
+pub(crate) const NEXT_KEY: &str = "root.next.key";
+/// The root that has come, certified by the one that goes: who knows only the latter still finds a way to an anchor.
+pub(crate) const CROSS_CERTIFICATE: &str = "root.cross.pem";
 
 /// Lifetime of a root made here.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Certificates are valid from a little before they are made: clocks differ.
-const BACKDATING: Duration = Duration::from_secs(300);
+/// Certificates are valid from a while before they are made: clocks differ, by ten minutes if it must be.
+const BACKDATING: Duration = Duration::from_secs(15 * 60);
 /// Shortest lifetime that is certified.
 const SHORTEST: Duration = Duration::from_secs(5);
 /// Largest certificate signing request, in bytes.
@@ -44,7 +54,8 @@ const REQUEST_LIMIT: usize = 64 << 10;
 pub enum RootSource {
     /// The state directory; made there at first start.
     State,
-    /// Files that somebody else keeps. The certificate file holds the signing certificate first and the root last.
+    /// Files that somebody else keeps, and may replace. The certificate file holds the signing certificate first, then what
+    /// leads to its root; every self-signed certificate in it is a trust anchor.
     Files {
         /// PEM certificates.
         certificate: PathBuf,
@@ -55,15 +66,42 @@ pub enum RootSource {
 
 /// The authority.
 pub struct CertificateAuthority {
-    issuer: Issuer<'static, KeyPair>,
-    /// From the signing certificate to the root.
-    chain: Vec<CertificateDer<'static>>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
+    /// What stands between a leaf and the trust anchors: the signing certificate and what is above it, without the root.
+    between: Vec<CertificateDer<'static>>,
     /// The same as PEM.
-    chain_texts: Vec<String>,
+    between_texts: Vec<String>,
+    /// The root of what is signed here comes first. Never empty.
+    anchors: Vec<Anchor>,
     trust_bundle: Arc<str>,
     expires: SystemTime,
     lifetime: Duration,
     provider: Arc<CryptoProvider>,
+}
+
+/// A trust anchor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchor {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The same as PEM.
+    pub pem: String,
+    /// SHA-256 of the certificate, hexadecimal.
+    pub fingerprint: Arc<str>,
+    /// Its subject, for people.
+    pub subject: String,
+    /// When it ends.
+    pub expires: SystemTime,
+}
+
+/// What the files of an authority hold at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Material {
+    certificate_path: PathBuf,
+    certificates: String,
+    /// Candidates: which of them is the signing certificate's, its public key says.
+    keys: Vec<(PathBuf, String)>,
+    cross: Option<String>,
 }
 
 /// Why there is no authority.
@@ -127,10 +165,12 @@ pub enum IssueError {
 /// An issued certificate.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// PEM, the leaf first, the root last.
+    /// PEM, the leaf first; the last text is the trust bundle, in which the root comes first.
     pub chain: Vec<String>,
     /// Serial number, hexadecimal: for the log.
     pub serial: String,
+    /// Fingerprint of its root.
+    pub root: Arc<str>,
     /// When it ends.
     pub not_after: SystemTime,
 }
@@ -147,10 +187,6 @@ impl CertificateAuthority {
         lifetime: Duration,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, AuthorityError> {
-        let (certificate_path, key_path) = match source {
-            RootSource::State => (state.file(ROOT_CERTIFICATE), state.file(ROOT_KEY)),
-            RootSource::Files { certificate, key } => (certificate.clone(), key.clone()),
-        };
         if *source == RootSource::State && !is_complete(state)? {
             let _lock = state.lock()?;
             // Another server may have made it while this one waited.
@@ -158,46 +194,92 @@ impl CertificateAuthority {
                 make_root(state, &provider)?;
             }
         }
-        let (certificates, key) = (read(&certificate_path)?, read(&key_path)?);
-        let invalid = |problem| AuthorityError::Certificate { path: certificate_path.clone(), problem };
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificates.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|_| invalid("it is not PEM"))?;
-        let signing = chain.first().ok_or_else(|| invalid("there is none in it"))?;
-        let (_, parsed) =
-            x509_parser::parse_x509_certificate(signing).map_err(|_| invalid("the first is not X.509"))?;
-        if !parsed.is_ca() {
-            return Err(invalid("the first may not sign (basicConstraints says that it is no authority)"));
-        }
-        let expires = UNIX_EPOCH + Duration::from_secs(parsed.validity().not_after.timestamp().try_into().unwrap_or(0));
-        if expires <= SystemTime::now() {
-            return Err(invalid("it has expired"));
-        }
-        let foreign =
-            |cause| AuthorityError::Key { path: key_path.clone(), certificate: certificate_path.clone(), cause };
-        let key = KeyPair::from_pem(&key).map_err(|cause| foreign(Some(cause)))?;
-        if parsed.public_key().subject_public_key.as_ref() != key.public_key_raw() {
-            return Err(foreign(None));
-        }
-        let issuer = Issuer::from_ca_cert_der(signing, key).map_err(|_| invalid("its subject cannot be read"))?;
-        let chain_texts = certificate_texts(&certificates);
-        let trust_bundle = chain_texts.last().cloned().unwrap_or_default().into();
-        Ok(CertificateAuthority { issuer, chain, chain_texts, trust_bundle, expires, lifetime, provider })
+        Self::load(&Material::read(state, source)?, lifetime, provider)
     }
 
-    /// Trust anchors, PEM: what sidecars trust.
+    /// The authority of these files.
+    ///
+    /// # Errors
+    /// They do not fit together, or cannot be used.
+    pub(crate) fn load(
+        material: &Material,
+        lifetime: Duration,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, AuthorityError> {
+        let path = &material.certificate_path;
+        let invalid = |problem| AuthorityError::Certificate { path: path.clone(), problem };
+        let certificates = certificates(&material.certificates).map_err(invalid)?;
+        let signing = certificates.first().ok_or_else(|| invalid("there is none in it"))?;
+        if !signing.is_authority {
+            return Err(invalid("the first may not sign (basicConstraints says that it is no authority)"));
+        }
+        if signing.expires <= SystemTime::now() {
+            return Err(invalid("it has expired"));
+        }
+        let key = signing_key(material, signing)?;
+        let (between, root) = way_to_root(&certificates)
+            .ok_or_else(|| invalid("its certificates do not lead from the first to a root (self-signed)"))?;
+        let mut between: Vec<&Parsed> = between;
+        let cross = material.cross.as_deref().map(self::certificates).transpose().map_err(invalid)?.unwrap_or_default();
+        between.extend(cross.iter().filter(|cross| cross.public_key == root.public_key));
+        let others = certificates.iter().filter(|other| other.is_self_signed() && other.der != root.der);
+        let anchors: Vec<Anchor> = std::iter::once(root).chain(others).map(Parsed::anchor).collect();
+        let issuer = Issuer::from_ca_cert_der(&signing.der, key).map_err(|_| invalid("its subject cannot be read"))?;
+        Ok(CertificateAuthority {
+            issuer: Arc::new(issuer),
+            between_texts: between.iter().map(|certificate| certificate.pem.clone()).collect(),
+            between: between.iter().map(|certificate| certificate.der.clone()).collect(),
+            trust_bundle: bundle(&anchors),
+            expires: signing.expires,
+            anchors,
+            lifetime,
+            provider,
+        })
+    }
+
+    /// Trust anchors, PEM: what sidecars trust. The root of what is signed here comes first.
     pub fn trust_bundle(&self) -> &Arc<str> {
         &self.trust_bundle
+    }
+
+    /// Trust anchors, the root of what is signed here first.
+    pub fn anchors(&self) -> &[Anchor] {
+        &self.anchors
+    }
+
+    /// Fingerprint of the root of what is signed here.
+    pub fn root(&self) -> Arc<str> {
+        self.anchors.first().map(|root| root.fingerprint.clone()).unwrap_or_default()
+    }
+
+    /// The same signer, which also trusts these.
+    pub(crate) fn trusting(&self, more: impl IntoIterator<Item = Anchor>) -> Self {
+        let mut anchors = self.anchors.clone();
+        for anchor in more {
+            if anchors.iter().all(|known| known.fingerprint != anchor.fingerprint) {
+                anchors.push(anchor);
+            }
+        }
+        CertificateAuthority {
+            issuer: self.issuer.clone(),
+            between: self.between.clone(),
+            between_texts: self.between_texts.clone(),
+            trust_bundle: bundle(&anchors),
+            anchors,
+            expires: self.expires,
+            lifetime: self.lifetime,
+            provider: self.provider.clone(),
+        }
     }
 
     /// Trust anchors, for verifying clients.
     ///
     /// # Errors
-    /// The root is of a kind that rustls cannot use.
+    /// One of them is of a kind that rustls cannot use.
     pub fn trust_anchors(&self) -> Result<RootCertStore, rustls::Error> {
         let mut anchors = RootCertStore::empty();
-        if let Some(root) = self.chain.last() {
-            anchors.add(root.clone())?;
+        for anchor in &self.anchors {
+            anchors.add(anchor.certificate.clone())?;
         }
         Ok(anchors)
     }
@@ -221,8 +303,10 @@ impl CertificateAuthority {
         let not_after = params.not_after.into();
         let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
         let leaf = params.signed_by(&key, &self.issuer).map_err(IssueError::Sign)?;
-        let chain = std::iter::once(leaf.pem()).chain(self.chain_texts.iter().cloned()).collect();
-        Ok(Issued { chain, serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(), not_after })
+        let mut chain = vec![leaf.pem()];
+        chain.extend(self.between_texts.iter().cloned());
+        chain.push(self.trust_bundle.to_string());
+        Ok(Issued { chain, serial: hexadecimal(&serial), root: self.root(), not_after })
     }
 
     /// A certificate and new key for this server itself, valid for DNS names and addresses.
@@ -241,7 +325,7 @@ impl CertificateAuthority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let not_after = params.not_after.into();
         let leaf = params.signed_by(&key, &self.issuer).map_err(IssueError::Sign)?;
-        let chain = std::iter::once(leaf.der().clone()).chain(self.chain.iter().cloned()).collect();
+        let chain = std::iter::once(leaf.der().clone()).chain(self.between.iter().cloned()).collect();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let certified = CertifiedKey::from_der(chain, key, &self.provider).map_err(IssueError::Load)?;
         Ok((certified, not_after))
@@ -279,6 +363,20 @@ fn is_complete(state: &StateDirectory) -> Result<bool, AuthorityError> {
 }
 
 fn make_root(state: &StateDirectory, provider: &CryptoProvider) -> Result<(), AuthorityError> {
+    let (params, key) = new_root(provider)?;
+    let certificate = params.self_signed(&key).map_err(AuthorityError::Make)?;
+    state.write(ROOT_KEY, &key.serialize_pem())?;
+    if let Err(error) = state.write_public(ROOT_CERTIFICATE, &certificate.pem()) {
+        // A key alone would be taken for half of something that was lost.
+        let _ = std::fs::remove_file(state.file(ROOT_KEY));
+        return Err(error.into());
+    }
+    tracing::info!(certificate = %state.file(ROOT_CERTIFICATE).display(), "made the root of a new mesh");
+    Ok(())
+}
+
+/// A new root, not yet signed by anybody, and its key.
+pub(crate) fn new_root(provider: &CryptoProvider) -> Result<(CertificateParams, KeyPair), AuthorityError> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::Make)?;
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
@@ -289,15 +387,134 @@ fn make_root(state: &StateDirectory, provider: &CryptoProvider) -> Result<(), Au
     params.serial_number = Some(serial_number(provider));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    let certificate = params.self_signed(&key).map_err(AuthorityError::Make)?;
-    state.write(ROOT_KEY, &key.serialize_pem())?;
-    if let Err(error) = state.write_public(ROOT_CERTIFICATE, &certificate.pem()) {
-        // A key alone would be taken for half of something that was lost.
-        let _ = std::fs::remove_file(state.file(ROOT_KEY));
-        return Err(error.into());
+    Ok((params, key))
+}
+
+impl Material {
+    /// Reads the files of an authority.
+    pub(crate) fn read(state: &StateDirectory, source: &RootSource) -> Result<Material, StateError> {
+        match source {
+            RootSource::Files { certificate, key } => Ok(Material {
+                certificate_path: certificate.clone(),
+                certificates: read(certificate)?,
+                keys: vec![(key.clone(), read(key)?)],
+                cross: None,
+            }),
+            RootSource::State => {
+                let mut keys = vec![(state.file(ROOT_KEY), read(&state.file(ROOT_KEY))?)];
+                keys.extend(state.read(NEXT_KEY)?.map(|text| (state.file(NEXT_KEY), text)));
+                Ok(Material {
+                    certificate_path: state.file(ROOT_CERTIFICATE),
+                    certificates: read(&state.file(ROOT_CERTIFICATE))?,
+                    keys,
+                    cross: state.read(CROSS_CERTIFICATE)?,
+                })
+            }
+        }
     }
-    tracing::info!(certificate = %state.file(ROOT_CERTIFICATE).display(), "made the root of a new mesh");
-    Ok(())
+}
+
+/// The key of the signing certificate.
+fn signing_key(material: &Material, signing: &Parsed) -> Result<KeyPair, AuthorityError> {
+    let mut found = None;
+    for (path, text) in &material.keys {
+        match KeyPair::from_pem(text) {
+            Ok(key) if key.public_key_raw() == signing.public_key => return Ok(key),
+            Ok(_) => found = found.or(Some((path, None))),
+            Err(cause) => found = found.or(Some((path, Some(cause)))),
+        }
+    }
+    let (path, cause) = found.unwrap_or((&material.certificate_path, None));
+    Err(AuthorityError::Key { path: path.clone(), certificate: material.certificate_path.clone(), cause })
+}
+
+/// A certificate of an authority.
+#[derive(Debug)]
+struct Parsed {
+    der: CertificateDer<'static>,
+    pem: String,
+    subject_raw: Vec<u8>,
+    issuer_raw: Vec<u8>,
+    subject: String,
+    public_key: Vec<u8>,
+    expires: SystemTime,
+    is_authority: bool,
+}
+
+impl Parsed {
+    fn is_self_signed(&self) -> bool {
+        self.is_authority && self.subject_raw == self.issuer_raw
+    }
+
+    fn anchor(&self) -> Anchor {
+        Anchor {
+            certificate: self.der.clone(),
+            pem: self.pem.clone(),
+            fingerprint: fingerprint(&self.der),
+            subject: self.subject.clone(),
+            expires: self.expires,
+        }
+    }
+}
+
+/// The certificates of a PEM text.
+fn certificates(text: &str) -> Result<Vec<Parsed>, &'static str> {
+    let parse = |pem: String| {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| "it is not PEM")?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| "one of them is not X.509")?;
+        let expires = parsed.validity().not_after.timestamp().try_into().unwrap_or(0);
+        Ok(Parsed {
+            subject_raw: parsed.subject().as_raw().to_vec(),
+            issuer_raw: parsed.issuer().as_raw().to_vec(),
+            subject: parsed.subject().to_string().chars().filter(|c| !c.is_control()).take(200).collect(),
+            public_key: parsed.public_key().subject_public_key.as_ref().to_vec(),
+            expires: UNIX_EPOCH + Duration::from_secs(expires),
+            is_authority: parsed.is_ca(),
+            der: der.clone(),
+            pem,
+        })
+    };
+    // What stands between the certificates is for people. A text without any of them may be something else altogether.
+    if CertificateDer::pem_slice_iter(text.as_bytes()).any(|certificate| certificate.is_err()) {
+        return Err("it is not PEM");
+    }
+    certificate_texts(text).into_iter().map(parse).collect()
+}
+
+/// From the signing certificate up: what is below the root, and the root. Where nothing is self-signed, the last certificate
+/// is what is trusted.
+fn way_to_root(certificates: &[Parsed]) -> Option<(Vec<&Parsed>, &Parsed)> {
+    let mut current = certificates.first()?;
+    let mut between = Vec::new();
+    while !current.is_self_signed() && between.len() < certificates.len() {
+        let Some(next) = certificates.iter().find(|next| {
+            next.subject_raw == current.issuer_raw && next.is_authority && next.subject_raw != current.subject_raw
+        }) else {
+            let partial = certificates.iter().all(|other| !other.is_self_signed());
+            return partial.then_some((between, current));
+        };
+        between.push(current);
+        current = next;
+    }
+    current.is_self_signed().then_some((between, current))
+}
+
+/// Trust anchors of a PEM text that was written here, if it is one.
+pub(crate) fn anchors(text: &str) -> Option<Vec<Anchor>> {
+    certificates(text).ok().map(|certificates| certificates.iter().map(Parsed::anchor).collect())
+}
+
+fn bundle(anchors: &[Anchor]) -> Arc<str> {
+    anchors.iter().map(|anchor| anchor.pem.as_str()).collect::<String>().into()
+}
+
+/// SHA-256 of a certificate, hexadecimal.
+fn fingerprint(certificate: &CertificateDer<'_>) -> Arc<str> {
+    hexadecimal(&Sha256::digest(certificate)).into()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The public key of a certificate signing request whose signature is by that key.
@@ -343,7 +560,7 @@ fn certificate_texts(text: &str) -> Vec<String> {
 
 impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertificateAuthority").field("certificates", &self.chain.len()).finish_non_exhaustive()
+        f.debug_struct("CertificateAuthority").field("anchors", &self.anchors.len()).finish_non_exhaustive()
     }
 }
 
@@ -355,6 +572,12 @@ pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Option<SpiffeId> {
         (Some(uri), None) => SpiffeId::parse(uri).ok(),
         _ => None,
     }
+}
+
+/// The serial number of a certificate, hexadecimal.
+pub(crate) fn serial(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(hexadecimal(parsed.raw_serial()))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use malla_config::mesh;
 use malla_xds::{Name, SpiffeId};
 
+pub(crate) use self::tls::with_trust_bundle;
 use crate::resources::{Resources, UnknownDestinations};
 use crate::world::{World, WorldError, identity_of};
 

@@ -60,7 +60,10 @@ const CERTIFICATE_REASONS: &[&str] = &[
     "invalid_request",
     "malformed",
     "no_credentials",
+    "rate_limited",
+    "revoked",
     "trust_domain",
+    "used",
     "wrong_audience",
 ];
 
@@ -85,6 +88,7 @@ pub(crate) struct Metrics {
     pub(crate) reviews: Family<Outcome, Counter>,
     pub(crate) reviews_refused: Family<Reason, Counter>,
     pub(crate) review_seconds: Histogram,
+    pub(crate) authority_refused: Gauge,
     reloads: Family<Outcome, Counter>,
     reload_refused: Gauge,
     reload_time: Gauge,
@@ -108,6 +112,7 @@ impl Metrics {
             reviews: Family::default(),
             reviews_refused: Family::default(),
             review_seconds: Histogram::new(REVIEW_SECONDS),
+            authority_refused: Gauge::default(),
             reloads: Family::default(),
             reload_refused: Gauge::default(),
             reload_time: Gauge::default(),
@@ -134,6 +139,11 @@ impl Metrics {
             "authority_expiry_timestamp_seconds",
             "When the certificate of the authority ends",
             metrics.authority_expiry.clone(),
+        );
+        registry.register(
+            "authority_refused",
+            "1 while the authority's files have changed and cannot be used, and the authority before goes on",
+            metrics.authority_refused.clone(),
         );
         registry.register("reloads", "Attempts to load the configuration", metrics.reloads.clone());
         registry.register(
@@ -235,6 +245,7 @@ mod tests {
                 "malla_control_certificates counter",
                 "malla_control_certificates_refused counter",
                 "malla_control_authority_expiry_timestamp_seconds gauge",
+                "malla_control_authority_refused gauge",
                 "malla_control_reloads counter",
                 "malla_control_reload_refused gauge",
                 "malla_control_reload_timestamp_seconds gauge",

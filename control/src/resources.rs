@@ -139,6 +139,28 @@ impl Resources {
         self.workloads.contains_key(name)
     }
 
+    /// The same, with other trust anchors (PEM).
+    pub(crate) fn with_trust_bundle(&self, trust_bundle: &str) -> Self {
+        let Some(trust_domain) = self.trust_domain.clone() else { return Resources::not_loaded() };
+        let secret =
+            crate::compile::with_trust_bundle(trust_bundle, self.get(ResourceType::Secret, names::ROOT_CA).as_deref());
+        let others =
+            self.in_order.iter().filter(|resource| (resource.kind, &*resource.name) != (secret.kind, &*secret.name));
+        let resources: Vec<Resource> =
+            others.map(|resource| Resource::clone(resource)).chain([secret.clone()]).collect();
+        let special = self.for_namespaces.iter();
+        let special = special.map(|((namespace, ..), resource)| (namespace.clone(), Resource::clone(resource)));
+        Resources::new(trust_domain, self.unknown_destinations, resources, special, self.workloads.clone())
+            .with_notices(self.notices.clone())
+            .with_routes(self.routes.clone())
+    }
+
+    /// Whether these trust anchors (PEM) are what it distributes.
+    pub(crate) fn trusts(&self, trust_bundle: &str) -> bool {
+        self.get(ResourceType::Secret, names::ROOT_CA)
+            .is_some_and(|known| crate::compile::with_trust_bundle(trust_bundle, Some(&known)).version == known.version)
+    }
+
     /// The same, with the routes that it was made of.
     pub fn with_routes(self, routes: Vec<AttachedRoute>) -> Self {
         Resources { routes, ..self }

@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ads::ControlPlane;
-use crate::ca::{AuthorityError, CertificateAuthority, RootSource};
+use crate::authority::Authority;
+use crate::ca::{AuthorityError, RootSource};
 use crate::inject::{InjectionSettings, InvalidSetting};
-use crate::metrics::{Metrics, unix_seconds};
+use crate::metrics::Metrics;
 use crate::resources::Published;
 use crate::source::{self, Source, SourceError};
 use crate::state::{StateDirectory, StateError};
 use crate::status::Status;
-use crate::tls::{self, OwnCertificate, TlsError};
+use crate::tls::{Handshakes, TlsError};
 use crate::token::{TokenAuthority, TokenKeyError};
 use crate::webhook::{self, Webhook};
 use crate::{admin, serve};
@@ -145,16 +147,16 @@ impl Control {
         })
     }
 
-    /// Starts a server on what a function makes of the trust bundle.
+    /// Starts a server on what a function makes of the trust bundle, which may change.
     pub(crate) fn start_with(
         settings: ControlSettings,
-        source: impl FnOnce(Arc<str>) -> Result<(Published, Option<Source>), StartError>,
+        source: impl FnOnce(watch::Receiver<Arc<str>>) -> Result<(Published, Option<Source>), StartError>,
     ) -> Result<Control, StartError> {
         raise_file_limit();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let state = StateDirectory::open(&settings.state)?;
         let lifetime = settings.certificate_lifetime;
-        let authority = Arc::new(CertificateAuthority::open(&state, &settings.root, lifetime, provider.clone())?);
+        let authority = Arc::new(Authority::open(&state, &settings.root, lifetime, provider.clone())?);
         let tokens = TokenAuthority::open(&state)?;
         let listener = listen(settings.listen, "--listen")?;
         let admin_listener = listen(settings.admin, "--admin")?;
@@ -162,33 +164,36 @@ impl Control {
         let xds_address = listener.local_addr().map_err(unusable(settings.listen, "--listen"))?;
         let admin_address = admin_listener.local_addr().map_err(unusable(settings.admin, "--admin"))?;
         let names = server_names(settings.listen.ip(), &settings.advertise);
-        let (certificate, not_after) = OwnCertificate::new(authority.clone(), names)?;
-        let certificate = Arc::new(certificate);
-        let tls = Arc::new(tls::server_config(&authority, certificate.clone(), provider.clone())?);
+        let handshakes = Handshakes::new(authority.clone(), names, provider)?;
+        let tls = handshakes.config().clone();
         let webhook = match settings.webhook {
             Some(WebhookSettings { listen: address, mut injection }) => {
-                injection.trust = authority.trust_bundle().to_string();
+                injection.trust = authority.current().trust_bundle().to_string();
                 injection.check()?;
                 let listener = listen(address, "--webhook-port")?;
                 let local = listener.local_addr().map_err(unusable(address, "--webhook-port"))?;
-                Some((listener, local, Arc::new(tls::webhook_config(certificate.clone(), provider)?), injection))
+                Some((listener, local, Arc::new(handshakes.webhook_config()?), injection))
             }
             None => None,
         };
-        let (published, source) = source(authority.trust_bundle().clone())?;
+        let (published, source) = source(authority.bundle())?;
 
         let metrics = Arc::new(Metrics::new());
-        metrics.authority_expiry.set(unix_seconds(authority.expires()));
-        let plane = Arc::new(ControlPlane::new(published.clone(), authority, tokens, metrics.clone()));
+        let plane = Arc::new(ControlPlane::new(published.clone(), authority.clone(), tokens, metrics.clone()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(certificate.keep_fresh(not_after, stop.clone()));
-        tasks.spawn(count_reloads(published, metrics.clone(), stop.clone()));
+        tasks.spawn(handshakes.keep_fresh(stop.clone()));
         let webhook_address = webhook.map(|(listener, address, tls, injection)| {
-            let webhook = Webhook::new(injection, metrics);
+            let webhook = Webhook::new(injection, authority.bundle(), metrics.clone());
             tasks.spawn(webhook::serve(listener, tls, webhook.into(), tasks.clone(), stop.clone()));
             tracing::info!(%address, "admission webhook started");
             address
         });
+        let followers = {
+            let plane = plane.clone();
+            move |bundle: &str| plane.streams.followers(&plane.published, bundle)
+        };
+        tasks.spawn(authority.keep_up(followers, metrics.clone(), stop.clone()));
+        tasks.spawn(count_reloads(published, metrics, stop.clone()));
         tasks.spawn(serve::serve(listener, tls, plane.clone(), tasks.clone(), stop.clone()));
         tasks.spawn(admin::serve(admin_listener, plane.clone(), tasks.clone(), stop.clone()));
         tracing::info!(xds = %xds_address, admin = %admin_address, "control server started");
@@ -211,8 +216,8 @@ impl Control {
     }
 
     /// Trust anchors, PEM: what sidecars are given as `--trust`.
-    pub fn trust_bundle(&self) -> &Arc<str> {
-        self.plane.authority.trust_bundle()
+    pub fn trust_bundle(&self) -> Arc<str> {
+        self.plane.authority.current().trust_bundle().clone()
     }
 
     /// Makes join tokens.
@@ -227,7 +232,7 @@ impl Control {
 
     /// What `/status.json` tells.
     pub fn status(&self) -> Status {
-        Status::now(&self.plane.published, &self.plane.streams)
+        self.plane.status()
     }
 
     /// Stops: accepts nothing more, tells every stream to connect elsewhere, waits until all has ended (10 s at most).

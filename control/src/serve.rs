@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -44,13 +45,12 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Accepts until stopped. Connections are tasks of `connections` and end with `stop`.
 pub(crate) async fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: Arc<ArcSwap<ServerConfig>>,
     plane: Arc<ControlPlane>,
     connections: TaskTracker,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
-    let acceptor = TlsAcceptor::from(tls);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (socket, address) = match accepted {
             Ok(accepted) => accepted,
@@ -67,7 +67,9 @@ pub(crate) async fn serve(
             refused(&plane, "too_many_connections");
             continue;
         };
-        let (acceptor, plane, stop) = (acceptor.clone(), plane.clone(), stop.child_token());
+        // The one that verifies by the trust anchors of now.
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let (plane, stop) = (plane.clone(), stop.child_token());
         connections.spawn(async move {
             plane.metrics.connections.inc();
             connection(socket, address, acceptor, &plane, stop).await;
@@ -109,7 +111,8 @@ async fn connection(
         tracing::warn!(%address, "a client certificate of this mesh names no identity");
         return;
     }
-    let peer = Peer { address, identity, closing: stop.clone(), calls: Arc::default() };
+    let serial = certificate.and_then(ca::serial);
+    let peer = Peer { address, identity, serial, closing: stop.clone(), calls: Arc::default() };
     let calls = peer.calls.clone();
     let service = service_fn(|mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());

@@ -392,6 +392,11 @@ async fn certificates_need_a_valid_token_or_a_certificate() {
         assert_eq!(status.code(), code);
         assert!(status.message().contains(sentence), "{status}");
     }
+    let once = JoinClaims { once: true, ..JoinClaims::new(&cart(), Duration::from_secs(60)) };
+    let once = server.control.tokens().create(&once).expect("signs");
+    client.create_certificate(request(), Some(&once)).await.expect("for one use");
+    let status = client.create_certificate(request(), Some(&once)).await.expect_err("used");
+    assert!(status.message().contains("has been used"), "{status}");
     let garbage = CertificateRequest { csr: "garbage".into(), ..Default::default() };
     let status = client.create_certificate(garbage, Some(&server.token(&cart()))).await.expect_err("no request");
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -402,7 +407,8 @@ async fn certificates_need_a_valid_token_or_a_certificate() {
     assert_eq!(client::identity(&renewed.cert_chain), Some(cart()));
     let metrics = server.http("/metrics").await;
     for line in [
-        "certificates_total 2",
+        "certificates_total 3",
+        "certificates_refused_total{reason=\"used\"} 1",
         "certificates_refused_total{reason=\"expired\"} 1",
         "certificates_refused_total{reason=\"forged\"} 1",
     ] {

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use malla_config::mesh::Mesh;
 use malla_config::{Report, Severity, SourceFile};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::compile::compile;
@@ -49,17 +50,18 @@ pub enum SourceError {
     },
 }
 
-/// Reads the configuration, compiles it, and keeps watching. `trust_bundle` (PEM, all trust anchors) becomes the secret
-/// `ROOTCA`. Must run inside a tokio runtime.
+/// Reads the configuration, compiles it, and keeps watching. `trust_bundle` (PEM, all trust anchors), as it changes, becomes the
+/// secret `ROOTCA`. Must run inside a tokio runtime.
 ///
 /// # Errors
 /// The path does not exist. A configuration that exists and is invalid is no error here: [`Published::last_reload`] tells,
 /// and [`Resources::is_loaded`] is false until it is mended.
-pub fn start(config: &Path, trust_bundle: Arc<str>) -> Result<Source, SourceError> {
+pub fn start(config: &Path, trust_bundle: watch::Receiver<Arc<str>>) -> Result<Source, SourceError> {
     exists(config)?;
     let first = scan(config);
     let seen = Seen::of(&first.content);
-    let (resources, outcome) = match load(first.content, &trust_bundle) {
+    let bundle = trust_bundle.borrow().clone();
+    let (resources, outcome) = match load(first.content, &bundle) {
         Ok(resources) => (resources, None),
         Err(refusal) => (Resources::not_loaded(), Some(refusal.outcome())),
     };
@@ -125,11 +127,18 @@ impl Seen {
 }
 
 /// Looks, compares, applies; for ever.
-async fn watch(config: PathBuf, trust_bundle: Arc<str>, mut watcher: Watcher, mut seen: Seen, publisher: Publisher) {
+async fn watch(
+    config: PathBuf,
+    mut trust_bundle: watch::Receiver<Arc<str>>,
+    mut watcher: Watcher,
+    mut seen: Seen,
+    publisher: Publisher,
+) {
     // The first look was taken before anything was watched.
     let mut wake = Wake::Changed;
     let mut disagreements = 0;
     loop {
+        retrust(&publisher, &trust_bundle.borrow_and_update().clone());
         let Some(found) = look(&config).await else {
             wake = watcher.wake().await;
             continue;
@@ -150,15 +159,32 @@ async fn watch(config: PathBuf, trust_bundle: Arc<str>, mut watcher: Watcher, mu
                 continue;
             }
             seen = found_now;
-            let bundle = trust_bundle.clone();
+            let bundle = trust_bundle.borrow().clone();
             match tokio::task::spawn_blocking(move || load(found.content, &bundle)).await {
                 Ok(loaded) => apply(loaded, &publisher),
                 Err(error) => tracing::error!(%error, "the configuration could not be loaded"),
             }
         }
         disagreements = 0;
-        wake = watcher.wake().await;
+        wake = tokio::select! {
+            wake = watcher.wake() => wake,
+            // Whether the configuration is good or not: who trusts whom does not wait for it. An authority that is gone is gone with
+            // its server.
+            Ok(()) = trust_bundle.changed() => Wake::Rescan,
+        };
     }
+}
+
+/// Publishes what serves with other trust anchors, if they are others.
+fn retrust(publisher: &Publisher, trust_bundle: &str) {
+    publisher.resources.send_if_modified(|current| {
+        let changed = current.is_loaded() && !current.trusts(trust_bundle);
+        if changed {
+            *current = Arc::new(current.with_trust_bundle(trust_bundle));
+            tracing::info!(version = %current.version(), "the trust anchors are distributed");
+        }
+        changed
+    });
 }
 
 async fn look(config: &Path) -> Option<Scan> {

@@ -30,6 +30,9 @@ pub struct Status {
     pub notices: Vec<String>,
     /// The last attempt to load the configuration.
     pub last_reload: ReloadStatus,
+    /// Trust anchors, and who has them.
+    #[serde(default)]
+    pub trust: TrustStatus,
     /// The routes of the configuration that serves, in its order.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
@@ -60,6 +63,52 @@ pub struct Programmed {
     pub used_by: usize,
     /// Those of them that have applied it as it is now.
     pub applied_by: usize,
+}
+
+/// Trust anchors, and who has them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustStatus {
+    /// The anchors that are distributed, the one that signs first.
+    pub anchors: Vec<AnchorStatus>,
+    /// Connected clients that follow them.
+    pub followers: usize,
+    /// Those of them that have applied them as they are now.
+    pub up_to_date: usize,
+    /// The others, by name.
+    pub behind: Vec<String>,
+    /// Fingerprint of a root that signs as soon as nobody is behind.
+    pub waiting: Option<String>,
+    /// Why the files of the authority, as they are now, cannot be used.
+    pub problem: Option<String>,
+}
+
+/// A trust anchor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnchorStatus {
+    /// Its subject.
+    pub subject: String,
+    /// SHA-256, hexadecimal.
+    pub fingerprint: String,
+    /// When it ends, in seconds since 1970.
+    pub expires: u64,
+    /// Whether it is the root of what is signed now.
+    pub signs: bool,
+    /// Certificates of it that are in use.
+    pub certificates: usize,
+    /// When the last of them ends, in seconds since 1970.
+    pub last_ends: Option<u64>,
+    /// Whose they are; at most twenty.
+    pub holders: Vec<String>,
+}
+
+/// Who follows the trust bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Followers {
+    pub(crate) number: usize,
+    /// Those who have not applied it as it is now.
+    pub(crate) behind: Vec<String>,
 }
 
 /// The last attempt to load the configuration.
@@ -183,6 +232,29 @@ impl Streams {
     }
 }
 
+impl Streams {
+    /// Who follows the trust bundle. Nobody has one that is not published yet.
+    pub(crate) fn followers(&self, published: &Published, bundle: &str) -> Followers {
+        let resources = published.resources.borrow().clone();
+        let is_published = resources.trusts(bundle);
+        let mut followers = Followers::default();
+        for entry in self.streams.lock().values() {
+            let of_secrets = entry.progress.iter().find(|of_type| of_type.kind == ResourceType::Secret);
+            // A gRPC client has its trust anchors by files, which a stream of their own keeps up to date.
+            if of_secrets.is_none() && entry.flavour != "delta" {
+                continue;
+            }
+            followers.number += 1;
+            let applied = of_secrets.and_then(|of_type| of_type.applied.as_ref());
+            if !is_published || applied != Some(resources.version()) {
+                let name = if entry.node.is_empty() { entry.identity.as_str() } else { &entry.node };
+                followers.behind.push(name.to_owned());
+            }
+        }
+        followers
+    }
+}
+
 impl StreamReport {
     /// The client told who it is.
     pub(crate) fn node(&self, node: &str, software: &str) {
@@ -240,7 +312,7 @@ impl Drop for StreamReport {
 
 impl Status {
     /// The state now.
-    pub(crate) fn now(published: &Published, streams: &Streams) -> Status {
+    pub(crate) fn now(published: &Published, streams: &Streams, trust: TrustStatus) -> Status {
         let resources = published.resources.borrow().clone();
         let last = published.last_reload.borrow().clone();
         let (applied, errors, error_count) = match &last.outcome {
@@ -258,6 +330,7 @@ impl Status {
                 .collect(),
             notices: resources.notices().to_vec(),
             last_reload: ReloadStatus { at: seconds(last.at), applied, errors, error_count },
+            trust,
             streams: streams.values().map(|entry| entry.status(&resources)).collect(),
         }
     }
@@ -286,6 +359,7 @@ impl Status {
         if !reload.applied {
             let _ = writeln!(text, "\n{}\n", reload.errors.trim_end());
         }
+        self.trust.table(now, &mut text);
         if !self.routes.is_empty() {
             let mut rows = vec![["ROUTE", "ACCEPTED", "RESOLVED REFS", "PROGRAMMED"].map(str::to_owned)];
             let word = |holds: bool| if holds { "yes" } else { "NO" }.to_owned();
@@ -338,6 +412,28 @@ impl Status {
             }
         }
         text
+    }
+}
+
+impl TrustStatus {
+    /// A line if all is as ever; a line for each anchor while there are several.
+    fn table(&self, now: u64, text: &mut String) {
+        let Some(root) = self.anchors.first() else { return };
+        // Writing to a String does not fail.
+        let days = root.expires.saturating_sub(now) / (24 * 3600);
+        let (all, some) = (self.followers, self.up_to_date);
+        let _ = writeln!(text, "trust          {}, {days} days left: {some} of {all} clients have it", root.subject);
+        for anchor in self.anchors.iter().skip(1) {
+            let _ =
+                writeln!(text, "               also {}: {} certificates in use", anchor.subject, anchor.certificates);
+        }
+        if let Some(root) = &self.waiting {
+            let short = root.get(..16).unwrap_or(root);
+            let _ = writeln!(text, "               the root {short}… signs as soon as all have it");
+        }
+        if let Some(problem) = &self.problem {
+            let _ = writeln!(text, "WARNING        the authority's files cannot be used: {problem}");
+        }
     }
 }
 
@@ -491,7 +587,7 @@ mod tests {
             }]);
             reports.push(report);
         }
-        let status = Status::now(&published, &streams);
+        let status = Status::now(&published, &streams, TrustStatus::default());
         let programmed: Vec<_> =
             status.routes.iter().map(|route| (route.programmed.used_by, route.programmed.applied_by)).collect();
         assert_eq!(programmed, [(3, 1), (1, 1)]);
@@ -525,7 +621,7 @@ mod tests {
             rejections: vec![rejection],
         }]);
         report.serves("cart-1.shop");
-        let status = Status::now(&published, &streams);
+        let status = Status::now(&published, &streams, TrustStatus::default());
         let table = status.table(seconds(SystemTime::now()));
         for part in [
             "REFUSED, 1 error; the configuration above keeps serving",
@@ -542,6 +638,6 @@ mod tests {
         let json = serde_json::to_string(&status).expect("serializes");
         assert_eq!(serde_json::from_str::<Status>(&json).expect("deserializes"), status);
         drop(report);
-        assert!(Status::now(&published, &streams).streams.is_empty());
+        assert!(Status::now(&published, &streams, TrustStatus::default()).streams.is_empty());
     }
 }

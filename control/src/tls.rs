@@ -12,6 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Authority;
 use crate::ca::{CertificateAuthority, IssueError};
 
 /// Pause after a renewal that failed.
@@ -36,47 +37,87 @@ pub enum TlsError {
 
 /// The server's own certificate, which can be replaced while it serves.
 pub(crate) struct OwnCertificate {
-    authority: Arc<CertificateAuthority>,
     names: Vec<String>,
     current: ArcSwap<CertifiedKey>,
 }
 
-impl OwnCertificate {
-    /// A new certificate for the names, and when it ends.
+/// What the xDS port needs for handshakes, replaced as the authority changes and the certificate grows old.
+pub(crate) struct Handshakes {
+    authority: Arc<Authority>,
+    certificate: Arc<OwnCertificate>,
+    not_after: SystemTime,
+    provider: Arc<CryptoProvider>,
+    config: Arc<ArcSwap<ServerConfig>>,
+}
+
+impl Handshakes {
+    /// With a new certificate for the names.
     pub(crate) fn new(
-        authority: Arc<CertificateAuthority>,
+        authority: Arc<Authority>,
         names: Vec<String>,
-    ) -> Result<(Self, SystemTime), TlsError> {
-        let (certified, not_after) = authority.server_certificate(&names).map_err(TlsError::Certificate)?;
-        Ok((OwnCertificate { authority, names, current: ArcSwap::from_pointee(certified) }, not_after))
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
+        let current = authority.current();
+        let (certified, not_after) = current.server_certificate(&names).map_err(TlsError::Certificate)?;
+        let certificate = Arc::new(OwnCertificate { names, current: ArcSwap::from_pointee(certified) });
+        let config = server_config(&current, certificate.clone(), provider.clone())?;
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        Ok(Handshakes { authority, certificate, not_after, provider, config })
     }
 
-    /// Renews it at half of its life, until stopped.
-    pub(crate) async fn keep_fresh(self: Arc<Self>, mut not_after: SystemTime, stop: CancellationToken) {
+    /// The configuration for the next handshake.
+    pub(crate) fn config(&self) -> &Arc<ArcSwap<ServerConfig>> {
+        &self.config
+    }
+
+    /// The configuration of the webhook's port: for API servers, which prove nothing about themselves.
+    pub(crate) fn webhook_config(&self) -> Result<ServerConfig, TlsError> {
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Version)?
+            .with_no_client_auth()
+            .with_cert_resolver(self.certificate.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// Renews the certificate at half of its life and whenever the authority changes, until stopped.
+    pub(crate) async fn keep_fresh(mut self, stop: CancellationToken) {
+        let mut changes = self.authority.bundle();
+        changes.mark_unchanged();
+        let mut retry = None;
         loop {
-            let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
-            if stop.run_until_cancelled(tokio::time::sleep((left / 2).max(Duration::from_secs(1)))).await.is_none() {
+            let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+            let pause = retry.unwrap_or((left / 2).max(Duration::from_secs(1)));
+            let due = async {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    // The authority lives as long as this does.
+                    _ = changes.changed() => {}
+                }
+            };
+            if stop.run_until_cancelled(due).await.is_none() {
                 return;
             }
-            loop {
-                match self.authority.server_certificate(&self.names) {
-                    Ok((certified, until)) => {
-                        self.current.store(Arc::new(certified));
-                        not_after = until;
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::error!(
-                            error = &error as &dyn std::error::Error,
-                            "cannot renew the control server's own certificate"
-                        );
-                        if stop.run_until_cancelled(tokio::time::sleep(RENEWAL_RETRY)).await.is_none() {
-                            return;
-                        }
-                    }
-                }
-            }
+            retry = self.renew().err().map(|error| {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot renew the control server's own certificate"
+                );
+                RENEWAL_RETRY
+            });
         }
+    }
+
+    fn renew(&mut self) -> Result<(), TlsError> {
+        let current = self.authority.current();
+        let names = &self.certificate.names;
+        let (certified, not_after) = current.server_certificate(names).map_err(TlsError::Certificate)?;
+        let config = server_config(&current, self.certificate.clone(), self.provider.clone())?;
+        self.certificate.current.store(Arc::new(certified));
+        self.config.store(Arc::new(config));
+        self.not_after = not_after;
+        Ok(())
     }
 }
 
@@ -92,22 +133,8 @@ impl fmt::Debug for OwnCertificate {
     }
 }
 
-/// The configuration of the webhook's port: for API servers, which prove nothing about themselves.
-pub(crate) fn webhook_config(
-    certificate: Arc<OwnCertificate>,
-    provider: Arc<CryptoProvider>,
-) -> Result<ServerConfig, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Version)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
 /// The configuration of the xDS port.
-pub(crate) fn server_config(
+fn server_config(
     authority: &CertificateAuthority,
     certificate: Arc<OwnCertificate>,
     provider: Arc<CryptoProvider>,

@@ -1,7 +1,8 @@
 //! Join tokens: what a sidecar outside Kubernetes shows to obtain its first certificate.
 //!
-//! A JWT (ES256) of the control server's own key, bound to an identity and an audience, expiring. Refuses everything else,
-//! and says what was claimed by what it refuses, marked as unverified.
+//! A JWT (ES256) of the control server's own key, bound to an identity and an audience, expiring, if wanted for one use only, and
+//! revocable. Refuses everything else, and says what was claimed by what it refuses, marked as unverified. Nothing secret is compared
+//! here: what decides is a signature.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{StateDirectory, StateError};
+use crate::token_book::{TokenBook, TokenRecord};
 
 /// Key file in the state directory: a P-256 private key, PKCS #8 PEM.
 pub const TOKEN_KEY: &str = "token.key";
@@ -41,8 +43,15 @@ pub struct JoinClaims {
     pub exp: u64,
     /// Time of issue, seconds since 1970.
     pub iat: u64,
-    /// Unique id, for logs.
+    /// Unique id, for logs and for revoking it.
     pub jti: String,
+    /// Whether it is used up by the first certificate that is asked for with it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub once: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl JoinClaims {
@@ -58,14 +67,29 @@ impl JoinClaims {
             exp: now.saturating_add(lifetime.as_secs()),
             iat: now,
             jti: format!("{:032x}", fastrand::u128(..)),
+            once: false,
         }
     }
+}
+
+/// What a valid token proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    /// Who its bearer is.
+    pub identity: SpiffeId,
+    /// The token's unique id, for logs.
+    pub token: String,
+    /// When it expires, in seconds since 1970.
+    pub expires: u64,
+    /// Whether it can be used once.
+    pub once: bool,
 }
 
 /// Makes and checks join tokens.
 pub struct TokenAuthority {
     signing: EncodingKey,
     verifying: DecodingKey,
+    book: TokenBook,
 }
 
 /// Why there is no token authority.
@@ -108,6 +132,15 @@ pub enum TokenError {
     /// What it says contradicts itself, or names no identity of a mesh.
     #[error("its claims do not name an identity of a mesh")]
     InvalidIdentity,
+    /// Somebody has revoked it.
+    #[error("it was revoked")]
+    Revoked,
+    /// It was for one use, and was used.
+    #[error("it was for one use and has been used: make a new one with `malla token create`")]
+    Used,
+    /// What became of tokens cannot be read or written, and nothing is believed unread.
+    #[error("whether it was used or revoked cannot be found out")]
+    Unknown,
 }
 
 impl TokenError {
@@ -119,6 +152,9 @@ impl TokenError {
             TokenError::Expired => "expired",
             TokenError::WrongAudience => "wrong_audience",
             TokenError::InvalidIdentity => "invalid_identity",
+            TokenError::Revoked => "revoked",
+            TokenError::Used => "used",
+            TokenError::Unknown => "internal",
         }
     }
 }
@@ -151,7 +187,7 @@ impl TokenAuthority {
             .map_err(|_| invalid(ErrorKind::InvalidKeyFormat.into()))?;
         let signing = EncodingKey::from_ec_pem(text.as_bytes()).map_err(invalid)?;
         let verifying = DecodingKey::from_ec_pem(key.public_key_pem().as_bytes()).map_err(invalid)?;
-        Ok(TokenAuthority { signing, verifying })
+        Ok(TokenAuthority { signing, verifying, book: TokenBook::open(state) })
     }
 
     /// Signs claims.
@@ -166,7 +202,7 @@ impl TokenAuthority {
     ///
     /// # Errors
     /// It proves none.
-    pub fn verify(&self, token: &str) -> Result<SpiffeId, TokenError> {
+    pub fn verify(&self, token: &str) -> Result<Proven, TokenError> {
         if token.len() > TOKEN_LIMIT {
             return Err(TokenError::Malformed);
         }
@@ -190,8 +226,41 @@ impl TokenAuthority {
         if (identity.namespace(), identity.service_account()) != (&*claims.namespace, &*claims.service_account) {
             return Err(TokenError::InvalidIdentity);
         }
-        Ok(identity)
+        match self.record(&claims.jti)? {
+            Some(record) if record.revoked => Err(TokenError::Revoked),
+            Some(record) if record.used => Err(TokenError::Used),
+            _ => Ok(Proven { identity, token: claims.jti, expires: claims.exp, once: claims.once }),
+        }
     }
+
+    /// Uses a token up if it is for one use. Of two who show it at the same time, one may.
+    ///
+    /// # Errors
+    /// It has been used.
+    pub fn use_up(&self, proven: &Proven) -> Result<(), TokenError> {
+        if !proven.once {
+            return Ok(());
+        }
+        match self.book.use_up(&proven.token, proven.expires) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(TokenError::Used),
+            Err(error) => Err(unknown(&error)),
+        }
+    }
+
+    /// What became of tokens.
+    pub fn book(&self) -> &TokenBook {
+        &self.book
+    }
+
+    fn record(&self, id: &str) -> Result<Option<TokenRecord>, TokenError> {
+        self.book.find(id).map_err(|error| unknown(&error))
+    }
+}
+
+fn unknown(error: &StateError) -> TokenError {
+    tracing::error!(error = error as &dyn std::error::Error, "what became of join tokens is not known, none is taken");
+    TokenError::Unknown
 }
 
 /// What a refused token claims to be, unverified: for the log only. Shortened, and without control characters.
@@ -234,7 +303,7 @@ mod tests {
         let token = authority.create(&JoinClaims::new(&identity(), Duration::from_secs(60))).expect("signs");
         let state = StateDirectory::open(directory.path().join("state")).expect("opens");
         let again = TokenAuthority::open(&state).expect("the same key");
-        assert_eq!(again.verify(&token), Ok(identity()));
+        assert_eq!(again.verify(&token).map(|proven| proven.identity), Ok(identity()));
         assert_eq!(claimed_identity(&token), Some(identity().to_string()));
     }
 
@@ -258,6 +327,25 @@ mod tests {
             assert_eq!(authority.verify(garbage), Err(TokenError::Malformed));
             assert_eq!(claimed_identity(garbage), None);
         }
+    }
+
+    #[test]
+    fn a_token_for_one_use_is_used_up_and_a_revoked_one_is_worth_nothing() {
+        let (_directory, authority) = authority();
+        let once = JoinClaims { once: true, ..JoinClaims::new(&identity(), Duration::from_secs(60)) };
+        let token = authority.create(&once).expect("signs");
+        let (first, second) = (authority.verify(&token).expect("good"), authority.verify(&token).expect("good"));
+        assert_eq!(authority.use_up(&first), Ok(()));
+        assert_eq!(authority.use_up(&second), Err(TokenError::Used));
+        assert_eq!(authority.verify(&token), Err(TokenError::Used));
+        let many = JoinClaims::new(&identity(), Duration::from_secs(60));
+        let token = authority.create(&many).expect("signs");
+        for _ in 0..2 {
+            authority.use_up(&authority.verify(&token).expect("good")).expect("as often as wanted");
+        }
+        let record = TokenRecord { id: many.jti, expires: many.exp, revoked: true, ..Default::default() };
+        authority.book().add(&record).expect("written");
+        assert_eq!(authority.verify(&token), Err(TokenError::Revoked));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -46,14 +46,16 @@ const CLOSING_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Webhook {
     settings: InjectionSettings,
+    /// Whom sidecars shall trust, at this moment.
+    trust: watch::Receiver<Arc<str>>,
     metrics: Arc<Metrics>,
     places: Semaphore,
 }
 
 impl Webhook {
-    /// A webhook that makes sidecars as the settings say.
-    pub(crate) fn new(settings: InjectionSettings, metrics: Arc<Metrics>) -> Self {
-        Webhook { settings, metrics, places: Semaphore::new(AT_A_TIME) }
+    /// A webhook that makes sidecars as the settings say, but for the trust bundle, which changes while the root is rotated.
+    pub(crate) fn new(settings: InjectionSettings, trust: watch::Receiver<Arc<str>>, metrics: Arc<Metrics>) -> Self {
+        Webhook { settings, trust, metrics, places: Semaphore::new(AT_A_TIME) }
     }
 }
 
@@ -162,7 +164,8 @@ async fn answer(webhook: &Webhook, request: Request<Incoming>) -> Response<Body>
 
 async fn decide(webhook: &Webhook, body: Bytes, namespace: Namespace) -> Result<Response<Body>, String> {
     let Ok(_place) = webhook.places.acquire().await else { return Err("the control server stops".to_owned()) };
-    let settings = webhook.settings.clone();
+    let trust = webhook.trust.borrow().to_string();
+    let settings = InjectionSettings { trust, ..webhook.settings.clone() };
     // A large pod takes milliseconds, which sidecars shall not wait for.
     let thought = tokio::task::spawn_blocking(move || review(&body, namespace, &settings)).await;
     let answer = thought.map_err(|cause| cause.to_string())?.map_err(|cause| cause.to_string())?;

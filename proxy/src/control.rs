@@ -1,7 +1,7 @@
 //! The connection to the control server: TCP, TLS, HTTP/2. What is said over it is `subscribe`'s and `identity`'s.
 //!
-//! The server is verified by name against the trust file, not as a peer of the mesh: a sidecar must be able to reach it before it has
-//! an identity. With an identity the sidecar presents it; the server decides what it entitles to.
+//! The server is verified by name against the trust file (and the trust anchors of the mesh, once they are known), not as a peer of the
+//! mesh: a sidecar must be able to reach it before it has an identity. With an identity the sidecar presents it; the server decides what it entitles to.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -104,12 +104,17 @@ impl Connector {
         &self.provider
     }
 
-    /// Connects, presenting an identity if there is one. Reads the trust file anew each time: it may have been replaced.
+    /// Connects, presenting an identity if there is one. Reads the trust file anew each time: it may have been replaced. The mesh's
+    /// `trusted` anchors are as good as those in the file: its roots may change while the file stays as it was.
     ///
     /// # Errors
     /// A [`ConnectError`] that tells how far it came.
-    pub async fn connect(&self, identity: Option<&Identity>) -> Result<Client, ConnectError> {
-        let config = self.tls(identity.map(|identity| identity.certified_key.clone()))?;
+    pub async fn connect(
+        &self,
+        identity: Option<&Identity>,
+        trusted: &[CertificateDer<'static>],
+    ) -> Result<Client, ConnectError> {
+        let config = self.tls(identity.map(|identity| identity.certified_key.clone()), trusted)?;
         let host = self.control.host.clone();
         let name = ServerName::try_from(host.to_string()).map_err(|cause| ConnectError::Name { host, cause })?;
         let connecting = self.channel(config, name);
@@ -119,8 +124,15 @@ impl Connector {
         Ok(ControlClient::new(channel, origin.unwrap_or_default()))
     }
 
-    fn tls(&self, key: Option<Arc<CertifiedKey>>) -> Result<ClientConfig, ConnectError> {
-        let roots = trust_anchors(&self.trust)?;
+    fn tls(
+        &self,
+        key: Option<Arc<CertifiedKey>>,
+        trusted: &[CertificateDer<'static>],
+    ) -> Result<ClientConfig, ConnectError> {
+        let mut roots = trust_anchors(&self.trust)?;
+        for anchor in trusted {
+            roots.add(anchor.clone())?;
+        }
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots);

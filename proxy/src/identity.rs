@@ -8,7 +8,7 @@ mod renew;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ pub struct Identity {
     pub certified_key: Arc<CertifiedKey>,
     /// The key as PEM (PKCS #8).
     pub key_pem: KeyPem,
+    /// The root that its chain leads to.
+    pub root: CertificateDer<'static>,
     /// Trust anchors of the mesh.
     pub trust_anchors: Arc<RootCertStore>,
     /// The same as certificates.
@@ -90,9 +92,25 @@ impl IdentityStore {
         self.inner.current.load_full()
     }
 
+    /// Whether another root signs by now than the one of this certificate: the first of the trust anchors does.
+    pub fn is_of_former_root(&self) -> bool {
+        self.last().is_some_and(|last| last.trust_certificates.first().is_some_and(|signs| *signs != last.root))
+    }
+
     /// Told of each new generation.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.inner.generation.subscribe()
+    }
+
+    /// Waits until the identity at hand has expired; for ever if there is none.
+    pub async fn expiry(&self) {
+        let Some(last) = self.last() else { return std::future::pending().await };
+        // In pieces: the clock may be set, and the machine may sleep.
+        while let Ok(left) = last.not_after.duration_since(SystemTime::now())
+            && !left.is_zero()
+        {
+            tokio::time::sleep(left.min(Duration::from_secs(60))).await;
+        }
     }
 
     /// Why the last attempt to obtain a certificate failed, and when; `None` if it succeeded.

@@ -162,12 +162,21 @@ impl Pool {
     }
 }
 
-/// Rotates the pool with each new certificate.
+/// Rotates the pool with each new certificate, and when the certificate expires: what was agreed with it ends with it.
 fn follow(worker: &Arc<Worker>, pool: &Arc<PoolShared>) -> impl Future<Output = ()> + use<> {
-    let mut generation = worker.shared.identity.subscribe();
+    let identity = worker.shared.identity.clone();
+    let mut generation = identity.subscribe();
     let pool: Weak<PoolShared> = Arc::downgrade(pool);
     async move {
-        while generation.changed().await.is_ok() {
+        let mut has_expired = false;
+        loop {
+            tokio::select! {
+                changed = generation.changed() => match changed {
+                    Ok(()) => has_expired = false,
+                    Err(_) => return,
+                },
+                () = identity.expiry(), if !has_expired => has_expired = true,
+            }
             let Some(pool) = pool.upgrade() else { return };
             pool.rotate();
         }

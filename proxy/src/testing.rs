@@ -65,6 +65,7 @@ impl Authority {
             spiffe_id: spiffe(uris.first().copied().unwrap_or("spiffe://test/ns/none/sa/none")),
             certified_key: Arc::new(certified),
             key_pem: KeyPem::new(""),
+            root: self.root.clone(),
             trust_anchors: Arc::new(roots),
             trust_certificates: vec![self.root.clone()],
             not_before: validity.start,

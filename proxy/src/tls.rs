@@ -18,6 +18,7 @@ pub use self::accept::{Accepted, accept};
 pub use self::connect::{Connected, connect};
 pub use self::credentials::{Credentials, provider};
 pub use self::error::{AcceptError, ConnectError};
+pub(crate) use self::verify::spiffe_id;
 
 /// What travels inside a mesh TLS connection (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,6 +16,7 @@ mod proxyless;
 mod readme;
 mod redirection;
 mod routes;
+mod roots;
 mod security;
 mod servers;
 mod tcp;

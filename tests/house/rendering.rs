@@ -108,7 +108,9 @@ async fn the_sidecar_takes_every_feature() {
 }
 
 fn check(configuration: &Path) {
-    let source = malla_control::source::start(configuration, trust_bundle()).expect("starts");
+    let source =
+        malla_control::source::start(configuration, tokio::sync::watch::Sender::new(trust_bundle()).subscribe())
+            .expect("starts");
     if let ReloadOutcome::Refused { errors, .. } = &source.published.last_reload.borrow().outcome {
         panic!("{}: {errors}", configuration.display());
     }

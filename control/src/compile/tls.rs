@@ -12,6 +12,7 @@ use malla_xds::envoy::tls::{
 };
 use malla_xds::envoy::{core, matcher, pack_any, protobuf};
 use malla_xds::{Resource, ResourceType, SpiffeId, names};
+use prost::Message;
 
 use super::filters::over_ads;
 
@@ -42,6 +43,19 @@ pub(super) fn trust_bundle(pem: &str) -> Resource {
     let context = CertificateValidationContext { trusted_ca: Some(bundle), ..Default::default() };
     let message = Secret { name: names::ROOT_CA.into(), r#type: Some(secret::Type::ValidationContext(context)) };
     Resource::new(ResourceType::Secret, names::ROOT_CA, [], &message)
+}
+
+/// The same secret with other trust anchors of the mesh's own (PEM).
+pub(crate) fn with_trust_bundle(pem: &str, known: Option<&Resource>) -> Resource {
+    let own = core::data_source::Specifier::InlineString(pem.to_owned());
+    match known.map(|known| Secret::decode(&*known.body)) {
+        Some(Ok(Secret { r#type: Some(secret::Type::ValidationContext(mut context)), name })) => {
+            context.trusted_ca = Some(core::DataSource { specifier: Some(own), ..Default::default() });
+            let message = Secret { name, r#type: Some(secret::Type::ValidationContext(context)) };
+            Resource::new(ResourceType::Secret, names::ROOT_CA, [], &message)
+        }
+        _ => trust_bundle(pem),
+    }
 }
 
 fn socket(context: protobuf::Any) -> core::TransportSocket {

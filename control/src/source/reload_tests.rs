@@ -24,7 +24,8 @@ impl Fixture {
         for (name, text) in files {
             write(directory.path().join(name), text).expect("is written");
         }
-        let source = start(directory.path(), "bundle".into()).expect("starts");
+        let source =
+            start(directory.path(), tokio::sync::watch::Sender::new("bundle".into()).subscribe()).expect("starts");
         Fixture { directory, source }
     }
 
@@ -189,7 +190,7 @@ async fn one_file_is_followed_through_renames() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("mesh.yaml");
     write(&file, service("a")).expect("is written");
-    let source = start(&file, "bundle".into()).expect("starts");
+    let source = start(&file, tokio::sync::watch::Sender::new("bundle".into()).subscribe()).expect("starts");
     let mut mesh = Fixture { directory, source };
     mesh.serves(&["a.shop:80"]).await;
     mesh.write("other.yaml", &service("b"));
@@ -200,7 +201,8 @@ async fn one_file_is_followed_through_renames() {
 #[tokio::test]
 async fn a_path_that_does_not_exist_is_an_error() {
     let directory = tempfile::tempdir().expect("a directory");
-    let error = start(&directory.path().join("typo"), "bundle".into()).expect_err("does not start");
+    let error = start(&directory.path().join("typo"), tokio::sync::watch::Sender::new("bundle".into()).subscribe())
+        .expect_err("does not start");
     assert!(error.to_string().contains("typo: give a directory"));
 }
 

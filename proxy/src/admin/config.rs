@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use crate::authorize::{Action, Authorization, Enforcement, RuleSet};
@@ -15,6 +16,7 @@ use crate::snapshot::{
     UnknownDestination, UpstreamHttp, WeightedClusters,
 };
 use crate::subscribe::status::Connection;
+use crate::tls;
 
 /// Everything that `/config` shows.
 #[derive(Debug, Serialize)]
@@ -64,7 +66,20 @@ pub(super) struct Identity {
     pub(super) not_after: Option<String>,
     pub(super) seconds_left: Option<u64>,
     pub(super) trust_anchors: usize,
+    /// What is presented, the leaf first, and what peers are verified against.
+    pub(super) chain: Vec<Certificate>,
+    pub(super) anchors: Vec<Certificate>,
     pub(super) last_failure: Option<Dated>,
+}
+
+/// A certificate, for people.
+#[derive(Debug, Serialize)]
+pub(super) struct Certificate {
+    pub(super) subject: String,
+    pub(super) issuer: String,
+    pub(super) serial: String,
+    pub(super) not_before: String,
+    pub(super) not_after: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -230,8 +245,30 @@ fn identity(shared: &Shared) -> Identity {
         not_after: Some(date(last.not_after)),
         seconds_left: last.not_after.duration_since(SystemTime::now()).ok().map(|left| left.as_secs()),
         trust_anchors: last.trust_certificates.len(),
+        chain: last.certified_key.cert.iter().filter_map(certificate).collect(),
+        anchors: last.trust_certificates.iter().filter_map(certificate).collect(),
         last_failure,
     }
+}
+
+/// `None` for what cannot be read, which never comes this far.
+fn certificate(written: &CertificateDer<'_>) -> Option<Certificate> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(written).ok()?;
+    let time = |seconds: i64| {
+        let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        // A date that no clock reaches is shown as the last one that can be.
+        let latest = Duration::from_secs(253_402_300_799);
+        date(SystemTime::UNIX_EPOCH + since.min(latest))
+    };
+    let name = parsed.subject().to_string();
+    Some(Certificate {
+        // Leaves of the mesh have no name but their identity.
+        subject: if name.is_empty() { tls::spiffe_id(written).map_or(name, |id| id.to_string()) } else { name },
+        issuer: parsed.issuer().to_string(),
+        serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        not_before: time(parsed.validity().not_before.timestamp()),
+        not_after: time(parsed.validity().not_after.timestamp()),
+    })
 }
 
 fn destination(name: &str, outbound: &Outbound, clusters: &mut BTreeMap<String, Arc<Cluster>>) -> Destination {

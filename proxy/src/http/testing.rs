@@ -154,6 +154,7 @@ pub(crate) fn identity(account: &str) -> Identity {
         spiffe_id: id,
         certified_key: Arc::new(CertifiedKey::new(vec![leaf.der().clone()], signing)),
         key_pem: KeyPem::new(key.serialize_pem()),
+        root: root.clone(),
         trust_anchors: Arc::new(anchors),
         trust_certificates: vec![root.clone()],
         not_before: now,

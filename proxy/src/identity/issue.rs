@@ -1,6 +1,6 @@
 //! One certificate: a key is made, a request signed, the answer checked. The key never leaves the process here.
 //!
-//! Nothing of the answer is believed that can be checked: the certificate must be for our key, valid now, chained to the root that
+//! Nothing of the answer is believed that can be checked: the certificate must be for our key, valid now, chained to a root that
 //! came with it, and name one identity, of our namespace.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::{Identity, KeyPem, anchors};
-use crate::decode::secret;
+use crate::decode::{TrustBundle, secret};
 use crate::names::SpiffeId;
 
 /// A key and the request to certify it.
@@ -68,16 +68,12 @@ impl Application {
         namespace: &str,
         provider: &CryptoProvider,
     ) -> Result<Identity, IssueError> {
-        let pem = response.cert_chain.join("\n");
-        let mut chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|cause| IssueError::Unreadable(format!("{cause:?}")))?;
-        let root = chain.pop().ok_or_else(|| IssueError::Unreadable("it is empty".to_owned()))?;
+        let (chain, bundle) = chain_and_bundle(&response.cert_chain)?;
         let leaf =
             chain.first().ok_or_else(|| IssueError::Unreadable("it holds only one certificate".to_owned()))?.clone();
-        let bundle = secret::trust_anchor(root).map_err(|fault| IssueError::Unreadable(fault.to_string()))?;
         let trust_anchors =
             anchors(&bundle.certificates).ok_or_else(|| IssueError::Unreadable("no root".to_owned()))?;
+        let root = bundle.certificates.first().cloned().ok_or_else(|| IssueError::Unreadable("no root".to_owned()))?;
 
         let end_entity = EndEntityCert::try_from(&leaf).map_err(IssueError::Unverified)?;
         let intermediates = chain.get(1..).unwrap_or_default();
@@ -111,6 +107,7 @@ impl Application {
             spiffe_id,
             certified_key: Arc::new(certified_key),
             key_pem: KeyPem::new(key_pem),
+            root,
             trust_anchors,
             trust_certificates: bundle.certificates,
             not_before,
@@ -118,6 +115,31 @@ impl Application {
             generation: 0,
         })
     }
+}
+
+/// What is to be presented, and what is to be trusted: the last text of the answer, in which the root comes first. Where all is in
+/// one text, it is the last certificate.
+fn chain_and_bundle(texts: &[String]) -> Result<(Vec<CertificateDer<'static>>, TrustBundle), IssueError> {
+    let read = |text: &String| -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        let certificates = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>();
+        certificates.map_err(|cause| IssueError::Unreadable(format!("{cause:?}")))
+    };
+    let parts: Vec<_> = texts.iter().map(read).collect::<Result<_, _>>()?;
+    let empty = || IssueError::Unreadable("it is empty".to_owned());
+    let (mut roots, mut chain) = match parts.split_last() {
+        Some((only, [])) => (Vec::new(), only.clone()),
+        Some((roots, chain)) => (roots.clone(), chain.concat()),
+        None => return Err(empty()),
+    };
+    if roots.is_empty() {
+        roots.push(chain.pop().ok_or_else(empty)?);
+    }
+    let mut bundle = TrustBundle { certificates: Vec::with_capacity(roots.len()) };
+    for root in roots {
+        let anchor = secret::trust_anchor(root).map_err(|fault| IssueError::Unreadable(fault.to_string()))?;
+        bundle.certificates.extend(anchor.certificates);
+    }
+    Ok((chain, bundle))
 }
 
 /// Start and end of a certificate.

@@ -1,4 +1,5 @@
-//! Keeps the certificate fresh: obtains the first with the token, the next with the one before, half-way through its life.
+//! Keeps the certificate fresh: obtains the first with the token, the next with the one before, half-way through its life or soon after
+//! another root has begun to sign.
 //!
 //! A failure is retried with growing waits and alarmed; the certificate at hand serves on until it expires.
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use malla_xds::grpc::CertificateResponse;
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::issue::Application;
@@ -19,6 +21,8 @@ use crate::settings::Settings;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Never sooner than this after the last certificate, whatever its life.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// When another root signs, all sidecars renew within this time, or a tenth of what their certificates have left.
+const LONGEST_SPREAD: Duration = Duration::from_secs(60);
 /// A sleeping machine may wake after the end: the clock is looked at no less often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -49,9 +53,15 @@ impl Renewal {
                         until = %httpdate::HttpDate::from(identity.not_after),
                         "obtained a certificate"
                     );
-                    let due = renewal_time(SystemTime::now(), identity.not_after, 0.9 + 0.2 * fastrand::f64());
+                    let left = identity.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+                    let wait = renewal_wait(left, 0.9 + 0.2 * fastrand::f64());
                     self.store.install(identity);
-                    sleep_until(due).await;
+                    tokio::select! {
+                        () = wait_both_clocks(wait) => {}
+                        () = self.another_root(left) => {
+                            tracing::info!("another root signs by now, the certificate is renewed");
+                        }
+                    }
                 }
                 Err(problem) => {
                     let pause = backoff.next_wait();
@@ -90,7 +100,10 @@ impl Renewal {
                     .map_err(|cause| format!("cannot read the token in {} (--token): {cause}", self.token.display()))?,
             ),
         };
-        let mut client = self.connector.connect(present).await.map_err(|error| chain(&error))?;
+        // Also an identity that has expired tells whom to trust.
+        let trusted = self.store.last();
+        let trusted = trusted.as_ref().map_or(&[][..], |last| &last.trust_certificates);
+        let mut client = self.connector.connect(present, trusted).await.map_err(|error| chain(&error))?;
         let answer = client.create_certificate(request, token.as_deref());
         let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await;
         let answer = answer.map_err(|_| "the control server did not answer".to_owned())?;
@@ -100,6 +113,17 @@ impl Renewal {
             }
             code => format!("the control server gave no certificate: {} ({code:?})", status.message()),
         })
+    }
+
+    /// Waits until another root signs than this certificate's, and a little longer, so that not all come at once.
+    async fn another_root(&self, left: Duration) {
+        let mut generations = self.store.subscribe();
+        while !self.store.is_of_former_root() {
+            if generations.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        tokio::time::sleep((left / 10).min(LONGEST_SPREAD).mul_f64(fastrand::f64())).await;
     }
 
     fn alarm(&self, problem: &str, pause: Duration) {
@@ -118,15 +142,17 @@ impl Renewal {
     }
 }
 
-/// Half-way from now to the end, times `jitter` (0.9 to 1.1).
-fn renewal_time(now: SystemTime, end: SystemTime, jitter: f64) -> SystemTime {
-    let left = end.duration_since(now).unwrap_or_default();
-    now + (left / 2).mul_f64(jitter).max(SHORTEST_WAIT)
+/// Half of what is left, times `jitter` (0.9 to 1.1).
+fn renewal_wait(left: Duration, jitter: f64) -> Duration {
+    (left / 2).mul_f64(jitter).max(SHORTEST_WAIT)
 }
 
-/// By the wall clock, which goes on while the machine sleeps.
-async fn sleep_until(due: SystemTime) {
-    while let Ok(left) = due.duration_since(SystemTime::now()) {
+/// Waits by whichever clock is faster: the monotonic one stands still while the machine sleeps, the wall clock may be set back.
+async fn wait_both_clocks(wait: Duration) {
+    let (start, due) = (Instant::now(), SystemTime::now() + wait);
+    loop {
+        let by_wall = due.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = wait.saturating_sub(start.elapsed()).min(by_wall);
         if left.is_zero() {
             return;
         }
@@ -140,14 +166,19 @@ mod tests {
 
     #[test]
     fn renews_half_way_with_jitter_and_never_in_a_hurry() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let at = |life, jitter| {
-            renewal_time(now, now + Duration::from_secs(life), jitter).duration_since(now).expect("later")
-        };
-        assert_eq!(at(86_400, 1.0), Duration::from_secs(43_200));
-        assert_eq!(at(86_400, 0.9), Duration::from_secs(38_880));
-        assert_eq!(at(1, 1.0), Duration::from_secs(1));
-        let past = now - Duration::from_secs(5);
-        assert_eq!(renewal_time(now, past, 1.0), now + Duration::from_secs(1));
+        let wait = |left, jitter| renewal_wait(Duration::from_secs(left), jitter);
+        assert_eq!(wait(86_400, 1.0), Duration::from_secs(43_200));
+        assert_eq!(wait(86_400, 0.9), Duration::from_secs(38_880));
+        assert_eq!(wait(1, 1.0), Duration::from_secs(1));
+        assert_eq!(wait(0, 1.0), Duration::from_secs(1));
+    }
+
+    /// A clock that is set back by ten minutes, or by years, delays no renewal: the monotonic clock goes on.
+    #[tokio::test(start_paused = true)]
+    async fn waits_no_longer_than_it_should_whatever_the_wall_clock_says() {
+        let start = Instant::now();
+        // The paused clock runs ahead while the wall clock stands (almost) still, as if it were set back all the time.
+        wait_both_clocks(Duration::from_secs(600)).await;
+        assert!(start.elapsed() <= Duration::from_secs(601), "{:?}", start.elapsed());
     }
 }

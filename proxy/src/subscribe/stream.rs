@@ -204,7 +204,7 @@ async fn connect(
     if pause.is_zero() {
         directory.status().connection(Connection::Connecting);
     }
-    connector.connect(Some(&identity)).await.map_err(|error| chain(&error))
+    connector.connect(Some(&identity), &identity.trust_certificates).await.map_err(|error| chain(&error))
 }
 
 /// The next thing that happens; may be dropped at any time without losing any.

@@ -63,7 +63,7 @@ impl PeerVerifier {
 }
 
 /// The one SPIFFE ID of a certificate, or what it names instead.
-pub(super) fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, String> {
+pub(crate) fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, String> {
     let certificate = EndEntityCert::try_from(leaf).map_err(|cause| format!("nothing readable ({cause})"))?;
     let mut names = certificate.valid_uri_names();
     match (names.next(), names.next()) {

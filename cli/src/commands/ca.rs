@@ -1,0 +1,173 @@
+//! `malla ca`: the roots of the mesh, and how one replaces another without anybody being cut off.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use malla_control::ca::Anchor;
+use malla_control::rotation::{Rotation, Stage};
+use malla_control::status::{AnchorStatus, Status, TrustStatus};
+
+use crate::arguments::{CaArguments, CaCommand, CaRotateArguments, OutputFormat, StatusArguments};
+use crate::http;
+use crate::output::{self, Paint};
+
+/// How often the control servers are asked how far everybody is.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Shows the roots, or replaces one.
+///
+/// # Errors
+/// No control server answers, or somebody would be cut off.
+pub(crate) async fn run(arguments: CaArguments, paint: Paint) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        CaCommand::Status(status) => show(&status).await?,
+        CaCommand::Rotate(rotate) => self::rotate(&rotate, paint).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(arguments: &StatusArguments) -> anyhow::Result<()> {
+    let trust = trust(arguments.admin).await?;
+    match arguments.output.format {
+        OutputFormat::Json => output::print_json(&trust),
+        OutputFormat::Table => {
+            for anchor in &trust.anchors {
+                output::print(describe(anchor))?;
+            }
+            output::print(format!("{} of {} clients have them", trust.up_to_date, trust.followers))?;
+            trust.behind.iter().try_for_each(|node| output::print(format!("  not yet: {node}")))
+        }
+    }
+}
+
+fn describe(anchor: &AnchorStatus) -> String {
+    let AnchorStatus { subject, fingerprint, certificates, .. } = anchor;
+    let signs = if anchor.signs { "signs" } else { "trusted" };
+    format!("{signs}  {subject}  {}  {certificates} certificates in use", short(fingerprint))
+}
+
+/// Takes step after step, each when nobody is cut off by it; wherever it ends, the next call goes on.
+async fn rotate(arguments: &CaRotateArguments, paint: Paint) -> anyhow::Result<()> {
+    let rotation = Rotation::open(&arguments.state.directory)?;
+    loop {
+        let before = rotation.stage()?;
+        // Whom the next step would cut off has to be known before.
+        match &before {
+            Stage::Whole { .. } if !arguments.force => {
+                for admin in &arguments.admin {
+                    trust(*admin).await?;
+                }
+            }
+            Stage::Distributed { new, .. } => {
+                let missing = |trust: &TrustStatus| not_trusting(trust, new);
+                wait(arguments, "distribute", "trust the new root", missing).await?;
+            }
+            Stage::Signing { old, new } => {
+                let missing = |trust: &TrustStatus| still_of(trust, old, new);
+                wait(arguments, "sign", "have a certificate of the new root", missing).await?;
+            }
+            Stage::Whole { .. } | Stage::Made { .. } | Stage::Retired { .. } => {}
+        }
+        match rotation.step()? {
+            Stage::Made { new, .. } => {
+                output::print(format!("make        {} {}", new.subject, short(&new.fingerprint)))?
+            }
+            Stage::Distributed { .. } => output::print("distribute  the new root is trusted beside the old one")?,
+            Stage::Signing { .. } => output::print("sign        the new root signs from now on")?,
+            Stage::Whole { root } | Stage::Retired { root } => {
+                output::print(format!(
+                    "retire      the old root is trusted no more; {} is the only one",
+                    root.subject
+                ))?;
+                let path = arguments.state.directory.join(malla_control::ca::ROOT_CERTIFICATE);
+                let note = format!("Give {} to sidecars that are yet to start as --trust.", path.display());
+                return output::print(paint.strong(note));
+            }
+        }
+    }
+}
+
+/// How far everybody is, as one control server knows it.
+#[derive(Debug, PartialEq, Eq)]
+struct Missing {
+    done: usize,
+    all: usize,
+    who: Vec<String>,
+}
+
+/// Waits until no control server knows of anybody who would be cut off.
+async fn wait(
+    arguments: &CaRotateArguments,
+    step: &str,
+    what: &str,
+    missing: impl Fn(&TrustStatus) -> Missing,
+) -> anyhow::Result<()> {
+    if arguments.force {
+        return output::print(format!("{step:<10}  not waiting for those who do not yet {what} (--force)"));
+    }
+    let end = Instant::now() + arguments.patience;
+    let mut shown = None;
+    loop {
+        let mut total = Missing { done: 0, all: 0, who: Vec::new() };
+        for admin in &arguments.admin {
+            let of_one = missing(&trust(*admin).await?);
+            total.done += of_one.done;
+            total.all += of_one.all;
+            total.who.extend(of_one.who);
+        }
+        let line = format!("{step:<10}  {} of {} {what}", total.done, total.all);
+        if shown.as_ref() != Some(&line) {
+            output::print(&line)?;
+            shown = Some(line);
+        }
+        if total.who.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let who = total.who.join(", ");
+            bail!(
+                "would be cut off by the next step: {who}. Nothing is lost: call this again to go on when they are there, or with \
+                 --force to go on without them"
+            );
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Connected clients that do not trust a root yet.
+fn not_trusting(trust: &TrustStatus, new: &Anchor) -> Missing {
+    let known = trust.anchors.iter().any(|anchor| *anchor.fingerprint == *new.fingerprint);
+    match known {
+        true => Missing { done: trust.up_to_date, all: trust.followers, who: trust.behind.clone() },
+        false => {
+            Missing { done: 0, all: trust.followers, who: vec!["the control server itself (for a moment)".to_owned()] }
+        }
+    }
+}
+
+/// Those whose certificates are of the root that goes.
+fn still_of(trust: &TrustStatus, old: &Anchor, new: &Anchor) -> Missing {
+    let find = |wanted: &Anchor| trust.anchors.iter().find(|anchor| *anchor.fingerprint == *wanted.fingerprint);
+    let certificates = |anchor: Option<&AnchorStatus>| anchor.map_or(0, |anchor| anchor.certificates);
+    let (of_old, of_new) = (certificates(find(old)), certificates(find(new)));
+    let mut who = find(old).map(|anchor| anchor.holders.clone()).unwrap_or_default();
+    if !find(new).is_some_and(|anchor| anchor.signs) {
+        who.push("the control server itself (for a moment)".to_owned());
+    }
+    who.extend(trust.behind.iter().cloned());
+    Missing { done: of_new, all: of_old + of_new, who }
+}
+
+async fn trust(admin: SocketAddr) -> anyhow::Result<TrustStatus> {
+    let body = http::get(admin, "/status.json").await.context(
+        "no control server answers, so it is not known who would be cut off; is it running, and is --admin its admin address?",
+    )?;
+    let status: Status = serde_json::from_slice(&body).context("the answer is not a control server's status")?;
+    Ok(status.trust)
+}
+
+fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..16).unwrap_or(fingerprint)
+}
