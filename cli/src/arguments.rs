@@ -167,8 +167,8 @@ pub(crate) struct SidecarArguments {
     pub(crate) memory_limit: String,
 
     /// Least level of a sidecar's log lines
-    #[arg(long = "sidecar-log", value_name = "LEVEL", default_value = "info", env = "MALLA_SIDECAR_LOG")]
-    pub(crate) log: String,
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "MALLA_SIDECAR_LOG")]
+    pub(crate) sidecar_log: String,
 
     /// How long connections may take to finish when a pod ends
     #[arg(long = "sidecar-drain", value_name = "DURATION", default_value = "30s", env = "MALLA_SIDECAR_DRAIN")]
@@ -197,7 +197,7 @@ impl SidecarArguments {
             memory_request: self.memory_request.clone(),
             memory_limit: self.memory_limit.clone(),
         };
-        settings.log.clone_from(&self.log);
+        settings.log.clone_from(&self.sidecar_log);
         settings.drain.clone_from(&self.drain);
         settings.system_namespace.clone_from(&self.system_namespace);
         Some(settings)
