@@ -390,7 +390,7 @@ async fn a_request_on_which_nothing_moves_ends_and_one_that_trickles_does_not() 
         if head.starts_with("GET /silent") {
             std::future::pending::<()>().await;
         }
-        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n").await;
+        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 6\r\n\r\n").await;
         let bytes = if head.starts_with("GET /trickle") { 6 } else { 3 };
         for _ in 0..bytes {
             tokio::time::sleep(IDLE / 3).await;
