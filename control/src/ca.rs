@@ -4,7 +4,7 @@
 //! takes the public key and nothing else: who the certificate is for was proven before, and what it may be used for is
 //! decided here.
 //!
-//! One value is one state of the files: immutable. What replaces it when they change is [`authority`](crate::authority); what
+//! One value is one state of the files: immutable. What replaces it when they change is `authority`; what
 //! changes the files of the state directory, step by step, is [`rotation`](crate::rotation).
 
 use std::fmt;

@@ -1,5 +1,5 @@
 //! Admin pages: `/ready`, `/live`, `/metrics`, `/config`. Read-only, HTTP/1, on the main thread: a busy worker does not delay them. What
-//! the application is asked for others ([`probe`]) is asked here.
+//! the application is asked for others (`probe`) is asked here.
 
 mod clusters;
 mod config;
