@@ -95,7 +95,7 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
     let pod = sandbox.pod("laptop");
     let directory = sandbox.writable_directory("watch");
     let watch = directory.to_string_lossy().into_owned();
-    let demo = demo(&pod, &["--for", "60s", "--prometheus", &watch]);
+    let demo = demo(&pod, &["--for", "120s", "--prometheus", &watch]);
 
     for rules in ["check rules deploy/prometheus/rules.yaml", "test rules deploy/prometheus/rules.test.yaml"] {
         pod.shell(&format!("cd {} && promtool {rules}", repository().display())).success();
@@ -127,14 +127,13 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
         });
     }
 
-    let rules = pod.exec(&["curl", "-sf", "http://127.0.0.1:9090/api/v1/rules"]).success().text();
-    let rules: Value = serde_json::from_str(&rules).expect("JSON");
-    let rules: Vec<&Value> = rules["data"]["groups"]
-        .as_array()
-        .expect("groups")
-        .iter()
-        .flat_map(|group| group["rules"].as_array().expect("rules"))
-        .collect();
+    // A group is evaluated for the first time somewhere within its interval.
+    let rules = wait::until("every rule to be evaluated", Duration::from_secs(45), || {
+        let rules = pod.exec(&["curl", "-sf", "http://127.0.0.1:9090/api/v1/rules"]).success().text();
+        let rules: Value = serde_json::from_str(&rules).expect("JSON");
+        let rules: Vec<Value> = list(&rules["data"]["groups"]).iter().flat_map(|group| list(&group["rules"])).collect();
+        rules.iter().all(|rule| rule["health"] != "unknown").then_some(rules)
+    });
     assert!(rules.len() > 15);
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");
