@@ -335,15 +335,20 @@ pub(crate) struct AuthzArguments {
     #[arg(long, value_name = "DIR|FILE", env = "MALLA_CONFIG")]
     pub(crate) config: PathBuf,
 
-    /// Who calls: namespace and service account
-    #[arg(long, value_name = "NAMESPACE/ACCOUNT", default_value = "default/default", conflicts_with = "plaintext")]
+    /// Who calls: namespace and service account, and its address where rules ask for it
+    #[arg(
+        long,
+        value_name = "NAMESPACE/ACCOUNT[@IP]",
+        default_value = "default/default",
+        conflicts_with = "plaintext"
+    )]
     pub(crate) from: Client,
 
     /// The caller has no mesh identity (permissive mTLS)
     #[arg(long)]
     pub(crate) plaintext: bool,
 
-    /// The caller's address, where rules ask for it
+    /// The caller's address, for --plaintext too; before the one of --from
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<std::net::IpAddr>,
 

@@ -17,7 +17,7 @@ use malla_xds::ResourceType;
 use malla_xds::wire::Any;
 use serde::Serialize;
 
-pub(crate) use self::authorization::Admission;
+pub(crate) use self::authorization::{Admission, Judgement, judge};
 pub(crate) use self::words::{describe, print};
 
 /// Who sends a request.
@@ -245,7 +245,8 @@ fn read(resources: &Resources, client: &Client, kind: ResourceType, name: &str) 
     decoded(kind, resources.seen_from(&client.namespace, &found)).map(Some)
 }
 
-fn decoded(kind: ResourceType, resource: &malla_xds::Resource) -> anyhow::Result<Decoded> {
+/// A resource as sidecars read it.
+pub(crate) fn decoded(kind: ResourceType, resource: &malla_xds::Resource) -> anyhow::Result<Decoded> {
     let any = Any { type_url: kind.type_url().into(), value: resource.body.clone() };
     decode::decode(kind, &resource.name, &any)
         .map_err(|fault| anyhow::anyhow!("sidecars would refuse {kind} {}: {fault}", resource.name))

@@ -2,18 +2,16 @@
 //!
 //! For `malla explain` and route tests. Nothing here runs for real requests.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri};
 
-use crate::authorize::{Authorization, Subject, Verdict, authorize};
 use crate::decode::RouteTable;
 use crate::decode::route::{RouteSpec, VirtualHostSpec};
 use crate::http::Head;
-use crate::names::{self, SpiffeId};
+use crate::names;
 use crate::route::{self, Mismatch};
 use crate::snapshot::{PathMatch, RouteMatch, ValueMatch};
 
@@ -101,21 +99,21 @@ impl Request {
 
     /// As rules see it.
     pub fn looked_at(&self) -> route::Head<'_> {
-        route::Head {
-            method: &self.head.method,
-            host: self.head.host(),
-            path: self.head.path.path(),
-            query: self.head.path.query(),
-            headers: &self.head.headers,
+        self.head.seen()
+    }
+
+    /// As a route sends it to the cluster at this place.
+    pub fn sent(&self, route: &RouteSpec, place: usize) -> Request {
+        let mut sent = self.clone();
+        if let Some(filters) = &route.filters {
+            sent.head.filter(filters, place);
         }
+        sent
     }
 
     /// What the cluster at this place of a route sees.
     pub fn forwarded(&self, route: &RouteSpec, place: usize) -> Forwarded {
-        let mut head = self.head.clone();
-        if let Some(filters) = &route.filters {
-            head.filter(filters, place);
-        }
+        let Request { head, .. } = self.sent(route, place);
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut headers: Vec<_> = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         headers.sort();
@@ -124,23 +122,6 @@ impl Request {
             path: head.path.to_string(),
             headers,
         }
-    }
-
-    /// What the rules of a port say to it when a caller sends it by a route to the cluster at this place.
-    pub fn judged<'r>(
-        &self,
-        route: &RouteSpec,
-        place: usize,
-        rules: &'r Authorization,
-        peer: &SpiffeId,
-        source: IpAddr,
-        port: u16,
-    ) -> Verdict<'r> {
-        let mut head = self.head.clone();
-        if let Some(filters) = &route.filters {
-            head.filter(filters, place);
-        }
-        authorize(rules, &Subject { peer: Some(peer), source, port, head: Some(head.seen()) })
     }
 
     /// Where a route redirects it to, if it does.

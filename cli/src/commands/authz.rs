@@ -1,20 +1,19 @@
 //! `malla authz`: whether a caller may, and by which rule: what the sidecar of the called workload is told, judged by the function with
 //! which it judges.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use malla_control::resources::Resources;
-use malla_proxy::authorize::{NO_POLICY, Subject, Verdict, allowed_by, authorize};
-use malla_proxy::decode::{self, Decoded};
+use malla_proxy::authorize::{NO_POLICY, Verdict};
+use malla_proxy::decode::Decoded;
 use malla_proxy::explain::Request;
-use malla_xds::wire::Any;
 use malla_xds::{ResourceType, SpiffeId};
 use serde::Serialize;
 
 use crate::arguments::{AuthzArguments, OutputFormat};
-use crate::commands::explain::load;
+use crate::commands::explain::{header, load, method_and_target};
+use crate::explain::{Judgement, decoded, judge};
 use crate::output::{self, Paint};
 
 /// What the sidecar of a workload says.
@@ -45,7 +44,7 @@ pub(crate) fn run(arguments: &AuthzArguments, paint: Paint) -> anyhow::Result<Ex
         }
     };
     let request = arguments.request()?;
-    let answers = ask(&resources, &arguments.to, caller.as_ref(), arguments.address, request.as_ref())?;
+    let answers = ask(&resources, &arguments.to, caller.as_ref(), arguments.source(), request.as_ref())?;
     match arguments.output.format {
         OutputFormat::Json => output::print_json(&answers)?,
         OutputFormat::Table => answers.iter().try_for_each(|answer| output::print(sentence(answer, paint)))?,
@@ -54,19 +53,16 @@ pub(crate) fn run(arguments: &AuthzArguments, paint: Paint) -> anyhow::Result<Ex
 }
 
 impl AuthzArguments {
+    /// Where the caller connects from, as far as it was said.
+    fn source(&self) -> Option<IpAddr> {
+        self.address.or(self.from.address)
+    }
+
     /// The request; nothing for a raw stream.
     fn request(&self) -> anyhow::Result<Option<Request>> {
-        let (method, path) = match &self.request[..] {
-            [] => return Ok(None),
-            [path] => ("GET", path),
-            [method, path, ..] => (method.as_str(), path),
-        };
+        let Some((method, path)) = method_and_target(&self.request) else { return Ok(None) };
         anyhow::ensure!(path.starts_with('/'), "{path:?} is not a path: it begins with a slash, as in `GET /items`");
-        let header = |text: &String| {
-            let (name, value) = text.split_once(':').with_context(|| format!("{text:?} is not `name: value`"))?;
-            anyhow::Ok((name.trim().to_owned(), value.trim().to_owned()))
-        };
-        let headers: Vec<_> = self.header.iter().map(header).collect::<Result<_, _>>()?;
+        let headers: Vec<_> = self.header.iter().map(|text| header(text)).collect::<Result<_, _>>()?;
         Ok(Some(Request::new(method, &format!("http://{}{path}", self.to), headers)?))
     }
 }
@@ -82,25 +78,13 @@ fn ask(
     let mut answers = Vec::new();
     for resource in resources.all(ResourceType::Listener) {
         let Some(workload) = malla_xds::names::inbound_workload(&resource.name) else { continue };
-        let any = Any { type_url: ResourceType::Listener.type_url().into(), value: resource.body.clone() };
-        let decoded = decode::decode(ResourceType::Listener, &resource.name, &any);
-        let Decoded::Inbound(inbound) = decoded.map_err(|fault| anyhow::anyhow!("{}: {fault}", resource.name))? else {
-            continue;
-        };
+        let Decoded::Inbound(inbound) = decoded(ResourceType::Listener, resource)? else { continue };
         for port in inbound.ports.iter().filter(|port| *port.service == *to) {
-            let source = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            let head = request.map(Request::looked_at);
-            let subject = Subject { peer: caller, source, port: port.port, head };
-            let Some(rules) = &port.authorization else {
-                answers.push(Answer { workload: workload.to_owned(), allowed: true, rule: None, audited: None });
-                continue;
-            };
-            let Verdict { denied, audited } = authorize(rules, &subject);
-            let rule = denied.or_else(|| allowed_by(rules, &subject));
+            let Judgement { verdict: Verdict { denied, audited }, allowed_by } = judge(port, caller, address, request);
             answers.push(Answer {
                 workload: workload.to_owned(),
                 allowed: denied.is_none(),
-                rule: rule.map(str::to_owned),
+                rule: denied.or(allowed_by).map(str::to_owned),
                 audited: audited.map(str::to_owned),
             });
         }

@@ -107,11 +107,7 @@ struct Asked {
 
 impl Asked {
     fn of_arguments(arguments: &ExplainArguments) -> anyhow::Result<Option<Asked>> {
-        let (method, url) = match &arguments.request[..] {
-            [] => return Ok(None),
-            [url] => ("GET", url),
-            [method, url, ..] => (method.as_str(), url),
-        };
+        let Some((method, url)) = method_and_target(&arguments.request) else { return Ok(None) };
         let headers = arguments.header.iter().map(|header| self::header(header)).collect::<Result<_, _>>()?;
         Self::new(arguments.from.clone(), method, url, headers).map(Some)
     }
@@ -152,7 +148,17 @@ impl Asked {
     }
 }
 
-fn header(text: &str) -> anyhow::Result<(String, String)> {
+/// `[METHOD] TARGET` as typed: `GET` if there is no method, nothing if there is no target.
+pub(crate) fn method_and_target(typed: &[String]) -> Option<(&str, &str)> {
+    match typed {
+        [] => None,
+        [target] => Some(("GET", target)),
+        [method, target, ..] => Some((method, target)),
+    }
+}
+
+/// `name: value` as typed.
+pub(crate) fn header(text: &str) -> anyhow::Result<(String, String)> {
     let (name, value) = text.split_once(':').with_context(|| format!("{text:?} is not `name: value`"))?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }

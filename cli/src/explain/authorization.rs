@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use malla_control::resources::Resources;
+use malla_proxy::authorize::{Subject, Verdict, allowed_by, authorize};
 use malla_proxy::decode::Decoded;
 use malla_proxy::decode::endpoints::{EndpointSpec, Sidecar};
+use malla_proxy::decode::inbound::InboundPortSpec;
 use malla_proxy::decode::route::RouteSpec;
 use malla_proxy::explain::Request;
 use malla_xds::{ResourceType, SpiffeId, names};
@@ -30,6 +32,29 @@ pub(crate) struct Admission {
     pub(crate) sidecar: bool,
     /// Where this is so.
     pub(crate) workloads: Vec<String>,
+}
+
+/// What a port of a workload says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Judgement<'a> {
+    /// What its rules say.
+    pub(crate) verdict: Verdict<'a>,
+    /// The policy and rule that let the caller in; nothing where no policy has to.
+    pub(crate) allowed_by: Option<&'a str>,
+}
+
+/// Asks the rules of a port. A caller without identity came in plaintext, one without address is in no block, and what has no request is a
+/// raw stream.
+pub(crate) fn judge<'a>(
+    port: &'a InboundPortSpec,
+    caller: Option<&SpiffeId>,
+    address: Option<IpAddr>,
+    request: Option<&Request>,
+) -> Judgement<'a> {
+    let Some(rules) = &port.authorization else { return Judgement::default() };
+    let source = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let subject = Subject { peer: caller, source, port: port.port, head: request.map(Request::looked_at) };
+    Judgement { verdict: authorize(rules, &subject), allowed_by: allowed_by(rules, &subject) }
 }
 
 /// What the endpoints of a route's cluster say, those of one opinion together.
@@ -89,16 +114,14 @@ fn admission(
         return Ok(open);
     };
     let Some(port) = inbound.ports.iter().find(|port| *port.service == *service) else { return Ok(open) };
-    let Some(rules) = &port.authorization else { return Ok(open) };
-    // An address that is not known is in no block.
-    let source = client.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let verdict = request.judged(route, place, rules, peer, source, port.port);
-    let asked = rules.sets.iter().flat_map(|set| &set.policies).map(|policy| policy.name.to_string());
+    let Verdict { denied, audited } =
+        judge(port, Some(peer), client.address, Some(&request.sent(route, place))).verdict;
+    let sets = port.authorization.iter().flat_map(|rules| &rules.sets);
     Ok(Admission {
-        allowed: verdict.denied.is_none(),
-        refused_by: verdict.denied.map(ToOwned::to_owned),
-        audited_by: verdict.audited.map(ToOwned::to_owned),
-        asked: asked.collect(),
+        allowed: denied.is_none(),
+        refused_by: denied.map(ToOwned::to_owned),
+        audited_by: audited.map(ToOwned::to_owned),
+        asked: sets.flat_map(|set| &set.policies).map(|policy| policy.name.to_string()).collect(),
         ..open
     })
 }
