@@ -30,12 +30,18 @@ pub fn now() -> f64 {
 
 /// Resident memory of a process and its descendants, bytes. Pages that several of them share count once for each.
 pub fn resident(id: u32) -> u64 {
-    children(id).into_iter().map(resident).sum::<u64>() + status(id, "VmRSS")
+    children(id).into_iter().map(resident).sum::<u64>() + kibibytes(&format!("/proc/{id}/status"), "VmRSS")
 }
 
-fn status(id: u32, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+/// Resident memory of a process and its descendants, bytes, with a page that several processes share divided among them.
+pub fn proportional(id: u32) -> u64 {
+    children(id).into_iter().map(proportional).sum::<u64>() + kibibytes(&format!("/proc/{id}/smaps_rollup"), "Pss")
+}
+
+/// A line `field:  number kB`, in bytes; nothing if there is none.
+fn kibibytes(file: &str, field: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kibibytes: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
     kibibytes.unwrap_or_default() * 1024
 }
@@ -65,7 +71,8 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_and_a_missing_one_has_none() {
-        assert!(resident(std::process::id()) > 0);
-        assert_eq!((resident(u32::MAX), processor_time(u32::MAX)), (0, Duration::ZERO));
+        let own = std::process::id();
+        assert!(resident(own) > 0 && proportional(own) > 0);
+        assert_eq!((resident(u32::MAX), proportional(u32::MAX), processor_time(u32::MAX)), (0, 0, Duration::ZERO));
     }
 }

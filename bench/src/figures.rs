@@ -35,6 +35,7 @@ impl Metric {
     pub(crate) const MEMORY: Metric = less("memory", "MB");
     pub(crate) const IDLE: Metric = less("idle", "MB");
     pub(crate) const LOADED: Metric = less("under load", "MB");
+    pub(crate) const SHARED: Metric = less("shared pages once", "MB");
     pub(crate) const RESTED: Metric = less("10 s after", "MB");
     pub(crate) const EACH: Metric = less("memory each", "KB");
     pub(crate) const THROUGHPUT: Metric = more("throughput", "GB/s");

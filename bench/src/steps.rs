@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -12,10 +13,12 @@ use http::{HeaderMap, Method};
 use malla_config::SourceFile;
 use malla_control::resources::Resources;
 use malla_control::source;
+use malla_proxy::authorize::{Subject, authorize};
+use malla_proxy::decode::{Decoded, InboundSpec};
 use malla_proxy::snapshot::{Cluster, HttpRoutes, Outbound, OutboundService, RouteAction, Snapshot};
-use malla_proxy::{balance, decode, detect, route, subscribe};
-use malla_xds::ResourceType;
+use malla_proxy::{balance, decode, detect, explain, route, subscribe};
 use malla_xds::wire::{Any, Resource};
+use malla_xds::{ResourceType, SpiffeId};
 
 /// Services, and workloads behind each, where a mesh is compiled or applied.
 const SERVICES: usize = 100;
@@ -23,6 +26,12 @@ const ENDPOINTS: usize = 10;
 
 /// Routes of one service, and endpoints of one, where one is chosen.
 const MANY: usize = 1000;
+
+/// Rules of one policy.
+const RULES: usize = 100;
+
+/// ClientHellos.
+const HELLOS: usize = 100;
 
 /// A step that can be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -35,6 +44,8 @@ pub(crate) enum Step {
     Route,
     /// Choose one of 1,000 endpoints
     Balance,
+    /// Judge a request by 100 rules, of which the last allows it
+    Authorize,
     /// Decode a route configuration of 1,000 routes
     DecodeRoutes,
     /// Decode an endpoint assignment of 1,000 endpoints
@@ -52,7 +63,7 @@ impl Step {
     pub(crate) fn times(self) -> u64 {
         match self {
             Step::DetectHttp | Step::DetectTls | Step::Balance => 1000,
-            Step::Route => 100,
+            Step::Route | Step::Authorize => 100,
             Step::DecodeRoutes | Step::DecodeEndpoints => 10,
             Step::Snapshot | Step::Load | Step::Compile => 1,
         }
@@ -76,8 +87,10 @@ pub(crate) fn run(step: Step) -> Result<()> {
             twice(step, || detect::detect(black_box(request)));
         }
         Step::DetectTls => {
-            let hello = client_hello()?;
-            twice(step, || detect::detect(black_box(&hello)));
+            // A client orders its extensions anew each time: the figure is that of many orders.
+            let hellos = (0..HELLOS).map(|_| client_hello()).collect::<Result<Vec<_>>>()?;
+            let mut next = hellos.iter().cycle();
+            twice(step, || next.next().map(|hello| detect::detect(black_box(hello))));
         }
         Step::Route => {
             let snapshot = applied(&one_service(1, MANY)?, ["web.shop:80"]);
@@ -96,6 +109,23 @@ pub(crate) fn run(step: Step) -> Result<()> {
             let cluster = cluster(routes(&snapshot)?)?;
             anyhow::ensure!(balance::pick(cluster, &[]).is_some(), "no endpoint");
             twice(step, || balance::pick(black_box(cluster), &[]));
+        }
+        Step::Authorize => {
+            let (resources, front) = (guarded(RULES)?, SpiffeId::new("cluster.local", "web", "front")?);
+            let inbound = inbound(&resources, "web-0.shop")?;
+            let rules =
+                inbound.ports.iter().find_map(|port| port.authorization.as_ref()).context("the port's rules")?;
+            let request = explain::Request::new("GET", &format!("http://web.shop/{}/items", RULES - 1), [])?;
+            let subject = |method| Subject {
+                peer: Some(&front),
+                source: Ipv4Addr::LOCALHOST.into(),
+                port: 8080,
+                head: Some(route::Head { method, ..request.looked_at() }),
+            };
+            anyhow::ensure!(authorize(rules, &subject(&Method::GET)).denied.is_none(), "the last rule allows");
+            anyhow::ensure!(authorize(rules, &subject(&Method::PUT)).denied.is_some(), "and nothing else");
+            let subject = subject(&Method::GET);
+            twice(step, || black_box(authorize(rules, black_box(&subject))).denied.is_none());
         }
         Step::DecodeRoutes => decode(step, ResourceType::Route, &one_service(1, MANY)?)?,
         Step::DecodeEndpoints => decode(step, ResourceType::Endpoints, &one_service(MANY, 1)?)?,
@@ -129,6 +159,17 @@ fn decode(step: Step, kind: ResourceType, resources: &Resources) -> Result<()> {
     }
     twice(step, || decode::decode(kind, &resource.name, black_box(&any)));
     Ok(())
+}
+
+fn inbound(resources: &Resources, workload: &str) -> Result<Arc<InboundSpec>> {
+    let name = malla_xds::names::inbound_listener(workload);
+    let resource = resources.get(ResourceType::Listener, &name).context("the workload's listener")?;
+    let any = Any { type_url: ResourceType::Listener.type_url().into(), value: resource.body.clone() };
+    match decode::decode(ResourceType::Listener, &resource.name, &any) {
+        Ok(Decoded::Inbound(inbound)) => Ok(inbound),
+        Ok(other) => bail!("{other:?} is not the workload's listener"),
+        Err(fault) => bail!("{fault}"),
+    }
 }
 
 fn load(text: &str) -> Result<malla_config::mesh::Mesh> {
@@ -199,6 +240,22 @@ fn one_service(endpoints: usize, routes: usize) -> Result<Resources> {
             "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
              parentRefs: [{{group: '', kind: Service, name: web, port: 80}}]\n  rules:\n  - matches: [{{path: {{type: Exact, \
              value: /{route:04}/items}}}}]\n    backendRefs: [{{name: web, port: 80}}]"
+        );
+    }
+    resources(&load(&text)?)
+}
+
+/// The service `web` with one workload, and a policy with so many rules.
+fn guarded(rules: usize) -> Result<Resources> {
+    let mut text = String::new();
+    write_service(&mut text, "web", "10.96.0.1");
+    write_workload(&mut text, "web", 0, 0);
+    text += "---\napiVersion: malla.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: callers, namespace: shop}\nspec:\n  \
+             action: Allow\n  rules:\n";
+    for rule in 0..rules {
+        let _ = writeln!(
+            text,
+            "  - from: [{{serviceAccounts: [web/front]}}]\n    to: [{{methods: [GET], paths: [{{type: PathPrefix, value: /{rule}}}]}}]"
         );
     }
     resources(&load(&text)?)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use bench::accounting::resident;
+use bench::accounting::{proportional, resident};
 
 use super::{Bench, PAIR, progress, record};
 use crate::contender::{Contender, Running};
@@ -15,7 +15,8 @@ const CONNECTIONS: usize = 10_000;
 /// Seconds after the load.
 const REST: &str = "10";
 
-/// Idle, under the load of 64 connections, and ten seconds after it.
+/// Idle, under the load of 64 connections (also with what the two sides share, the program itself above all, counted once), and
+/// ten seconds after it.
 pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) -> Result<()> {
     for contender in
         bench.contenders.iter().filter(|contender| **contender != Contender::Direct && contender.takes(PAIR))
@@ -24,10 +25,11 @@ pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) 
         let Some(running) = bench.start_one(work, *contender, PAIR, figures) else { continue };
         // What starting has left over is given back within the first second.
         std::thread::sleep(Duration::from_secs(1));
-        figures.add(work, *contender, Metric::IDLE, total(&running));
+        figures.add(work, *contender, Metric::IDLE, megabytes(&running, resident));
         let load = ["http1", "--connections", "64"].map(str::to_owned);
         let Some(sample) = bench.sample(work, &running, load.to_vec(), figures) else { continue };
         record(work, *contender, &sample, &[(Metric::LOADED, |sample| sample.memory() as f64 / 1e6)], figures);
+        figures.add(work, *contender, Metric::SHARED, megabytes(&running, proportional));
         if bench.arguments.quick {
             continue;
         }
@@ -65,6 +67,6 @@ pub(super) fn idle(bench: &Bench<'_>, work: &'static str, figures: &mut Figures)
     Ok(())
 }
 
-fn total(running: &Running) -> f64 {
-    running.ids().into_iter().map(resident).sum::<u64>() as f64 / 1e6
+fn megabytes(running: &Running, of: fn(u32) -> u64) -> f64 {
+    running.ids().into_iter().map(of).sum::<u64>() as f64 / 1e6
 }
