@@ -1,3 +1,5 @@
+//! Tests of the certificate authority: what it signs, what it keeps on disk, and how it changes its roots.
+
 use std::os::unix::fs::PermissionsExt;
 
 use rustls::pki_types::pem::PemObject;

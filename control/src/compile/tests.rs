@@ -1,3 +1,5 @@
+//! Tests of the compiler: from YAML to the resources that sidecars receive.
+
 use std::collections::BTreeMap;
 
 use malla_config::{SourceFile, load};

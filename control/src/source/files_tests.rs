@@ -1,3 +1,5 @@
+//! Tests of reading a directory: which files count, and what is said about those that cannot be read.
+
 use std::fs::{create_dir, create_dir_all, write};
 use std::os::unix::fs::symlink;
 

@@ -1,3 +1,5 @@
+//! Tests of watching a directory: what a change on disk becomes, in whatever way it is made.
+
 use std::fs::{self, create_dir, remove_dir_all, remove_file, rename, write};
 use std::os::unix::fs::symlink;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Tests of the world: which workloads are behind a service, and in what health.
+
 use std::collections::BTreeSet;
 
 use malla_config::{SourceFile, load};
