@@ -10,9 +10,11 @@ mod nginx;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use malla_tests::pod::SIDECAR_USER;
+use malla_tests::wait::within;
 use malla_tests::{Pod, Process};
 use serde::{Serialize, Serializer};
 
@@ -170,6 +172,16 @@ impl Running {
     /// Where the load runs.
     pub(crate) fn client<'a>(&self, stage: &'a Stage) -> Result<&'a Pod> {
         if self.contender == Contender::Direct { Ok(&stage.outside) } else { Ok(&stage.pods(self.contender)?.client) }
+    }
+}
+
+impl Drop for Running {
+    /// Killed, the master of nginx would leave its worker with the ports for a while: it is asked.
+    fn drop(&mut self) {
+        if self.contender == Contender::Nginx {
+            self.processes.iter().for_each(|process| process.signal("TERM"));
+            let _ = within(Duration::from_secs(5), || self.processes.iter_mut().all(Process::has_ended).then_some(()));
+        }
     }
 }
 

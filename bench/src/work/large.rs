@@ -39,7 +39,11 @@ pub(super) fn run(bench: &Bench<'_>, work: &'static str, figures: &mut Figures) 
                     let process = envoy::run(stage, &stage.pods(contender)?.client, 15001, &bootstrap())?;
                     Running { contender, target: (service(0), 80).into(), processes: vec![process] }
                 }
-                _ => Running { target: (service(0), 80).into(), ..contender.start(stage, HOP)? },
+                _ => {
+                    let mut running = contender.start(stage, HOP)?;
+                    running.target = (service(0), 80).into();
+                    running
+                }
             };
             // The control server takes its time to read so many files; a mesh is applied as a whole.
             let (program, target) = (inside("bench-peer"), started.target.to_string());
