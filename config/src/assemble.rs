@@ -82,12 +82,13 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
         Some((_, None)) => mesh.settings = MeshSettings::default(),
     }
     mesh.traffic_policies = policies.ready;
+    let routes = authorization_policy::Routes { whole: &mesh.http_routes, objects: &unique };
     for object in of_kind(Kind::AuthorizationPolicy) {
-        mesh.authorization_policies.extend(authorization_policy::ready(object, &index, diagnostics));
+        mesh.authorization_policies.extend(authorization_policy::ready(object, &index, routes, diagnostics));
     }
 
     for object in duplicates {
-        check_alone(object, &index, diagnostics);
+        check_alone(object, &index, routes, diagnostics);
     }
 
     mesh.route_tests =
@@ -146,7 +147,12 @@ fn ready_ones<K: Ord, T>(declared: BTreeMap<K, Declared<'_, T>>) -> BTreeMap<K, 
 }
 
 /// Checks what a document says by itself: the second of a name is as wrong as it would be under another.
-fn check_alone(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics) {
+fn check_alone(
+    object: &Object,
+    index: &Index<'_>,
+    routes: authorization_policy::Routes<'_>,
+    diagnostics: &mut Diagnostics,
+) {
     let context = Context { object, index };
     match object.kind {
         Kind::Service => drop(service::ready(object, diagnostics)),
@@ -159,7 +165,7 @@ fn check_alone(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics
         Kind::ReferenceGrant => drop(reference_grant::ready(object, index, diagnostics)),
         Kind::Mesh => drop(mesh_settings::ready(object, diagnostics)),
         Kind::TrafficPolicy => Policies::default().add(object, index, diagnostics),
-        Kind::AuthorizationPolicy => drop(authorization_policy::ready(object, index, diagnostics)),
+        Kind::AuthorizationPolicy => drop(authorization_policy::ready(object, index, routes, diagnostics)),
         Kind::FaultInjection | Kind::RateLimit | Kind::RetryPolicy => drop(extension::ready(object, diagnostics)),
         Kind::RouteTest => drop(route_test::ready(object, index, diagnostics)),
     }

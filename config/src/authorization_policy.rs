@@ -1,6 +1,8 @@
 //! `AuthorizationPolicy` → [`AuthorizationPolicy`]: what is wrong in one is an error, because a policy that is half understood
 //! protects by half.
 
+mod route;
+
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -19,12 +21,19 @@ use crate::names;
 use crate::object::Object;
 use crate::suggest::{self, shown};
 
+pub(crate) use self::route::Routes;
+
 /// The policy of an object; nothing if something is wrong with it.
-pub(crate) fn ready(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics) -> Option<AuthorizationPolicy> {
+pub(crate) fn ready(
+    object: &Object,
+    index: &Index<'_>,
+    routes: Routes<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Option<AuthorizationPolicy> {
     let errors = diagnostics.count();
     let AuthorizationPolicySpec { target_refs, selector, action, rules } = object.typed(diagnostics)?;
     let spec = object.cursor();
-    let target = target(object, target_refs, selector, index, diagnostics);
+    let target = target(object, target_refs, selector, index, routes, diagnostics);
     let action = match action {
         api::AuthorizationAction::Allow => AuthorizationAction::Allow,
         api::AuthorizationAction::Deny => AuthorizationAction::Deny,
@@ -65,6 +74,7 @@ fn target(
     target_refs: Option<Vec<PolicyTarget>>,
     selector: Option<Selector>,
     index: &Index<'_>,
+    routes: Routes<'_>,
     diagnostics: &mut Diagnostics,
 ) -> AuthorizationTarget {
     let spec = object.cursor();
@@ -80,10 +90,17 @@ fn target(
                 let help = "write the services, or leave it out to protect the whole namespace";
                 list.error(diagnostics, Code::MissingField, "`targetRefs` is empty", help);
             }
-            let targets = targets.into_iter().enumerate();
-            let services =
-                targets.filter_map(|(at, target)| service(object, list.item(at), target, index, diagnostics));
-            AuthorizationTarget::Services(services.collect())
+            let (mut named_services, mut named_routes) = (Vec::new(), Vec::new());
+            for (at, target) in targets.into_iter().enumerate() {
+                let cursor = list.item(at);
+                match route::kind_of(&target) {
+                    Some(kind) => {
+                        named_routes.extend(route::target(object, cursor, kind, &target, routes, index, diagnostics));
+                    }
+                    None => named_services.extend(service(object, cursor, target, index, diagnostics)),
+                }
+            }
+            AuthorizationTarget::Named { services: named_services, routes: named_routes }
         }
         (Some(_), Some(_)) => {
             let help = "write one of them, or two policies";
@@ -121,7 +138,10 @@ fn service(
     let PolicyTarget { group, kind, name, section_name } = target;
     if !group.is_empty() || kind != "Service" {
         let message = format!("a target of the kind `{}` is not supported yet", shown(&kind));
-        let help = "write `group: \"\"` and `kind: Service`; conditions on requests go into the rules";
+        let help = format!(
+            "write `group: \"\"` and `kind: Service`, or `group: {}` and `kind: HTTPRoute` or `GRPCRoute`",
+            route::GROUP
+        );
         cursor.error(diagnostics, Code::NotSupported, message, help);
         return None;
     }

@@ -155,7 +155,7 @@ fn authorization() {
     let [callers, deletes] = &mesh.authorization_policies[..] else { panic!("two policies") };
     assert_eq!((callers.action, deletes.action), (AuthorizationAction::Allow, AuthorizationAction::Deny));
     let backend = ServiceName::new("prod", "backend");
-    assert_eq!(callers.target, AuthorizationTarget::Services(vec![(backend, None)]));
+    assert_eq!(callers.target, AuthorizationTarget::Named { services: vec![(backend, None)], routes: vec![] });
     assert_eq!(callers.rules[1].to[0].paths, [PathMatch::Prefix("/admin".into())]);
     assert_eq!(deletes.target, AuthorizationTarget::Namespace);
     assert_eq!((&deletes.rules[0].from[..], &*deletes.rules[0].to[0].methods[0]), (&[][..], "DELETE"));

@@ -87,6 +87,8 @@ pub enum Condition {
     Method(Method),
     /// Header.
     Header(HeaderName, ValueMatch),
+    /// Host in lower case, without its port.
+    Host(ValueMatch),
     /// Path, decoded.
     Path(ValueMatch),
 }
@@ -211,6 +213,7 @@ fn judge(condition: &Condition, subject: &Subject<'_>) -> Truth {
         Condition::Port(wanted) => (wanted == port).into(),
         Condition::Method(method) => asked(&|head| (head.method == method).into()),
         Condition::Header(name, value) => asked(&|head| route::matches_header(name, value, head.headers).into()),
+        Condition::Host(wanted) => asked(&|head| route::matches_value(wanted, head.host).into()),
         Condition::Path(wanted) => asked(&|head| match unambiguous(head.path) {
             Some(path) => route::matches_value(wanted, &path).into(),
             None => Truth::Open,

@@ -1,4 +1,5 @@
 //! Control server and sidecars in one process: what the one renders, the other takes.
 
+mod authorization;
 mod precedence;
 mod rendering;

@@ -24,8 +24,8 @@ use super::PolicyTarget;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationPolicySpec {
-    /// The services whose workloads it protects, on the ports behind them, by whatever name they are reached. Not together with
-    /// `selector`.
+    /// What it protects. A `Service`: the ports behind it, by whatever name they are reached. An `HTTPRoute` or `GRPCRoute` (group
+    /// `gateway.networking.k8s.io`): the requests that fit it, on the ports behind its backends. Not together with `selector`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_refs: Option<Vec<PolicyTarget>>,
     /// The workloads that it protects. Without it and without `targetRefs`: all of its namespace.

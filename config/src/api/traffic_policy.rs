@@ -82,11 +82,11 @@ pub enum SubsetFallback {
 pub struct PolicyTarget {
     /// API group of the target. For a `Service`: the empty string.
     pub group: String,
-    /// Kind of the target: `Service`.
+    /// Kind of the target: `Service`; for an `AuthorizationPolicy` also `HTTPRoute` and `GRPCRoute`.
     pub kind: String,
     /// Name of the target.
     pub name: String,
-    /// Name of one of its ports; absent means all.
+    /// Name of one of a service's ports; absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
 }

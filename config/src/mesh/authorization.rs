@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{PathMatch, ServiceName, ValueMatch};
+use super::{PathMatch, RouteKind, RouteName, ServiceName, ValueMatch};
 
 /// What happens to a request where no policy that allows is about its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,8 +40,14 @@ pub enum AuthorizationTarget {
     Namespace,
     /// The workloads that carry all these labels.
     Workloads(BTreeMap<String, String>),
-    /// The ports behind these services; with a name, behind that port of the service.
-    Services(Vec<(ServiceName, Option<Arc<str>>)>),
+    /// What is named, any of it.
+    Named {
+        /// The ports behind these services; with a name, behind that port of the service.
+        services: Vec<(ServiceName, Option<Arc<str>>)>,
+        /// The requests of these routes, on the ports behind their backends. Each has only parents and backends of the policy's
+        /// namespace, and changes nothing of a request by which routes are told apart.
+        routes: Vec<(RouteKind, RouteName)>,
+    },
 }
 
 /// What happens to what a rule matches.

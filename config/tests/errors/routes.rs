@@ -289,6 +289,42 @@ fn what_is_not_supported_yet() {
 }
 
 #[test]
+fn routes_that_no_policy_can_be_about() {
+    use Code::NotSupported;
+    let case = |target: &str, route: &str, code: Code, column: usize, message: &'static str, help: &'static str| {
+        let policy = format!(
+            "apiVersion: malla.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n  \
+             action: Allow\n  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {target}}}]\n---\n{route}"
+        );
+        expect(&policy, &[(code, (6, column), "AuthorizationPolicy shop/p", message, help)]);
+    };
+    let told = |rule: &str, message: &'static str| {
+        let rule = format!("  rules:\n    - {rule}\n      backendRefs: [{{name: cart, port: 80}}]\n");
+        case("r", &http(&rule), NotSupported, 74, message, "conditions of the rules");
+    };
+    told("matches: [{queryParams: [{name: a, value: b}]}]", "rule 0 matches query parameters");
+    told("matches: [{path: {value: /a%20b}}]", "rule 0 matches a path that is percent-encoded");
+    let rewrite = "filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /b}}}]";
+    told(rewrite, "rule 0 rewrites the path");
+    told(
+        "matches: [{headers: [{name: x-a, value: b}]}]\n      \
+         filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [X-A]}}]",
+        "rule 0 changes the header `x-a`",
+    );
+    let whole = http("  rules:\n    - backendRefs: [{name: cart, port: 80}]\n");
+    let missing = "there is no HTTPRoute `s` in the namespace `shop`";
+    case("s", &whole, Code::DanglingReference, 74, missing, "did you mean `r`?");
+    let redirect = http("  rules:\n    - filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]\n");
+    case("r", &redirect, NotSupported, 74, "leads to no workload", "of its own namespace");
+    case("r, sectionName: a", &whole, NotSupported, 77, "a single rule of a route", "a route of its own");
+    let text = format!(
+        "apiVersion: malla.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n  \
+         action: Allow\n  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}}]\n---\n{whole}"
+    );
+    expect(&text, &[]);
+}
+
+#[test]
 fn duplicates_and_conflicts() {
     let service_twice = service("  selector: {app: cart}\n  ports: [{port: 80}]\n").replace("name: new", "name: cart");
     expect(

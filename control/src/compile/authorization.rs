@@ -1,14 +1,17 @@
 //! `AuthorizationPolicy` → RBAC filters, for the ports behind which the policy's targets are.
 //!
 //! A port has one set of rules, by whatever name it is reached: a policy about a service protects the application's port that
-//! the service leads to. Rules that deny come first, then those that allow; what is only audited is in shadow rules.
+//! the service leads to, and one about a route the requests of the route on the ports behind its backends. Rules that deny come first,
+//! then those that allow; what is only audited is in shadow rules.
+
+mod of_route;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use malla_config::mesh::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, AuthorizationTarget, Caller, CallerCondition,
-    DefaultAuthorization, IdentityMatch, Operation, PathMatch, Workload,
+    DefaultAuthorization, HttpRoute, IdentityMatch, Operation, PathMatch, Workload,
 };
 use malla_xds::envoy::http_connection_manager::{HttpFilter, http_filter};
 use malla_xds::envoy::listener::{Filter, filter};
@@ -42,15 +45,27 @@ struct RuleSet {
     policies: BTreeMap<String, Policy>,
 }
 
+/// What of a port's traffic a policy is about.
+enum Scope {
+    /// All.
+    Port,
+    /// The requests that meet this.
+    Requests(Rule),
+}
+
+/// The name of what lets through everything that no policy is about.
+const OTHERWISE: &str = "default";
+
 /// Those of a workload's port.
 pub(super) fn rules(world: &World, workload: &Workload, port: &ServedPort) -> Rules {
-    let about = |policy: &&AuthorizationPolicy| is_about(world, policy, workload, port);
-    let policies: Vec<_> = world.mesh.authorization_policies.iter().filter(about).collect();
-    let of = |action: AuthorizationAction| policies.iter().filter(move |policy| policy.action == action);
+    let about = |policy| Some((policy, scope(world, policy, workload, port)?));
+    let policies: Vec<(&AuthorizationPolicy, Scope)> =
+        world.mesh.authorization_policies.iter().filter_map(about).collect();
+    let of = |action: AuthorizationAction| policies.iter().filter(move |(policy, _)| policy.action == action);
     let set = |action: Action, shadow: bool, of_action: AuthorizationAction| RuleSet {
         action,
         shadow,
-        policies: of(of_action).flat_map(|policy| rendered(world, policy)).collect(),
+        policies: of(of_action).flat_map(|(policy, scope)| rendered(world, policy, scope)).collect(),
     };
     let mut rules = Vec::new();
     if of(AuthorizationAction::Audit).next().is_some() {
@@ -59,15 +74,35 @@ pub(super) fn rules(world: &World, workload: &Workload, port: &ServedPort) -> Ru
     if of(AuthorizationAction::Deny).next().is_some() {
         rules.push(set(Action::Deny, false, AuthorizationAction::Deny));
     }
-    let allows = of(AuthorizationAction::Allow).next().is_some();
-    match world.mesh.settings.default_authorization {
-        _ if allows => rules.push(set(Action::Allow, false, AuthorizationAction::Allow)),
-        DefaultAuthorization::Allow => {}
-        DefaultAuthorization::Deny => {
-            rules.push(RuleSet { action: Action::Allow, shadow: false, policies: BTreeMap::new() });
-        }
-        DefaultAuthorization::Audit => {
-            rules.push(RuleSet { action: Action::Allow, shadow: true, policies: BTreeMap::new() });
+    let mut allowed = set(Action::Allow, false, AuthorizationAction::Allow);
+    let of_routes: Option<Vec<Rule>> = of(AuthorizationAction::Allow)
+        .map(|(_, scope)| match scope {
+            Scope::Port => None,
+            Scope::Requests(requests) => Some(requests.clone()),
+        })
+        .collect();
+    // What no policy that allows is about is left to the default.
+    match (of_routes, world.mesh.settings.default_authorization) {
+        (None, _) => rules.push(allowed),
+        (Some(of_routes), DefaultAuthorization::Allow) if of_routes.is_empty() => {}
+        (Some(_), DefaultAuthorization::Deny) => rules.push(allowed),
+        (Some(of_routes), default) => {
+            let one = |rule: Option<Rule>| {
+                let anybody = Principal { identifier: Some(Identifier::Any(true)) };
+                let permissions = vec![Permission { rule }];
+                let policy = Policy { principals: vec![anybody], permissions, ..Default::default() };
+                (OTHERWISE.to_owned(), policy)
+            };
+            let judged = !of_routes.is_empty();
+            let requests = judged.then(|| of_route::any_of(of_routes));
+            if default == DefaultAuthorization::Audit {
+                let policies = requests.clone().into_iter().map(|rule| one(Some(rule))).collect();
+                rules.push(RuleSet { action: Action::Allow, shadow: true, policies });
+            }
+            if let Some(requests) = requests {
+                allowed.policies.extend([one(Some(of_route::not(requests)))]);
+                rules.push(allowed);
+            }
         }
     }
     Rules(rules)
@@ -120,36 +155,63 @@ impl RuleSet {
     }
 }
 
-fn is_about(world: &World, policy: &AuthorizationPolicy, workload: &Workload, port: &ServedPort) -> bool {
+/// What a policy is about behind a port; nothing if it is not about it.
+fn scope(world: &World, policy: &AuthorizationPolicy, workload: &Workload, port: &ServedPort) -> Option<Scope> {
     let named = |served: &ServicePortName, wanted: &str| {
         let service = world.mesh.services.get(&served.service);
         service
             .is_some_and(|service| service.ports.iter().any(|port| port.port == served.port && *port.name == *wanted))
     };
-    policy.namespace == workload.name.namespace
-        && match &policy.target {
-            AuthorizationTarget::Namespace => true,
-            AuthorizationTarget::Workloads(labels) => {
-                labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
-            }
-            AuthorizationTarget::Services(targets) => targets.iter().any(|(service, port_name)| {
+    if policy.namespace != workload.name.namespace {
+        return None;
+    }
+    let whole = |is_about: bool| is_about.then_some(Scope::Port);
+    match &policy.target {
+        AuthorizationTarget::Namespace => Some(Scope::Port),
+        AuthorizationTarget::Workloads(labels) => {
+            whole(labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
+        }
+        AuthorizationTarget::Named { services, routes } => {
+            let behind = services.iter().any(|(service, port_name)| {
                 port.services.iter().any(|served| {
                     served.name.service == *service && port_name.as_ref().is_none_or(|name| named(&served.name, name))
                 })
-            }),
+            });
+            let leads_here = |route: &&HttpRoute| {
+                let mut backends = route.rules.iter().flat_map(|rule| &rule.backends);
+                backends.any(|backend| {
+                    let served = port.services.iter().map(|served| &served.name);
+                    served.into_iter().any(|name| name.service == backend.service && name.port == backend.port)
+                })
+            };
+            let routes = routes.iter().filter_map(|name| of_route::find(&world.mesh, name)).filter(leads_here);
+            let requests: Vec<Rule> = routes.map(|route| of_route::requests(&world.mesh, route)).collect();
+            whole(behind).or_else(|| (!requests.is_empty()).then(|| Scope::Requests(of_route::any_of(requests))))
         }
+    }
 }
 
 /// One RBAC policy for each rule, named after it: `namespace/name/rule`.
-fn rendered(world: &World, policy: &AuthorizationPolicy) -> impl Iterator<Item = (String, Policy)> {
+fn rendered(world: &World, policy: &AuthorizationPolicy, scope: &Scope) -> impl Iterator<Item = (String, Policy)> {
     let AuthorizationPolicy { namespace, name, action, rules, .. } = policy;
     rules.iter().enumerate().map(move |(at, rule)| {
         let AuthorizationRule { from, to } = rule;
         let principals = from.iter().map(|caller| principal(world, caller, *action)).collect();
-        let permissions = to.iter().map(permission).collect();
+        let permissions = or_any(to.iter().map(permission).collect(), Permission { rule: Some(Rule::Any(true)) });
+        let permissions = match scope {
+            Scope::Port => permissions,
+            Scope::Requests(requests) => {
+                let asked = permissions.into_iter().filter_map(|permission| permission.rule);
+                let within = |rule| match rule {
+                    Rule::Any(true) => requests.clone(),
+                    other => of_route::all_of(vec![requests.clone(), other]),
+                };
+                asked.map(|rule| Permission { rule: Some(within(rule)) }).collect()
+            }
+        };
         let policy = Policy {
             principals: or_any(principals, Principal { identifier: Some(Identifier::Any(true)) }),
-            permissions: or_any(permissions, Permission { rule: Some(Rule::Any(true)) }),
+            permissions,
             ..Default::default()
         };
         (format!("{namespace}/{name}/{at}"), policy)

@@ -16,6 +16,8 @@ use malla_config::mesh::{HttpMatch, HttpRoute, HttpRule, PathMatch, RouteKind};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate<'a> {
     pub(super) route: &'a HttpRoute,
+    /// The hostname by which the route applies; nothing if it names none.
+    pub(super) hostname: Option<&'a str>,
     /// The rule's place in its route.
     pub(super) rule_index: usize,
     pub(super) rule: &'a HttpRule,
@@ -24,13 +26,13 @@ pub(super) struct Candidate<'a> {
 
 /// The matches of all routes that apply to a host, first to be tried first. `routes` are the oldest first, each with the
 /// hostname by which it applies (`None`: it names none).
-pub(super) fn sorted<'a>(routes: &[(&'a HttpRoute, Option<&str>)]) -> Vec<Candidate<'a>> {
+pub(super) fn sorted<'a>(routes: &[(&'a HttpRoute, Option<&'a str>)]) -> Vec<Candidate<'a>> {
     let mut candidates = Vec::new();
     for (age, (route, hostname)) in routes.iter().enumerate() {
         for (rule_index, rule) in route.rules.iter().enumerate() {
             for matching in &rule.matches {
                 let key = (specificity(*hostname), rank(route.kind, matching), age, rule_index);
-                candidates.push((key, Candidate { route, rule_index, rule, matching }));
+                candidates.push((key, Candidate { route, hostname: *hostname, rule_index, rule, matching }));
             }
         }
     }

@@ -72,7 +72,7 @@ fn virtual_hosts(name: &str, attached: &[&HttpRoute]) -> Vec<VirtualHost> {
         .collect()
 }
 
-fn routes(applicable: &[(&HttpRoute, Option<&str>)], service_port: u16) -> Vec<Route> {
+fn routes<'a>(applicable: &[(&'a HttpRoute, Option<&'a str>)], service_port: u16) -> Vec<Route> {
     precedence::sorted(applicable).into_iter().flat_map(|candidate| entries(candidate, service_port)).collect()
 }
 

@@ -141,6 +141,7 @@ fn header(written: &malla_xds::envoy::route::HeaderMatcher) -> Result<Condition,
     Ok(match matcher::condition(written).at("header")? {
         Written::Header(name, value) => Condition::Header(name, value),
         Written::Method(method) => Condition::Method(method),
+        Written::Host(value) => Condition::Host(value),
     })
 }
 

@@ -35,6 +35,11 @@ pub(super) fn route_match(written: &route::RouteMatch) -> Result<RouteMatch, Fau
         let condition = condition(header).at(format_args!("headers[{index}]"))?;
         match condition {
             Condition::Header(name, value) => matcher.headers.push((name, value)),
+            Condition::Host(_) => {
+                return Err(Fault::new("is matched by the domains of virtual hosts")
+                    .within(":authority")
+                    .within("headers"));
+            }
             Condition::Method(method) if matcher.method.is_none() => matcher.method = Some(method),
             Condition::Method(_) => {
                 return Err(Fault::new("there is more than one condition on :method").within("headers"));
@@ -63,7 +68,12 @@ fn path(written: Option<&PathSpecifier>) -> Result<PathMatch, Fault> {
 pub(super) enum Condition {
     Header(http::HeaderName, ValueMatch),
     Method(http::Method),
+    /// In lower case, without its port.
+    Host(ValueMatch),
 }
+
+/// How a condition on `:authority` ends that leaves the port open.
+const ANY_PORT: &str = "(:[0-9]+)?";
 
 #[allow(deprecated, reason = "the deprecated forms mean the same and are still sent")]
 pub(super) fn condition(written: &HeaderMatcher) -> Result<Condition, Fault> {
@@ -90,6 +100,19 @@ pub(super) fn condition(written: &HeaderMatcher) -> Result<Condition, Fault> {
         };
         let method = method.parse().map_err(|_| Fault::new(format!("{method:?} is not a method")))?;
         return Ok(Condition::Method(method));
+    }
+    if written.name == ":authority" {
+        // Hosts are compared without their port: a condition on the port too would be met by others than are meant.
+        let open = match &written.header_match_specifier {
+            Some(HeaderMatchSpecifier::StringMatch(string)) => match &string.match_pattern {
+                Some(MatchPattern::SafeRegex(pattern)) => pattern.regex.ends_with(ANY_PORT),
+                _ => false,
+            },
+            _ => false,
+        };
+        let problem =
+            || Fault::new(format!("only a regular expression that ends in {ANY_PORT} is supported for :authority"));
+        return if open { Ok(Condition::Host(value)) } else { Err(problem()) };
     }
     let name = http::HeaderName::from_bytes(written.name.as_bytes())
         .map_err(|_| Fault::new(format!("{:?} is not the name of a header", written.name)).within("name"))?;
@@ -186,6 +209,23 @@ mod tests {
             Ok(Condition::Method(method)) if method == http::Method::GET
         ));
         assert!(condition(&written(MatchPattern::Prefix("G".into()))).is_err());
+    }
+
+    #[test]
+    fn conditions_on_the_host_leave_its_port_open() {
+        let written = |pattern| HeaderMatcher {
+            name: ":authority".into(),
+            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+                match_pattern: Some(pattern),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let host = condition(&written(MatchPattern::SafeRegex(safe("cart\\.example(:[0-9]+)?"))));
+        let Ok(Condition::Host(ValueMatch::Regex(host))) = host else { panic!("a host") };
+        assert!(host.is_match("cart.example") && !host.is_match("cartxexample"));
+        assert!(condition(&written(MatchPattern::Exact("cart.example".into()))).is_err());
+        assert!(condition(&written(MatchPattern::SafeRegex(safe("cart(:80)?")))).is_err());
     }
 
     #[test]
