@@ -63,6 +63,12 @@ pub(crate) enum Command {
     Uninject(UninjectArguments),
     /// Show who is connected to the control server, and what each has applied or rejected
     Status(StatusArguments),
+    /// Show the traffic of the mesh, edge by edge, live
+    Top(TopArguments),
+    /// Show the traffic of the mesh within a few seconds, once
+    Stat(StatArguments),
+    /// Show requests of a workload as they end
+    Tap(TapArguments),
     /// Run a whole mesh on this machine: control server, a travel agency with sidecars, traffic, a live table
     Demo(DemoArguments),
 }
@@ -485,6 +491,97 @@ pub(crate) struct StatusArguments {
     /// Admin address of the control server
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
     pub(crate) admin: SocketAddr,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+/// Where traffic is asked for, and which of it.
+#[derive(Debug, Args)]
+pub(crate) struct TrafficArguments {
+    /// Admin address of the control server
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
+    pub(crate) admin: SocketAddr,
+
+    /// Which edge comes first
+    #[arg(long, value_enum, default_value_t = Order::Rate)]
+    pub(crate) sort: Order,
+
+    /// Edges alone that have this in their source, destination, identity or a reason
+    #[arg(value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  malla top\n  malla top --sort failures shop")]
+pub(crate) struct TopArguments {
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  malla stat\n  malla stat --for 30s -o json")]
+pub(crate) struct StatArguments {
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArguments,
+
+    /// How long to count
+    #[arg(long = "for", value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+}
+
+/// Order of edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// Most requests first
+    Rate,
+    /// Most failures first
+    Failures,
+    /// Slowest first, by the 99th percentile
+    P99,
+    /// By source and destination
+    Name,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  malla tap shop/cart-1\n  malla tap 'shop/cart-*' --status 5xx\n  malla tap shop --identity web/sa/front --path /api -o json\n\nNeeds the control server's own machine: paths are shown. Queries, headers and bodies are not."
+)]
+pub(crate) struct TapArguments {
+    /// Whose requests: a workload, its beginning with a star, or a namespace
+    #[arg(value_name = "NAMESPACE[/WORKLOAD]")]
+    pub(crate) workload: String,
+
+    /// Admin address of the control server
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
+    pub(crate) admin: SocketAddr,
+
+    /// Requests with this method alone
+    #[arg(long, value_name = "METHOD", default_value = "")]
+    pub(crate) method: String,
+
+    /// Requests whose path begins so
+    #[arg(long, value_name = "PATH", default_value = "")]
+    pub(crate) path: String,
+
+    /// Requests with this status: 503, or 5xx
+    #[arg(long, value_name = "STATUS", default_value = "")]
+    pub(crate) status: String,
+
+    /// Requests to or from this identity, or what it ends in: web/sa/front
+    #[arg(long, value_name = "IDENTITY", default_value = "")]
+    pub(crate) identity: String,
+
+    /// Requests that failed for this reason
+    #[arg(long, value_name = "REASON", default_value = "")]
+    pub(crate) reason: String,
+
+    /// Requests in a second and sidecar, at most; 100 at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) per_second: u32,
 
     #[command(flatten)]
     pub(crate) output: OutputArgument,

@@ -10,4 +10,6 @@ pub(crate) mod inject;
 pub(crate) mod route_tests;
 pub(crate) mod schema;
 pub(crate) mod status;
+pub(crate) mod tap;
 pub(crate) mod token;
+pub(crate) mod traffic;

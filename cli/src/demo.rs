@@ -5,7 +5,6 @@
 
 mod addresses;
 mod caller;
-mod edges;
 mod files;
 mod guide;
 mod ledger;
@@ -31,17 +30,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::addresses::Addresses;
 use self::caller::{Caller, Style};
-use self::edges::Recent;
 use self::files::MeshDirectory;
 use self::guide::Guide;
 use self::ledger::Ledger;
 use self::mesh::Mesh;
 use self::program::Program;
 use self::summary::Evidence;
-use self::table::Screen;
 use self::topology::{INSTANCES, Role};
 use crate::arguments::{DemoArguments, OutputFormat};
+use crate::edges::Recent;
 use crate::output::{self, Paint};
+use crate::screen::Screen;
 use crate::signals::Interruption;
 
 /// Runs the demo until its time is over or somebody interrupts it; exit code 1 if anything was lost.

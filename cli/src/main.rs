@@ -5,10 +5,12 @@ mod arguments;
 mod commands;
 mod demo;
 mod duration;
+mod edges;
 mod explain;
 mod http;
 mod inject;
 mod output;
+mod screen;
 mod signals;
 
 use std::process::ExitCode;
@@ -46,6 +48,9 @@ fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
         Command::Inject(inject) => commands::inject::inject(&inject),
         Command::Uninject(uninject) => commands::inject::uninject(&uninject),
         Command::Control(control) => block_on(commands::control::run(control)),
+        Command::Stat(stat) => block_on(commands::traffic::stat(stat, paint)),
+        Command::Tap(tap) => block_on(commands::tap::run(tap)),
+        Command::Top(top) => block_on(commands::traffic::top(top, paint)),
         Command::Status(status) => block_on(commands::status::run(status, paint)),
         Command::Demo(demo) => block_on(demo::run(demo, paint)),
     }

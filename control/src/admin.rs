@@ -1,21 +1,24 @@
-//! The admin port: status for people (`/`, `/status`) and programs (`/status.json`), `/metrics`, `/ready`, `/live`.
+//! The admin port: status for people (`/`, `/status`) and programs (`/status.json`), `/traffic.json`, `/tap`, `/metrics`, `/ready`, `/live`.
 //!
-//! Plain HTTP without authentication, read-only: keep it off foreign networks.
+//! Plain HTTP without authentication, read-only: keep it off foreign networks. Requests of others are shown to this machine alone.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName};
-use axum::response::{Html, IntoResponse};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use malla_xds::exposition;
+use malla_xds::telemetry::Tap;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -26,6 +29,7 @@ use tower_service::Service;
 use crate::ads::ControlPlane;
 use crate::metrics::unix_seconds;
 use crate::status::Status;
+use crate::telemetry::{Target, Traffic};
 
 /// Connections at once.
 const CONNECTION_LIMIT: usize = 128;
@@ -44,14 +48,17 @@ pub(crate) async fn serve(
     let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
     let router = router(plane);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let Ok((socket, _)) = accepted else {
+        let Ok((socket, address)) = accepted else {
             sleep(Duration::from_millis(50)).await;
             continue;
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
         let (router, stop) = (router.clone(), stop.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request: http::Request<Incoming>| router.clone().call(request));
+            let service = service_fn(move |mut request: http::Request<Incoming>| {
+                request.extensions_mut().insert(ConnectInfo(address));
+                router.clone().call(request)
+            });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
@@ -69,6 +76,8 @@ fn router(plane: Arc<ControlPlane>) -> Router {
         .route("/", get(page))
         .route("/status", get(table))
         .route("/status.json", get(json))
+        .route("/traffic.json", get(traffic))
+        .route("/tap", get(tap))
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
         .route("/live", get(async || "live\n"))
@@ -81,6 +90,42 @@ async fn table(State(plane): State<Arc<ControlPlane>>) -> String {
 
 async fn json(State(plane): State<Arc<ControlPlane>>) -> Json<Status> {
     Json(plane.status())
+}
+
+async fn traffic(State(plane): State<Arc<ControlPlane>>) -> Json<Traffic> {
+    Json(plane.telemetry.look().await)
+}
+
+/// What is to be tapped, as a query.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct TapQuery {
+    workload: String,
+    method: String,
+    path: String,
+    status: String,
+    identity: String,
+    reason: String,
+    per_second: u32,
+}
+
+/// A line of JSON for each request, until whoever asks goes away.
+async fn tap(
+    State(plane): State<Arc<ControlPlane>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Query(query): Query<TapQuery>,
+) -> Result<Response, (StatusCode, String)> {
+    if !address.ip().to_canonical().is_loopback() {
+        return Err((
+            StatusCode::FORBIDDEN,
+            "requests are shown to the control server's own machine alone\n".to_owned(),
+        ));
+    }
+    let target: Target = query.workload.parse().map_err(|problem| (StatusCode::BAD_REQUEST, format!("{problem}\n")))?;
+    let TapQuery { workload: _, method, path, status, identity, reason, per_second } = query;
+    let tap = Tap { id: 0, method, path, status, identity, reason, per_second };
+    let tapped = plane.telemetry.tap(target, tap).map_err(|error| (StatusCode::CONFLICT, format!("{error}\n")))?;
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(tapped)).into_response())
 }
 
 async fn metrics(

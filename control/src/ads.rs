@@ -14,12 +14,14 @@ use std::time::Duration;
 use malla_xds::envoy::core;
 use malla_xds::grpc::{self, CertificateRequest, CertificateResponse};
 use malla_xds::resource::node_metadata;
+use malla_xds::telemetry::{Report, Watch};
 use malla_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
-use malla_xds::{DeltaServer, Limits, SotwServer, SpiffeId};
+use malla_xds::{DeltaServer, Limits, ResourceType, SotwServer, SpiffeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority::{Authority, CertifyError};
@@ -27,6 +29,7 @@ use crate::ca::IssueError;
 use crate::metrics::{Metrics, Reason};
 use crate::resources::Published;
 use crate::status::{self, Streams};
+use crate::telemetry::Telemetry;
 use crate::token::{TokenAuthority, claimed_identity};
 use stream::Flavour;
 
@@ -60,6 +63,8 @@ pub(crate) struct ControlPlane {
     pub(crate) tokens: TokenAuthority,
     pub(crate) streams: Arc<Streams>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What sidecars tell about traffic.
+    pub(crate) telemetry: Arc<Telemetry>,
     /// Owns the tasks of streams.
     pub(crate) tasks: TaskTracker,
     permits: Arc<Semaphore>,
@@ -75,13 +80,15 @@ impl ControlPlane {
         tokens: TokenAuthority,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let tasks = TaskTracker::new();
         ControlPlane {
+            telemetry: Telemetry::new(tasks.clone()),
             published,
             authority,
             tokens,
             streams: Arc::default(),
             metrics,
-            tasks: TaskTracker::new(),
+            tasks,
             permits: Arc::new(Semaphore::new(STREAM_LIMIT)),
         }
     }
@@ -93,12 +100,9 @@ impl ControlPlane {
         status::Status::now(&self.published, &self.streams, trust)
     }
 
-    fn open<F: Flavour>(
-        self: &Arc<Self>,
-        machine: F,
-        request: Request<Streaming<F::Request>>,
-    ) -> Result<Response<Responses<F::Response>>, Status> {
-        let peer = peer(&request)?;
+    /// Lets a stream in: who opens it, by its certificate, and what counts it.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(Peer, SpiffeId, Call), Status> {
+        let peer = peer(request)?;
         let Some(identity) = peer.identity.clone() else {
             return Err(Status::unauthenticated(
                 "xDS needs a mesh certificate: obtain one with CreateCertificate and a join token, and connect with it",
@@ -107,6 +111,15 @@ impl ControlPlane {
         let permit =
             self.permits.clone().try_acquire_owned().map_err(|_| too_many("streams are open on this server"))?;
         let call = Call::start(&peer, permit)?;
+        Ok((peer, identity, call))
+    }
+
+    fn open<F: Flavour>(
+        self: &Arc<Self>,
+        machine: F,
+        request: Request<Streaming<F::Request>>,
+    ) -> Result<Response<Responses<F::Response>>, Status> {
+        let (peer, identity, call) = self.admit(&request)?;
         let software = request.metadata().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let software: String = software.chars().take(128).collect();
         let (sender, receiver) = tokio::sync::mpsc::channel(stream::RESPONSES_AHEAD);
@@ -194,6 +207,29 @@ impl grpc::Control for ControlPlane {
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::SotwStream>, Status> {
         self.open(SotwServer::new(Limits::default()), request)
+    }
+
+    async fn report(
+        self: Arc<Self>,
+        request: Request<Streaming<Report>>,
+    ) -> Result<Response<BoxStream<Watch>>, Status> {
+        let (peer, identity, call) = self.admit(&request)?;
+        let (watches, receiver) = tokio::sync::mpsc::channel(stream::RESPONSES_AHEAD);
+        let reports = request.into_inner();
+        let plane = self.clone();
+        self.tasks.spawn(async move {
+            let may = |node: &str| {
+                let listener = malla_xds::names::inbound_listener(node);
+                let owner = plane.published.resources.borrow().required_identity(ResourceType::Listener, &listener);
+                match owner {
+                    Some(owner) if owner == identity => Ok(()),
+                    _ => Err(Status::permission_denied(format!("{identity} does not speak for {node:?}"))),
+                }
+            };
+            plane.telemetry.follow(reports, watches, peer.closing, may).await;
+            drop(call);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn create_certificate(

@@ -1,7 +1,7 @@
 //! The control server: reads configuration, compiles it to xDS resources, issues certificates.
 //!
 //! Data flows one way: `source` (files) → `world` → `compile` → [`resources`] → `ads`. Status flows back to people
-//! ([`status`], `admin`) and never upstream.
+//! ([`status`], [`telemetry`], `admin`) and never upstream.
 
 pub mod ca;
 pub mod inject;
@@ -12,6 +12,7 @@ pub mod run;
 pub mod source;
 pub mod state;
 pub mod status;
+pub mod telemetry;
 pub mod token;
 pub mod token_book;
 

@@ -246,7 +246,7 @@ fn write(waiting: &Receiver<Message>, to: impl Write) {
 }
 
 impl Format {
-    fn line(&self, record: &Record<'_>) -> String {
+    pub(crate) fn line(&self, record: &Record<'_>) -> String {
         let mut line = String::with_capacity(512);
         match self {
             Format::Json => {

@@ -43,6 +43,7 @@ pub mod snapshot;
 pub mod stream;
 pub mod subscribe;
 pub mod tcp;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tls;

@@ -77,8 +77,18 @@ pub struct EdgeRow {
     pub failures: u64,
     /// Requests by duration: upper bound and number, not cumulated; the last bound is `Duration::MAX`.
     pub latency: Vec<(Duration, u64)>,
+    /// Those that failed for a reason that has a word, by reason.
+    pub reasons: Vec<(Reason, u64)>,
     /// Bytes towards the destination and back (TCP).
     pub bytes: (u64, u64),
+}
+
+/// Adds to the number of one reason.
+fn add(reasons: &mut Vec<(Reason, u64)>, reason: Reason, count: u64) {
+    match reasons.iter_mut().find(|(known, _)| *known == reason) {
+        Some((_, total)) => *total += count,
+        None => reasons.push((reason, count)),
+    }
 }
 
 impl Metrics {

@@ -46,7 +46,8 @@ const UNKNOWN: &str = "unknown";
 impl Outcome {
     /// A request whose head is complete. If nothing more is told, the client went away.
     pub fn new(worker: Arc<Worker>, direction: Direction, protocol: Protocol, method: Method) -> Self {
-        let times = worker.shared.access_log.as_ref().map(|_| (None, None));
+        let timed = worker.shared.access_log.is_some() || worker.shared.taps.any();
+        let times = timed.then_some((None, None));
         Outcome {
             worker,
             direction,
@@ -198,10 +199,14 @@ impl Drop for Outcome {
             self.log(reason, what, duration);
         }
         let trace = self.trace.take();
-        if trace.is_some() || self.times.is_some() {
+        let tapped = self.worker.shared.taps.any();
+        if trace.is_some() || self.times.is_some() || tapped {
             let record = self.record(ended, trace.as_ref().and_then(|trace| trace.id()));
             if let Some(log) = &self.worker.shared.access_log {
                 log.record(&record);
+            }
+            if tapped {
+                self.worker.shared.taps.record(&record);
             }
             if let Some(trace) = trace {
                 trace.end(&record);

@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::subscribe::{Ask, Directory, Subject};
+use crate::telemetry;
 use crate::tls;
 use crate::trace::{Exporter, Tracer};
 use crate::worker::Workers;
@@ -110,6 +111,7 @@ impl Proxy {
             resolver: Resolver::new(&settings).into(),
             metrics: Metrics::new(&settings.node_id()),
             tracer: settings.tracing.as_ref().map(Tracer::new),
+            taps: Default::default(),
             drain: Drain::new(),
             settings,
         });
@@ -217,6 +219,7 @@ async fn supervise(
     tasks.spawn(shared.directory.clone().follow(asks, settings, Subject::Sidecar, connector.clone(), identity.clone()));
     tasks.spawn(Renewal::new(identity.clone(), connector, settings).run());
     tasks.spawn(health_check::run(shared.clone()));
+    tasks.spawn(telemetry::run(shared.clone()));
     tasks.spawn(admin::serve(sockets.admin, Scope::Everything, shared.clone()));
     tasks.spawn(admin::serve(sockets.health, Scope::Health, shared.clone()));
     tasks.spawn(sockets.listeners.accept(shared.clone(), workers));

@@ -12,6 +12,7 @@ use crate::metrics::{Metrics, Shard};
 use crate::pool::Pool;
 use crate::settings::Settings;
 use crate::subscribe::Directory;
+use crate::telemetry::Taps;
 use crate::trace::Tracer;
 
 /// One per sidecar.
@@ -33,6 +34,8 @@ pub struct Shared {
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Follows requests, where there is a collector to tell of them.
     pub(crate) tracer: Option<Arc<Tracer>>,
+    /// Tells of requests that somebody taps.
+    pub(crate) taps: Taps,
     /// Shutdown.
     pub drain: Drain,
 }

@@ -21,12 +21,12 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use malla_xds::envoy::core;
 use malla_xds::resource::string_struct;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::status::Status;
 use self::stream::{Runner, Timers};
 use self::world::World;
-use crate::control::Connector;
+use crate::control::{Client, Connector};
 use crate::identity::IdentityStore;
 use crate::names::Name;
 use crate::reason::Reason;
@@ -47,6 +47,7 @@ pub struct Directory {
     /// Rises every half minute: tells idle names from used ones without reading a clock for each request.
     tick: Arc<AtomicU32>,
     status: Arc<Status>,
+    control: Arc<watch::Sender<Option<Client>>>,
 }
 
 /// What is followed.
@@ -69,7 +70,14 @@ impl Directory {
     /// An empty directory, and the look-ups that it makes.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Ask>) {
         let (asks, receiver) = mpsc::channel(QUEUE);
-        (Directory { snapshot: Arc::default(), asks, tick: Arc::default(), status: Arc::default() }, receiver)
+        let directory = Directory {
+            snapshot: Arc::default(),
+            asks,
+            tick: Arc::default(),
+            status: Arc::default(),
+            control: Arc::default(),
+        };
+        (directory, receiver)
     }
 
     /// What a sidecar of these settings subscribes to, kept up to date by the future, which never ends. To be called on the runtime
@@ -117,6 +125,11 @@ impl Directory {
     /// The connection to the control server and what is wrong, for people.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
+    }
+
+    /// The connection to the control server over which the directory is kept up to date, while there is one.
+    pub(crate) fn control(&self) -> watch::Receiver<Option<Client>> {
+        self.control.subscribe()
     }
 
     /// Makes a snapshot visible, if it is another than the one before.

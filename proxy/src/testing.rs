@@ -96,6 +96,7 @@ pub(crate) fn shared(settings: Settings, snapshot: Snapshot, identity: Option<Id
         metrics: Metrics::new("test.shop"),
         access_log: None,
         tracer: settings.tracing.as_ref().map(crate::trace::Tracer::new),
+        taps: Default::default(),
         drain: Drain::new(),
         settings,
     })

@@ -20,4 +20,5 @@ mod routes;
 mod security;
 mod servers;
 mod tcp;
+mod traffic;
 mod under_load;

@@ -1,7 +1,8 @@
 //! The gRPC methods between sidecar and control server, client and server side, by hand over tonic: both flavours of
-//! `envoy.service.discovery.v3.AggregatedDiscoveryService` and `istio.v1.auth.IstioCertificateService/CreateCertificate`.
+//! `envoy.service.discovery.v3.AggregatedDiscoveryService`, `istio.v1.auth.IstioCertificateService/CreateCertificate`, and
+//! `malla.telemetry.v1.Telemetry/Report` ([`telemetry`](crate::telemetry)).
 //!
-//! By hand because responses carry shared bytes ([`wire`](crate::wire)), and because three methods are not worth a code
+//! By hand because responses carry shared bytes ([`wire`](crate::wire)), and because four methods are not worth a code
 //! generator. Connections, TLS and authentication are the callers'.
 
 use std::convert::Infallible;
@@ -12,15 +13,18 @@ use http::HeaderValue;
 use http::uri::{PathAndQuery, Uri};
 use tonic::body::Body;
 use tonic::client::GrpcService;
+use tonic::codegen::BoxStream;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::envoy::protobuf;
+use crate::telemetry::{Report, Watch};
 use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const REPORT: &str = "/malla.telemetry.v1.Telemetry/Report";
 const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 
 /// Largest message that a sidecar takes from the server, in bytes. The server splits at 1 MiB what it can split.
@@ -72,6 +76,15 @@ pub trait Control: Send + Sync + 'static {
         self: Arc<Self>,
         request: Request<CertificateRequest>,
     ) -> impl Future<Output = Result<Response<CertificateResponse>, Status>> + Send;
+
+    /// `Report`. A server that takes no reports says so.
+    fn report(
+        self: Arc<Self>,
+        request: Request<Streaming<Report>>,
+    ) -> impl Future<Output = Result<Response<BoxStream<Watch>>, Status>> + Send {
+        drop(request);
+        std::future::ready(Err(Status::unimplemented("this server takes no reports")))
+    }
 }
 
 /// Serves one HTTP request. `message_limit` bounds what is received, in bytes.
@@ -105,6 +118,14 @@ where
                 Box::pin(async move { control.create_certificate(request).await })
             });
             grpc.unary(method, request).await
+        }
+        REPORT => {
+            let mut grpc = tonic::server::Grpc::new(ProstCodec::default()).max_decoding_message_size(message_limit);
+            let method = Method(move |request| {
+                let control = control.clone();
+                Box::pin(async move { control.report(request).await })
+            });
+            grpc.streaming(method, request).await
         }
         unknown => Status::unimplemented(format!("there is no method {unknown}")).into_http(),
     }
@@ -224,6 +245,19 @@ where
         self.ready().await?;
         let path = PathAndQuery::from_static(SOTW);
         Ok(self.grpc.streaming(Request::new(requests), path, ProstCodec::default()).await?.into_inner())
+    }
+
+    /// Opens a stream of reports.
+    ///
+    /// # Errors
+    /// As [`delta`](Self::delta); `UNIMPLEMENTED` from a server that takes none.
+    pub async fn report(
+        &mut self,
+        reports: impl Stream<Item = Report> + Send + 'static,
+    ) -> Result<Streaming<Watch>, Status> {
+        self.ready().await?;
+        let path = PathAndQuery::from_static(REPORT);
+        Ok(self.grpc.streaming(Request::new(reports), path, ProstCodec::default()).await?.into_inner())
     }
 
     /// Asks for a certificate. Without a token, the connection's client certificate tells who asks (renewal).

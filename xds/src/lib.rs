@@ -17,6 +17,7 @@ mod progress;
 pub mod resource;
 mod server;
 pub mod sotw_server;
+pub mod telemetry;
 pub mod wire;
 
 pub use delta_client::{Change, DeltaClient};

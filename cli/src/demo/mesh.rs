@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use malla_control::resources::ReloadOutcome;
 use malla_control::run::{Control, ControlSettings};
 use malla_control::token::JoinClaims;
+use malla_proxy::metrics::Direction;
 use malla_proxy::run::Proxy;
 use malla_proxy::settings::{LocalListen, Settings};
 use malla_proxy::trace::{Collector, Tracing};
@@ -17,8 +18,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::addresses::Addresses;
-use super::edges::{self, Sample};
 use super::topology::{DATABASE_PORT, INSTANCES, Instance, Role, mesh_name};
+use crate::edges::{self, Sample};
 use crate::http;
 
 /// How long sidecars may take to obtain certificates and configuration.
@@ -93,7 +94,8 @@ impl Mesh {
 
     /// What all sidecars have counted since their start.
     pub(crate) fn sample(&self) -> Sample {
-        edges::sample(self.sidecars.iter().flat_map(|(_, sidecar)| sidecar.shared().metrics.edges()))
+        let rows = self.sidecars.iter().flat_map(|(_, sidecar)| sidecar.shared().metrics.edges());
+        edges::sample(rows.filter(|row| row.direction == Direction::Outbound))
     }
 
     /// Configuration that was rejected and still is, in sentences, the first line of each by itself telling what it is.

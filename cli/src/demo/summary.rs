@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::edges::{EdgeName, Sample};
 use super::ledger::Line;
 use super::topology::INSTANCES;
+use crate::edges::{EdgeName, Sample};
 
 /// What the demo found.
 #[derive(Debug, Serialize)]
@@ -118,7 +118,7 @@ pub(crate) fn expected() -> Vec<EdgeName> {
     INSTANCES.iter().flat_map(edges).collect()
 }
 
-fn edge_summary(((source, destination), edge): (&EdgeName, &super::edges::Edge)) -> EdgeSummary {
+fn edge_summary(((source, destination), edge): (&EdgeName, &crate::edges::Edge)) -> EdgeSummary {
     let milliseconds = |quantile| edge.quantile(quantile).map(|duration| duration.as_secs_f64() * 1000.0);
     EdgeSummary {
         source: source.clone(),
@@ -155,8 +155,8 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
-    use super::super::edges::Edge;
     use super::*;
+    use crate::edges::Edge;
 
     fn whole() -> (Sample, BTreeMap<(String, String), Line>) {
         let edge = Edge { identity: "spiffe://td/ns/n/sa/s".to_owned(), requests: 5, ..Edge::default() };

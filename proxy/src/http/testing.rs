@@ -114,6 +114,7 @@ pub(crate) fn worker_of(snapshot: Snapshot, account: &str, tracing: Option<Traci
         metrics: metrics.clone(),
         access_log: None,
         tracer: settings.tracing.as_ref().map(Tracer::new),
+        taps: Default::default(),
         drain: crate::drain::Drain::new(),
         settings,
     };

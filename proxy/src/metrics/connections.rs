@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::table::help;
-use super::{Detected, Direction, EdgeRow};
+use super::{Detected, Direction, EdgeRow, add};
 use crate::names::Name;
 use crate::reason::Reason;
 
@@ -82,7 +82,7 @@ struct TcpEdge {
     labels: TcpLabels,
     direction: Direction,
     begun: Counter,
-    failures: Counter,
+    failures: Mutex<Vec<(Reason, u64)>>,
     sent: Counter,
     received: Counter,
     failed: Family<TcpReason, Counter>,
@@ -176,7 +176,7 @@ impl Connections {
                 labels: labels.clone(),
                 direction,
                 begun: self.tcp.get_or_create_owned(labels),
-                failures: Counter::default(),
+                failures: Mutex::default(),
                 sent: self.tcp_sent.get_or_create_owned(labels),
                 received: self.tcp_received.get_or_create_owned(labels),
                 failed: self.tcp_failed.clone(),
@@ -203,10 +203,14 @@ impl Connections {
                 requests: 0,
                 failures: 0,
                 latency: Vec::new(),
+                reasons: Vec::new(),
                 bytes: (0, 0),
             });
             row.requests += edge.begun.get();
-            row.failures += edge.failures.get();
+            for (reason, count) in edge.failures.lock().iter() {
+                row.failures += count;
+                add(&mut row.reasons, *reason, *count);
+            }
             row.bytes.0 += edge.sent.get();
             row.bytes.1 += edge.received.get();
         }
@@ -231,7 +235,7 @@ impl TcpConnection {
             let TcpLabels { direction, service, identity, destination } = self.edge.labels.clone();
             let labels = TcpReason { direction, service, identity, destination, reason: reason.word() };
             self.edge.failed.get_or_create(&labels).inc();
-            self.edge.failures.inc();
+            add(&mut self.edge.failures.lock(), reason, 1);
         }
     }
 }

@@ -17,7 +17,7 @@ use rapidhash::fast::RapidHasher;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use super::table::{EDGE_LABELS, help};
-use super::{Direction, EdgeRow};
+use super::{Direction, EdgeRow, add};
 use crate::names::{Name, SpiffeId};
 use crate::outcome::LogLimit;
 use crate::reason::Reason;
@@ -240,6 +240,7 @@ impl Requests {
                 requests: 0,
                 failures: 0,
                 latency: bounds().map(|bound| (bound, 0)).collect(),
+                reasons: Vec::new(),
                 bytes: (0, 0),
             });
             row.requests += sum.answers.values().sum::<u64>();
@@ -249,6 +250,9 @@ impl Requests {
                 .filter(|(answer, _)| failed(answer.status, answer.grpc_status, answer.reason))
                 .map(|(_, count)| count)
                 .sum::<u64>();
+            for (reason, count) in sum.answers.iter().filter_map(|(answer, count)| Some((answer.reason?, *count))) {
+                add(&mut row.reasons, reason, count);
+            }
             for ((_, total), count) in row.latency.iter_mut().zip(&sum.buckets) {
                 *total += count;
             }

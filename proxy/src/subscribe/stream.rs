@@ -65,8 +65,6 @@ enum Event {
 struct Opened {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
-    /// Holds the connection.
-    _client: Client,
 }
 
 impl Runner {
@@ -79,6 +77,7 @@ impl Runner {
                 Ok(opened) => self.serve(opened).await,
                 Err(problem) => problem,
             };
+            self.directory.control.send_replace(None);
             if self.world.disconnected() {
                 backoff.reset();
             }
@@ -129,7 +128,9 @@ impl Runner {
         let (client, responses) = opened.map_err(|_| "the control server did not open the stream".to_owned())??;
         self.directory.status().connection(Connection::Connected(SystemTime::now()));
         tracing::info!(server = %self.connector.address(), "connected to the control server");
-        Ok(Opened { requests, responses, _client: client })
+        // Holds the connection.
+        self.directory.control.send_replace(Some(client));
+        Ok(Opened { requests, responses })
     }
 
     /// Serves a stream to its end. Returns why it ended.

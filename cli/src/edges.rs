@@ -1,9 +1,12 @@
 //! Edges of the mesh, as its sidecars count them: samples of their counters made into rates and quantiles. Pure.
 
+pub(crate) mod cells;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use malla_proxy::metrics::{Direction, EdgeRow};
+use malla_control::telemetry::EdgeCount;
+use malla_proxy::metrics::EdgeRow;
 
 /// Source and destination: `flights-v1.travel-agency`, `discounts-v1.travel-agency:8000`. The destination is the workload that
 /// answered and the port of the service; the service itself (`discounts.travel-agency:8000`) where none answered.
@@ -24,6 +27,8 @@ pub(crate) struct Edge {
     pub(crate) plaintext: u64,
     /// Number by duration: upper bound → number, not cumulated.
     pub(crate) latency: BTreeMap<Duration, u64>,
+    /// Number by the word for what failed.
+    pub(crate) reasons: BTreeMap<String, u64>,
 }
 
 impl Edge {
@@ -62,7 +67,12 @@ impl Edge {
             .iter()
             .map(|(bound, count)| (*bound, count.saturating_sub(earlier.latency.get(bound).copied().unwrap_or(0))))
             .collect();
+        let reasons = self.reasons.iter().filter_map(|(word, count)| {
+            let more = count.saturating_sub(earlier.reasons.get(word).copied().unwrap_or(0));
+            (more > 0).then(|| (word.clone(), more))
+        });
         Edge {
+            reasons: reasons.collect(),
             protocol: self.protocol.clone(),
             identity: self.identity.clone(),
             requests: self.requests.saturating_sub(earlier.requests),
@@ -76,30 +86,99 @@ impl Edge {
 /// All edges at one moment, counted from the start.
 pub(crate) type Sample = BTreeMap<EdgeName, Edge>;
 
-/// Joins what every sidecar says about traffic that leaves it.
-pub(crate) fn sample(rows: impl IntoIterator<Item = EdgeRow>) -> Sample {
+/// Where callers without a sidecar come from.
+const OUTSIDE: &str = "(no identity)";
+
+/// What one sidecar says about one edge.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    outbound: bool,
+    source: String,
+    destination: String,
+    workload: String,
+    protocol: String,
+    identity: String,
+    requests: u64,
+    failures: u64,
+    latency: Vec<(Duration, u64)>,
+    reasons: Vec<(String, u64)>,
+}
+
+impl From<EdgeRow> for Row {
+    fn from(row: EdgeRow) -> Self {
+        let edge = malla_proxy::telemetry::edge(&row);
+        Row {
+            latency: edge.latency().collect(),
+            reasons: edge.reasons.into_iter().map(|reason| (reason.word, reason.count)).collect(),
+            outbound: edge.outbound,
+            source: edge.source,
+            destination: edge.destination,
+            workload: edge.workload,
+            protocol: edge.protocol,
+            identity: edge.identity,
+            requests: edge.requests,
+            failures: edge.failures,
+        }
+    }
+}
+
+impl From<EdgeCount> for Row {
+    fn from(edge: EdgeCount) -> Self {
+        let bound = |bound: u64| if bound == u64::MAX { Duration::MAX } else { Duration::from_micros(bound) };
+        Row {
+            outbound: edge.direction == "outbound",
+            source: edge.source,
+            destination: edge.destination,
+            workload: edge.workload,
+            protocol: edge.protocol,
+            identity: edge.identity,
+            requests: edge.requests,
+            failures: edge.failures,
+            latency: edge.latency_microseconds.into_iter().map(|(upper, count)| (bound(upper), count)).collect(),
+            reasons: edge.reasons,
+        }
+    }
+}
+
+/// Joins what every sidecar says about traffic that leaves it, and about what comes to it from callers without one.
+pub(crate) fn sample(rows: impl IntoIterator<Item = impl Into<Row>>) -> Sample {
     let mut sample = Sample::new();
-    for row in rows.into_iter().filter(|row| row.direction == Direction::Outbound && row.requests > 0) {
+    for mut row in rows.into_iter().map(Into::into).filter(|row: &Row| row.requests > 0) {
+        if !row.outbound {
+            if !row.identity.is_empty() {
+                continue;
+            }
+            row.source = OUTSIDE.to_owned();
+        }
         let port = row.destination.rsplit_once(':').map_or("", |(_, port)| port);
         let destination = match &*row.workload {
-            "" => row.destination.to_string(),
+            "" => row.destination.clone(),
             workload => format!("{workload}:{port}"),
         };
-        let edge = sample.entry((row.source.to_string(), destination)).or_default();
+        let edge = sample.entry((row.source, destination)).or_default();
         edge.requests += row.requests;
         edge.failures += row.failures;
-        edge.protocol = row.protocol.to_owned();
+        edge.protocol = row.protocol;
         if row.identity.is_empty() {
             // A call that failed before there was a peer has no identity either, and gave nothing away.
             edge.plaintext += row.requests.saturating_sub(row.failures);
         } else {
-            edge.identity = row.identity.to_string();
+            edge.identity = row.identity;
+        }
+        for (word, count) in row.reasons {
+            *edge.reasons.entry(word).or_default() += count;
         }
         for (bound, count) in row.latency {
             *edge.latency.entry(bound).or_default() += count;
         }
     }
     sample
+}
+
+/// What passed between two samples; edges on which nothing passed are still named.
+pub(crate) fn between(first: &Sample, last: &Sample) -> Sample {
+    let nothing = Edge::default();
+    last.iter().map(|(name, edge)| (name.clone(), edge.since(first.get(name).unwrap_or(&nothing)))).collect()
 }
 
 /// The last few samples, for rates.
@@ -125,15 +204,15 @@ impl Recent {
         let (Some((from, first)), Some((to, last))) = (self.samples.front(), self.samples.back()) else {
             return (Duration::ZERO, Sample::new());
         };
-        let nothing = Edge::default();
-        let change =
-            last.iter().map(|(name, edge)| (name.clone(), edge.since(first.get(name).unwrap_or(&nothing)))).collect();
-        (to.duration_since(*from), change)
+        (to.duration_since(*from), between(first, last))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use malla_proxy::metrics::Direction;
+    use malla_proxy::reason::Reason;
+
     use super::*;
 
     /// From `a.n` to the service `b.n:80`, answered by `b-1.n`.
@@ -148,6 +227,7 @@ mod tests {
             requests,
             failures,
             latency: latency.iter().map(|(ms, count)| (Duration::from_millis(*ms), *count)).collect(),
+            reasons: if failures > 0 { vec![(Reason::ConnectRefused, failures)] } else { Vec::new() },
             bytes: (0, 0),
         }
     }
@@ -160,7 +240,16 @@ mod tests {
     fn a_failure_without_a_peer_is_not_plaintext_but_a_success_is() {
         let edge = &sample([row("spiffe://td/ns/n/sa/b", 10, 0, &[]), row("", 2, 2, &[])])[&name()];
         assert_eq!((edge.requests, edge.failures, edge.plaintext), (12, 2, 0));
+        assert_eq!(edge.reasons["connect_refused"], 2);
         assert_eq!(sample([row("", 3, 1, &[])])[&name()].plaintext, 2);
+    }
+
+    #[test]
+    fn what_both_sides_count_is_told_once_and_callers_without_a_sidecar_by_the_server() {
+        let inbound = |identity: &str| EdgeRow { direction: Direction::Inbound, ..row(identity, 5, 0, &[]) };
+        let sample = sample([row("spiffe://td/ns/n/sa/b", 10, 0, &[]), inbound("spiffe://td/ns/n/sa/a"), inbound("")]);
+        let counts: Vec<_> = sample.iter().map(|((source, _), edge)| (&**source, edge.requests)).collect();
+        assert_eq!(counts, [("(no identity)", 5), ("a.n", 10)]);
     }
 
     #[test]

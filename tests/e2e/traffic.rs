@@ -1,0 +1,67 @@
+//! What an engineer sees without Prometheus: edges and requests, told by sidecars to the control server.
+
+use std::time::Duration;
+
+use malla_tests::{Load, Mesh, wait};
+use serde_json::Value;
+
+use crate::servers;
+
+#[test]
+fn edges_and_requests_are_seen_as_they_happen() {
+    let mut mesh = Mesh::new();
+    // Nothing listens behind the second port.
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}", "{name: absent, port: 81, appProtocol: http}"]);
+    let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+    mesh.start();
+    let _nginx = servers::nginx(&web, "web-1", &["8080"]);
+    mesh.join([&mut client, &mut web]);
+    client.exec(&["curl", "-sS", "http://web.shop:81/"]).success();
+    let load = Load::start(&client, &["http://web.shop/", "--rate", "100"]);
+    load.wait_successes(100);
+
+    // The rate is the client's own, whatever had been counted before anybody looked.
+    let stat = |more: &[&str]| -> Vec<Value> {
+        let output = mesh.malla(&[&["stat", "-o", "json"], more].concat()).success();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {}", output.text()))
+    };
+    let edges = stat(&["--for", "4s", "web-1.shop:80"]);
+    let [edge] = &edges[..] else { panic!("{edges:?}") };
+    assert_eq!((&edge["source"], &edge["destination"]), (&"client.shop".into(), &"web-1.shop:80".into()), "{edge}");
+    assert_eq!((edge["identity"].as_str(), edge["failures"].as_u64()), (Some(&*web.identity()), Some(0)), "{edge}");
+    let rate = edge["per_second"].as_f64().expect("a rate");
+    assert!((60.0..140.0).contains(&rate), "100 in a second are offered: {edge}");
+    assert!(edge["p99_ms"].as_f64() > Some(0.0), "{edge}");
+    let failed = stat(&["--for", "1s", ":81"]);
+    assert_eq!((failed.len(), failed[0]["source"].as_str()), (1, Some("client.shop")), "{failed:?}");
+
+    // A tap shows what it is asked for, at most so often, and no more than an access log would.
+    let program = malla_tests::pod::inside("malla");
+    let tap = |workload: &str, more: &[&str]| {
+        mesh.control_pod().spawn(&[&[&*program, "tap", workload, "-o", "json"], more].concat())
+    };
+    let slowly = tap("shop/web-*", &["--path", "/", "--per-second", "2"]);
+    let refused = tap("shop/client", &["--status", "5xx"]);
+    let lines =
+        |text: &str| -> Vec<Value> { text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
+    wait::until("requests of web-1", Duration::from_secs(20), || (lines(&slowly.stdout()).len() >= 4).then_some(()));
+    wait::until("the request that fails", Duration::from_secs(20), || {
+        client.exec(&["curl", "-sS", "http://web.shop:81/a?secret=1"]).success();
+        (!refused.stdout().is_empty()).then_some(())
+    });
+    let (told, failed) = (lines(&slowly.stdout()), lines(&refused.stdout()));
+    assert!(told.iter().all(|line| line["sidecar"] == "web-1.shop" && line["direction"] == "inbound"), "{told:?}");
+    assert!(told.iter().all(|line| line["client"].as_str() == Some(&*client.identity())), "{told:?}");
+    assert_eq!((&failed[0]["reason"], &failed[0]["path"]), (&"connect_refused".into(), &"/a".into()), "{failed:?}");
+    assert!(!refused.stdout().contains("secret"));
+    let unknown = tap("shop/nobody", &[]).end(Duration::from_secs(20)).failure().both();
+    assert!(unknown.contains("no sidecar of shop/nobody is connected"), "{unknown}");
+
+    // When nobody looks any more, nothing is told; and no request was harmed.
+    drop((slowly, refused));
+    assert_eq!(load.account().failed, 0);
+
+    let elsewhere = mesh.stranger("elsewhere");
+    let page = format!("http://{}:15014/tap?workload=shop", mesh.control_pod().ipv4());
+    elsewhere.exec(&["curl", "-sS", "--max-time", "5", &page]).failure();
+}
