@@ -1,0 +1,139 @@
+//! Attacks by HTTP/2 frames that no client sends: meanwhile others are served as ever, memory and descriptors are bounded,
+//! and what is an attack beyond doubt ends with its connection.
+
+use std::fs;
+use std::time::Duration;
+
+use malla_tests::{Load, Member, Mesh, Process, wait};
+
+use crate::servers;
+
+/// The most memory that a sidecar may hold under any of these, in KiB.
+const MEMORY: u64 = 224 * 1024;
+/// Connections of each attack by frames.
+const CONNECTIONS: usize = 10;
+/// The most descriptors that such an attack may have a sidecar open: some for each connection, and some for upstreams.
+const DESCRIPTORS: usize = 400;
+/// The longest that a request of others may take meanwhile: the machine of the tests is small and busy, and the
+/// attacker has most of it.
+const SLOWEST: u64 = 8000;
+
+/// What becomes of the attacker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Its connections are ended.
+    Ended,
+    /// It is served as slowly as it reads, is refused each time, or is ended.
+    Bounded,
+}
+
+const ATTACKS: &[(&str, Fate)] = &[
+    ("rapid-reset", Fate::Ended),
+    ("provoked-resets", Fate::Ended),
+    ("malformed", Fate::Ended),
+    ("continuations", Fate::Ended),
+    ("empty-continuations", Fate::Ended),
+    ("empty-data", Fate::Ended),
+    ("hpack-bomb", Fate::Bounded),
+    ("many-headers", Fate::Bounded),
+    ("settings", Fate::Bounded),
+    ("pings", Fate::Bounded),
+    ("priorities", Fate::Bounded),
+    ("window-updates", Fate::Bounded),
+    ("windows-of-zero", Fate::Bounded),
+    ("slow-head", Fate::Bounded),
+];
+
+/// A client and `web-1`, and what they had open before anything happened.
+struct Attacked {
+    client: Member,
+    web: Member,
+    idle: [usize; 2],
+    faults: Vec<String>,
+    _nginx: Process,
+    mesh: Mesh,
+}
+
+impl Attacked {
+    #[track_caller]
+    fn start() -> Attacked {
+        let mut mesh = Mesh::new();
+        mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+        let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+        mesh.start();
+        let nginx = servers::nginx(&web, "web-1", &["8080"]);
+        fs::write(web.directory().join("files").join("large"), vec![7; 8 << 20])
+            .expect("the pod's directory is writable");
+        mesh.join([&mut client, &mut web]);
+        let idle = [&client, &web].map(|member| descriptors(member.sidecar()));
+        Attacked { client, web, idle, faults: Vec::new(), _nginx: nginx, mesh }
+    }
+
+    /// A load that goes on while something happens; `most` descriptors more than before may be open meanwhile.
+    #[track_caller]
+    fn while_others_are_served(&mut self, what: &str, most: usize, happens: impl FnOnce(&mut Attacked)) {
+        let load = Load::start(&self.client, &["http://web.shop/", "--rate", "50", "--requests-per-connection", "25"]);
+        happens(self);
+        load.wait_successes(20);
+        let account = load.stop();
+        if account.failed > 0 || account.slowest_milliseconds > SLOWEST {
+            self.faults.push(format!("{what}: others were not served: {account:?}"));
+        }
+        for (member, idle) in [&self.client, &self.web].into_iter().zip(self.idle) {
+            let (held, open) = (member.sidecar().memory("VmHWM"), descriptors(member.sidecar()));
+            if held > MEMORY || open > idle + most {
+                self.faults.push(format!("{what}: {} held {held} KiB and {open} descriptors", member.name()));
+            }
+        }
+    }
+
+    /// Asserts that nobody has suffered, and that all was given back.
+    #[track_caller]
+    fn end(mut self) {
+        assert!(self.faults.is_empty(), "{:#?}", self.faults);
+        for (member, idle) in [&self.client, &self.web].into_iter().zip(self.idle) {
+            wait::until("the descriptors to be given back", Duration::from_secs(60), || {
+                (descriptors(member.sidecar()) < idle + 60).then_some(())
+            });
+        }
+        for member in [&mut self.client, &mut self.web] {
+            let mut sidecar = member.take_sidecar();
+            assert!(!sidecar.has_ended() && !sidecar.stderr().contains("panicked"), "{}", sidecar.tail());
+        }
+        drop(self.mesh);
+    }
+}
+
+#[test]
+fn frames_of_attackers_hurt_nobody_else() {
+    let mut attacked = Attacked::start();
+    for (attack, fate) in ATTACKS {
+        let refused = |attacked: &Attacked| {
+            attacked.client.metric("malla_connections_refused_total", &[("reason", "protocol_error")])
+        };
+        let before = refused(&attacked);
+        attacked.while_others_are_served(attack, DESCRIPTORS, |attacked| {
+            let connections = CONNECTIONS.to_string();
+            let seconds = if *fate == Fate::Ended { "20" } else { "3" };
+            let arguments = ["10.96.0.1", "80", "web.shop", attack, &connections, seconds];
+            let said = servers::python(&attacked.client, "http2_attack.py", &arguments);
+            let said = said.end(Duration::from_secs(60)).success().text();
+            println!("{attack}: {}", said.trim());
+            if *fate == Fate::Ended && !said.contains(&format!("{CONNECTIONS} ended")) {
+                attacked.faults.push(format!("{attack} goes on: {said}"));
+            }
+            if *fate == Fate::Ended && !said.contains("goaway") {
+                attacked.faults.push(format!("{attack} is not told why: {said}"));
+            }
+        });
+        if *fate == Fate::Ended && refused(&attacked) < before + CONNECTIONS as f64 {
+            attacked.faults.push(format!("{attack} is not counted"));
+        }
+    }
+    attacked.end();
+}
+
+/// Descriptors that a program has open.
+fn descriptors(process: &Process) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", process.id())).map_or(0, Iterator::count)
+}
