@@ -1,5 +1,8 @@
 //! Control server and sidecars in one process: what the one renders, the other takes.
 
 mod authorization;
+mod draining;
+mod fields;
+mod local;
 mod precedence;
 mod rendering;
