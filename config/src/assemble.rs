@@ -7,7 +7,8 @@ use crate::conflicts::Claims;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::index::{Declared, Index};
 use crate::kinds::Kind;
-use crate::mesh::{Mesh, MeshSettings, ServiceName, WorkloadName};
+use crate::loader::Surroundings;
+use crate::mesh::{Mesh, ServiceName, WorkloadName};
 use crate::object::{Object, Objects};
 use crate::route::Context;
 use crate::traffic_policy::Policies;
@@ -17,7 +18,12 @@ use crate::{
 };
 
 /// The mesh of all objects. It is whole only if nothing was reported.
-pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnostics) -> Mesh {
+pub(crate) fn mesh(
+    objects: &Objects,
+    complete: bool,
+    surroundings: &Surroundings,
+    diagnostics: &mut Diagnostics,
+) -> Mesh {
     let (unique, duplicates) = without_duplicates(&objects.objects, diagnostics);
     let of_kind = |kind: Kind| unique.iter().copied().filter(move |object| object.kind == kind);
 
@@ -68,18 +74,28 @@ pub(crate) fn mesh(objects: &Objects, complete: bool, diagnostics: &mut Diagnost
     let mut mesh = Mesh::default();
     let parents = routes(&unique, &index, &mut mesh, diagnostics);
 
-    checks::selectors(&index, diagnostics);
-    checks::slices(&index, &slices, &parents, diagnostics);
     checks::addresses(&index, diagnostics);
     external_names::check(&index, diagnostics);
-    match of_kind(Kind::Mesh).next().map(|object| (object, mesh_settings::ready(object, diagnostics))) {
-        None => checks::plaintext(&index, &mesh.settings, &slices, diagnostics),
-        Some((object, Some(settings))) => {
-            checks::plaintext(&index, &settings, &slices, diagnostics);
-            checks::namespaces(object, &settings, &unique, &index, diagnostics);
-            mesh.settings = settings;
+    let settings = of_kind(Kind::Mesh).next().map(|object| (object, mesh_settings::ready(object, diagnostics)));
+    match surroundings {
+        Surroundings::Nothing => {
+            checks::selectors(&index, diagnostics);
+            checks::slices(&index, &slices, &parents, diagnostics);
+            match &settings {
+                None => checks::plaintext(&index, &mesh.settings, &slices, diagnostics),
+                Some((object, Some(settings))) => {
+                    checks::plaintext(&index, settings, &slices, diagnostics);
+                    checks::namespaces(object, settings, &unique, &index, diagnostics);
+                }
+                Some((_, None)) => {}
+            }
         }
-        Some((_, None)) => mesh.settings = MeshSettings::default(),
+        // What is not there may come, and who has no sidecar is the cluster's to say.
+        Surroundings::Cluster { .. } => {}
+    }
+    mesh.settings = settings.and_then(|(_, settings)| settings).unwrap_or_default();
+    if let Surroundings::Cluster { outside } = surroundings {
+        mesh.settings.outside.clone_from(outside);
     }
     mesh.traffic_policies = policies.ready;
     let routes = authorization_policy::Routes { whole: &mesh.http_routes, objects: &unique };
@@ -172,11 +188,14 @@ fn check_alone(
 }
 
 /// The objects with each name once, and those whose name was taken, in the order of files.
-fn without_duplicates<'a>(objects: &'a [Object], diagnostics: &mut Diagnostics) -> (Vec<&'a Object>, Vec<&'a Object>) {
+fn without_duplicates<'a>(
+    objects: &'a [Arc<Object>],
+    diagnostics: &mut Diagnostics,
+) -> (Vec<&'a Object>, Vec<&'a Object>) {
     let mut first: HashMap<(Kind, Arc<str>, Arc<str>), &Object> = HashMap::new();
     let mut unique = Vec::with_capacity(objects.len());
     let mut duplicates = Vec::new();
-    for object in objects {
+    for object in objects.iter().map(|object| &**object) {
         if !object.named || !object.placed {
             unique.push(object);
             continue;

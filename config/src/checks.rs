@@ -144,7 +144,7 @@ pub(crate) fn plaintext(
     slices: &[(&Object, Option<EndpointSlice>)],
     diagnostics: &mut Diagnostics,
 ) {
-    let of_namespace = |namespace: &str| settings.namespace_mtls.get(namespace).copied().unwrap_or(settings.mtls);
+    let of_namespace = |namespace: &str| settings.mtls_in(namespace);
     for Declared { object, ready } in index.workloads.values() {
         let Some(workload) = ready.as_ref().filter(|workload| workload.sidecar == Sidecar::None) else { continue };
         if workload.mtls.unwrap_or_else(|| of_namespace(&object.namespace)) == MtlsMode::Strict {

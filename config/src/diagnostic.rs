@@ -26,6 +26,11 @@ impl Report {
         &self.diagnostics
     }
 
+    /// The same, to keep.
+    pub(crate) fn into_diagnostics(self) -> Vec<Diagnostic> {
+        self.diagnostics
+    }
+
     /// How many errors were found, including those beyond the thousand that are kept.
     pub fn error_count(&self) -> usize {
         self.errors

@@ -28,6 +28,7 @@ mod http_match;
 mod http_route;
 mod index;
 mod kinds;
+mod loader;
 pub mod mesh;
 mod mesh_settings;
 mod metadata;
@@ -55,7 +56,9 @@ mod workload;
 mod yaml;
 
 pub use diagnostic::{Code, Diagnostic, Related, Report, Severity};
+pub use loader::{Loader, Surroundings};
 pub use mesh::Mesh;
+pub use protocol::is_declarable;
 pub use reference::reference;
 pub use render::Style;
 pub use schema::{KindSchema, schema};
@@ -87,18 +90,5 @@ pub fn load(files: &[SourceFile]) -> Result<Mesh, Report> {
 /// Reads a whole configuration, like [`load`], and tells besides what is suspicious in one that is taken: there is no mesh
 /// exactly if the report has errors.
 pub fn inspect(files: &[SourceFile]) -> (Option<Mesh>, Report) {
-    let sources: Vec<_> = files.iter().map(source::Source::new).collect();
-    let mut diagnostics = diagnostic::Diagnostics::default();
-    let mut objects = object::Objects::default();
-    let mut complete = true;
-    for source in &sources {
-        let (documents, whole) = yaml::parse(source, &mut diagnostics);
-        complete &= whole;
-        for document in &documents {
-            objects.add(source, document, &mut diagnostics);
-        }
-    }
-    let mesh = assemble::mesh(&objects, complete, &mut diagnostics);
-    let report = diagnostics.into_report(&sources);
-    ((report.error_count() == 0).then_some(mesh), report)
+    Loader::default().inspect(files, &Surroundings::Nothing)
 }

@@ -9,7 +9,7 @@ mod policy;
 mod route_test;
 mod traffic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub struct MeshSettings {
     pub mtls: MtlsMode,
     /// mTLS per namespace; wins over `mtls`, loses to a workload's own.
     pub namespace_mtls: BTreeMap<Arc<str>, MtlsMode>,
+    /// Namespaces of a cluster whose workloads get no sidecars; empty outside of clusters.
+    pub outside: BTreeSet<Arc<str>>,
     /// What a sidecar does with destinations outside the mesh. Default pass through.
     pub unknown_destinations: UnknownDestinations,
     /// What happens to a request where no policy that allows is about its port. Default allow.
@@ -80,9 +82,22 @@ impl Default for MeshSettings {
             trust_domain: "cluster.local".into(),
             mtls: MtlsMode::Strict,
             namespace_mtls: BTreeMap::new(),
+            outside: BTreeSet::new(),
             unknown_destinations: UnknownDestinations::PassThrough,
             default_authorization: DefaultAuthorization::Allow,
         }
+    }
+}
+
+impl MeshSettings {
+    /// What holds for a workload with a sidecar that says nothing itself.
+    pub fn mtls_in(&self, namespace: &str) -> MtlsMode {
+        self.namespace_mtls.get(namespace).copied().unwrap_or(self.mtls)
+    }
+
+    /// The same for what has no sidecar: where nobody gets one, plaintext is how it is reached.
+    pub fn mtls_without_sidecar(&self, namespace: &str) -> MtlsMode {
+        if self.outside.contains(namespace) { MtlsMode::Permissive } else { self.mtls_in(namespace) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is no error, and should not be forgotten: who takes plaintext.
 
-use crate::mesh::{Mesh, MtlsMode};
+use crate::mesh::{Mesh, MtlsMode, Sidecar};
 use crate::suggest;
 
 impl Mesh {
@@ -13,12 +13,13 @@ impl Mesh {
     /// Who takes plaintext, if anybody does or would.
     fn plaintext(&self) -> Option<String> {
         let settings = &self.settings;
-        let of_namespace = |namespace: &str| settings.namespace_mtls.get(namespace).copied().unwrap_or(settings.mtls);
         let takers: Vec<_> = self
             .workloads
             .values()
             .filter(|workload| {
-                workload.mtls.unwrap_or_else(|| of_namespace(&workload.name.namespace)) == MtlsMode::Permissive
+                let outside = workload.sidecar == Sidecar::None && settings.outside.contains(&workload.name.namespace);
+                let mode = workload.mtls.unwrap_or_else(|| settings.mtls_in(&workload.name.namespace));
+                mode == MtlsMode::Permissive && !outside
             })
             .map(|workload| &workload.name)
             .collect();

@@ -106,7 +106,7 @@ impl Object {
 /// What a set of documents contains.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
-    pub(crate) objects: Vec<Object>,
+    pub(crate) objects: Vec<Arc<Object>>,
     /// Names of documents that could not be read, or not be told apart: a reference to them is not said to dangle.
     pub(crate) unreadable: HashSet<Arc<str>>,
 }
@@ -131,7 +131,7 @@ impl Objects {
                 if !object.named || !object.placed {
                     self.unreadable.insert(object.name.clone());
                 }
-                self.objects.push(object);
+                self.objects.push(Arc::new(object));
             }
             None => self.unreadable.extend(Resource::of(root).and_then(|resource| resource.name)),
         }

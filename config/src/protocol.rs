@@ -41,6 +41,11 @@ pub(crate) fn declared(app_protocol: &str) -> Option<AppProtocol> {
     DECLARED.iter().find(|(word, _)| word.eq_ignore_ascii_case(app_protocol)).map(|(_, protocol)| *protocol)
 }
 
+/// Whether `appProtocol` may be this word. A cluster's services may have others, which say nothing to the mesh.
+pub fn is_declarable(app_protocol: &str) -> bool {
+    declared(app_protocol).is_some()
+}
+
 /// The words that [`declared`] knows.
 pub(crate) fn words() -> impl Iterator<Item = &'static str> + Clone {
     DECLARED.iter().map(|(word, _)| *word)

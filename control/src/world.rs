@@ -111,7 +111,7 @@ impl World {
             }
         }
         let serving = serving::resolve(&mesh, &ports);
-        let workload_addresses = workload_addresses(&mesh, &serving, &virtual_addresses);
+        let workload_addresses = workload_addresses(&mesh, &ports, &serving, &virtual_addresses);
         Ok(World { mesh, ports, serving, virtual_addresses, workload_addresses })
     }
 
@@ -122,16 +122,16 @@ impl World {
 }
 
 fn mode(mesh: &Mesh, workload: &Workload) -> MtlsMode {
-    workload.mtls.unwrap_or_else(|| namespace_mode(mesh, &workload.name.namespace))
-}
-
-/// What applies in a namespace where a workload says nothing.
-fn namespace_mode(mesh: &Mesh, namespace: &str) -> MtlsMode {
-    mesh.settings.namespace_mtls.get(namespace).copied().unwrap_or(mesh.settings.mtls)
+    let namespace = &workload.name.namespace;
+    workload.mtls.unwrap_or_else(|| match workload.sidecar {
+        Sidecar::None => mesh.settings.mtls_without_sidecar(namespace),
+        Sidecar::Transparent | Sidecar::Explicit { .. } => mesh.settings.mtls_in(namespace),
+    })
 }
 
 fn workload_addresses(
     mesh: &Mesh,
+    ports: &BTreeMap<ServicePortName, ResolvedPort>,
     serving: &BTreeMap<WorkloadName, BTreeMap<u16, ServedPort>>,
     virtual_addresses: &BTreeMap<SocketAddr, ServicePortName>,
 ) -> BTreeMap<SocketAddr, WorkloadName> {
@@ -143,6 +143,21 @@ fn workload_addresses(
             let address = SocketAddr::new(workload.address, *port);
             if virtual_addresses.contains_key(&address) || found.insert(address, name.clone()).is_some() {
                 contested.insert(address);
+            }
+        }
+    }
+    // A workload of two address families has its second address in slices only.
+    for port in ports.values() {
+        let Upstream::Endpoints(endpoints) = &port.upstream else { continue };
+        for endpoint in endpoints {
+            let Some(name) = &endpoint.workload else { continue };
+            let workload = mesh.workloads.get(name);
+            if workload.is_none_or(|found| matches!(found.sidecar, Sidecar::Explicit { .. })) {
+                continue;
+            }
+            let other = found.insert(endpoint.address, name.clone());
+            if virtual_addresses.contains_key(&endpoint.address) || other.is_some_and(|other| other != *name) {
+                contested.insert(endpoint.address);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use malla_config::mesh::{AppProtocol, HttpRoute, Mesh, Subset, SubsetFallback, TlsRoute};
+use malla_config::mesh::{AppProtocol, HttpRoute, Mesh, Sidecar, Subset, SubsetFallback, TlsRoute};
 use malla_xds::envoy::listener::{ApiListener, FilterChain, FilterChainMatch, Listener};
 use malla_xds::envoy::pack_any;
 use malla_xds::envoy::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
@@ -128,7 +128,10 @@ fn workload_ports(world: &World, resources: &mut Vec<Resource>) -> Result<(), Wo
             resources.push(route::configuration(&text, &[], &Hashing::default()));
         }
         let server_name = inbound::server_name(name, address.port(), ports);
-        let endpoint = of_workload(&world.mesh, workload, address.port())?;
+        let mut endpoint = of_workload(&world.mesh, workload, address.port())?;
+        if !matches!(workload.sidecar, Sidecar::Explicit { .. }) {
+            endpoint.address = *address;
+        }
         resources.push(cluster::of_one(&text, server_name, served.protocol(), &endpoint));
     }
     Ok(())

@@ -10,7 +10,7 @@ use malla_config::mesh::{
 use malla_xds::SpiffeId;
 
 use super::names::identity_of;
-use super::{WorldError, mode, namespace_mode, reached_at};
+use super::{WorldError, mode, reached_at};
 
 /// One place where a service port is served.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,7 +156,7 @@ fn of_slice(
             target_port: address.port(),
             workload: None,
             identity: None,
-            mode: namespace_mode(mesh, &service.namespace),
+            mode: mesh.settings.mtls_without_sidecar(&service.namespace),
             locality: Locality::default(),
             weight: 1,
             health: Health::Ready,
