@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use malla_control::inject::{InjectionSettings, Resources, SidecarKind};
+use malla_control::kubernetes::ClusterAddress;
 use malla_proxy::trace::Collector;
 
 use crate::duration::{parse_certificate_lifetime, parse_duration, parse_token_lifetime};
@@ -61,6 +62,12 @@ pub(crate) enum Command {
     Inject(InjectArguments),
     /// Take the sidecars that `malla inject` has added from manifests
     Uninject(UninjectArguments),
+    /// Install Malla into a cluster, with Helm: look before, install, look again
+    Install(InstallArguments),
+    /// Bring Malla in a cluster up to date, kinds too
+    Upgrade(InstallArguments),
+    /// Take Malla from a cluster
+    Uninstall(UninstallArguments),
     /// Show who is connected to the control server, and what each has applied or rejected
     Status(StatusArguments),
     /// Show the traffic of the mesh, edge by edge, live
@@ -74,11 +81,20 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  malla control --config mesh/ --listen 0.0.0.0:15012 --advertise mesh.example.com")]
+#[command(
+    after_help = "Examples:\n  malla control --config mesh/ --listen 0.0.0.0:15012 --advertise mesh.example.com\n  malla control --kubernetes"
+)]
 pub(crate) struct ControlArguments {
     /// Directory (or file) of YAML documents; watched, a good change is applied at once
-    #[arg(long, value_name = "DIR", env = "MALLA_CONFIG")]
-    pub(crate) config: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes", env = "MALLA_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Read the mesh from the cluster: services, pods, routes, Malla's own kinds; with --config, from files too
+    #[arg(long, env = "MALLA_KUBERNETES")]
+    pub(crate) kubernetes: bool,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArguments,
 
     #[command(flatten)]
     pub(crate) state: StateArgument,
@@ -114,6 +130,28 @@ pub(crate) struct ControlArguments {
 
     #[command(flatten)]
     pub(crate) sidecar: SidecarArguments,
+}
+
+/// Which cluster.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArguments {
+    /// The cluster's kubeconfig [default: KUBECONFIG, ~/.kube/config, or what a pod is told]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) context: Option<String>,
+}
+
+impl ClusterArguments {
+    /// Where the cluster is.
+    pub(crate) fn address(&self) -> ClusterAddress {
+        match &self.kubeconfig {
+            Some(path) => ClusterAddress::File { path: path.clone(), context: self.context.clone() },
+            None => ClusterAddress::Inferred,
+        }
+    }
 }
 
 /// What sidecars of Kubernetes have in common.
@@ -235,6 +273,47 @@ pub(crate) struct InjectArguments {
 pub(crate) struct UninjectArguments {
     #[command(flatten)]
     pub(crate) input: ManifestArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  malla install --chart deploy/helm/malla --values deploy/helm/malla/values.ha.yaml")]
+pub(crate) struct InstallArguments {
+    /// Directory of the chart
+    #[arg(long, value_name = "DIR", default_value = "deploy/helm/malla")]
+    pub(crate) chart: PathBuf,
+
+    /// Values of the chart (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) helm: HelmArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  malla uninstall")]
+pub(crate) struct UninstallArguments {
+    /// Also while pods have sidecars: they get no certificates any more, and nobody reaches them when theirs end
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    #[command(flatten)]
+    pub(crate) helm: HelmArguments,
+}
+
+/// Which cluster, which release.
+#[derive(Debug, Args)]
+pub(crate) struct HelmArguments {
+    /// Malla's own namespace
+    #[arg(long, value_name = "NAMESPACE", default_value = "malla-system")]
+    pub(crate) system_namespace: String,
+
+    /// The program `helm`
+    #[arg(id = "helm_program", long = "helm", value_name = "PROGRAM", default_value = "helm")]
+    pub(crate) program: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArguments,
 }
 
 #[derive(Debug, Args)]
@@ -415,8 +494,23 @@ pub(crate) struct TokenCreateArguments {
 #[command(after_help = "Example:\n  malla check mesh/")]
 pub(crate) struct CheckArguments {
     /// A YAML file, or a directory of them
-    #[arg(value_name = "DIR|FILE")]
-    pub(crate) path: PathBuf,
+    #[arg(value_name = "DIR|FILE", required_unless_present = "in_cluster", conflicts_with = "in_cluster")]
+    pub(crate) path: Option<PathBuf>,
+
+    /// Look at a cluster instead: whether Malla and all pods are there as they should be
+    #[arg(long = "cluster", id = "in_cluster")]
+    pub(crate) in_cluster: bool,
+
+    /// With --cluster: look at what must be there before Malla is installed
+    #[arg(long, requires = "in_cluster")]
+    pub(crate) before: bool,
+
+    /// With --cluster: Malla's own namespace
+    #[arg(long, value_name = "NAMESPACE", default_value = "malla-system")]
+    pub(crate) system_namespace: String,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArguments,
 
     #[command(flatten)]
     pub(crate) output: OutputArgument,

@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod explain;
 pub(crate) mod identity;
 pub(crate) mod inject;
+pub(crate) mod install;
 pub(crate) mod route_tests;
 pub(crate) mod schema;
 pub(crate) mod status;

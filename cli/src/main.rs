@@ -40,7 +40,9 @@ fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Authz(authz) => commands::authz::run(&authz, paint),
         Command::Ca(ca) => block_on(commands::ca::run(ca, paint)),
-        Command::Check(check) => commands::check::run(&check, paint),
+        Command::Install(install) | Command::Upgrade(install) => block_on(commands::install::install(&install, paint)),
+        Command::Uninstall(uninstall) => block_on(commands::install::uninstall(&uninstall, paint)),
+        Command::Check(check) => block_on(commands::check::run(&check, paint)),
         Command::Explain(explain) => commands::explain::run(&explain, paint),
         Command::Identity(identity) => block_on(commands::identity::run(identity, paint)),
         Command::Schema(schema) => commands::schema::run(&schema),

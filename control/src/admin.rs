@@ -133,6 +133,12 @@ async fn metrics(
     headers: HeaderMap,
 ) -> ([(HeaderName, &'static str); 1], String) {
     let accept = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    if let Some(cluster) = &plane.cluster {
+        // Never more than the gauge can hold.
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        plane.metrics.cluster_kinds_failing.set(number(cluster.failing()));
+        plane.metrics.cluster_objects_refused.set(number(cluster.refused()));
+    }
     let (kind, text) = exposition::page(accept, plane.metrics.text());
     ([(CONTENT_TYPE, kind)], text)
 }

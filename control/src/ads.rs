@@ -26,6 +26,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority::{Authority, CertifyError};
 use crate::ca::IssueError;
+use crate::kubernetes::ClusterView;
+use crate::kubernetes::review::{self, ReviewError};
 use crate::metrics::{Metrics, Reason};
 use crate::resources::Published;
 use crate::status::{self, Streams};
@@ -67,6 +69,8 @@ pub(crate) struct ControlPlane {
     pub(crate) telemetry: Arc<Telemetry>,
     /// Owns the tasks of streams.
     pub(crate) tasks: TaskTracker,
+    /// The cluster that the mesh is in, if it is in one.
+    pub(crate) cluster: Option<ClusterView>,
     permits: Arc<Semaphore>,
 }
 
@@ -79,6 +83,7 @@ impl ControlPlane {
         authority: Arc<Authority>,
         tokens: TokenAuthority,
         metrics: Arc<Metrics>,
+        cluster: Option<ClusterView>,
     ) -> Self {
         let tasks = TaskTracker::new();
         ControlPlane {
@@ -89,6 +94,7 @@ impl ControlPlane {
             streams: Arc::default(),
             metrics,
             tasks,
+            cluster,
             permits: Arc::new(Semaphore::new(STREAM_LIMIT)),
         }
     }
@@ -97,7 +103,40 @@ impl ControlPlane {
     pub(crate) fn status(&self) -> status::Status {
         let bundle = self.authority.current().trust_bundle().clone();
         let trust = self.authority.status(self.streams.followers(&self.published, &bundle));
-        status::Status::now(&self.published, &self.streams, trust)
+        let mut status = status::Status::now(&self.published, &self.streams, trust);
+        status.notices.extend(self.cluster.iter().flat_map(ClusterView::notices));
+        status
+    }
+
+    /// Whom the token of a service account proves.
+    async fn review(
+        &self,
+        cluster: &ClusterView,
+        token: &str,
+        peer: &Peer,
+    ) -> Result<(SpiffeId, String), (&'static str, Status)> {
+        let claimed = claimed_identity(token);
+        let claimed_unverified = claimed.as_deref().unwrap_or("nothing");
+        let refused = |word, status: Status| {
+            tracing::warn!(address = %peer.address, claimed_unverified, error = status.message(), "refused a service account's token");
+            (word, status)
+        };
+        let Some(domain) = self.published.resources.borrow().trust_domain().cloned() else {
+            let sentence = "the mesh has not been read yet: try again";
+            return Err(refused("review_unavailable", Status::unavailable(sentence)));
+        };
+        let bearer = cluster.reviewer.review(token, peer.address.ip()).await.map_err(|error| {
+            let sentence = format!("the token of the service account is refused: {error}");
+            let status = match error {
+                ReviewError::Unavailable => Status::unavailable(sentence),
+                _ => Status::unauthenticated(sentence),
+            };
+            refused(error.word(), status)
+        })?;
+        let identity = SpiffeId::new(&domain, &bearer.namespace, &bearer.service_account);
+        let identity =
+            identity.map_err(|error| refused("invalid_identity", Status::unauthenticated(error.to_string())))?;
+        Ok((identity, format!("service account's token of pod {}/{}", bearer.namespace, bearer.pod)))
     }
 
     /// Lets a stream in: who opens it, by its certificate, and what counts it.
@@ -132,16 +171,22 @@ impl ControlPlane {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    fn certify(&self, request: &Request<CertificateRequest>) -> Result<CertificateResponse, (&'static str, Status)> {
+    async fn certify(
+        &self,
+        request: &Request<CertificateRequest>,
+    ) -> Result<CertificateResponse, (&'static str, Status)> {
         let peer = peer(request).map_err(|status| ("internal", status))?;
         let _call = Call::count(&peer);
         // A certificate proves more than a token, and outlives it: a renewal is not refused for a token that has expired.
         let mut token_used = None;
-        let (identity, proof) = match (&peer.identity, bearer(request)) {
-            (Some(identity), _) => {
+        let shown = bearer(request);
+        let in_cluster = self.cluster.as_ref().zip(shown.filter(|token| review::concerns(token)));
+        let (identity, proof) = match (&peer.identity, in_cluster, shown) {
+            (None, Some((cluster, token)), _) => self.review(cluster, token, &peer).await?,
+            (Some(identity), _, _) => {
                 (identity.clone(), format!("certificate {}", peer.serial.as_deref().unwrap_or_default()))
             }
-            (None, Some(token)) => match self.tokens.verify(token) {
+            (None, None, Some(token)) => match self.tokens.verify(token) {
                 Ok(proven) => {
                     let proof = (proven.identity.clone(), format!("token {}", proven.token));
                     token_used = Some(proven);
@@ -155,7 +200,7 @@ impl ControlPlane {
                     return Err((error.word(), Status::unauthenticated(sentence)));
                 }
             },
-            (None, None) => {
+            (None, None, None) => {
                 let sentence = "send a join token (authorization: Bearer …) or connect with a mesh certificate";
                 return Err(("no_credentials", Status::unauthenticated(sentence)));
             }
@@ -236,7 +281,7 @@ impl grpc::Control for ControlPlane {
         self: Arc<Self>,
         request: Request<CertificateRequest>,
     ) -> Result<Response<CertificateResponse>, Status> {
-        match self.certify(&request) {
+        match self.certify(&request).await {
             Ok(response) => {
                 self.metrics.certificates.inc();
                 Ok(Response::new(response))

@@ -1,10 +1,11 @@
 //! The control server: reads configuration, compiles it to xDS resources, issues certificates.
 //!
-//! Data flows one way: `source` (files) → `world` → `compile` → [`resources`] → `ads`. Status flows back to people
-//! ([`status`], [`telemetry`], `admin`) and never upstream.
+//! Data flows one way: `source` (files, and the cluster that `kubernetes` watches) → `world` → `compile` → [`resources`] → `ads`.
+//! Status flows back to people ([`status`], [`telemetry`], `admin`) and never upstream.
 
 pub mod ca;
 pub mod inject;
+pub mod kubernetes;
 pub mod offline;
 pub mod resources;
 pub mod rotation;

@@ -60,11 +60,14 @@ const CERTIFICATE_REASONS: &[&str] = &[
     "invalid_request",
     "malformed",
     "no_credentials",
+    "not_a_pod",
     "rate_limited",
+    "review_unavailable",
     "revoked",
     "trust_domain",
     "used",
     "wrong_audience",
+    "wrong_pod",
 ];
 
 const REVIEW_REASONS: &[&str] = &["bad_review", "slow_body", "too_large", "wrong_request"];
@@ -89,6 +92,8 @@ pub(crate) struct Metrics {
     pub(crate) reviews_refused: Family<Reason, Counter>,
     pub(crate) review_seconds: Histogram,
     pub(crate) authority_refused: Gauge,
+    pub(crate) cluster_kinds_failing: Gauge,
+    pub(crate) cluster_objects_refused: Gauge,
     reloads: Family<Outcome, Counter>,
     reload_refused: Gauge,
     reload_time: Gauge,
@@ -113,6 +118,8 @@ impl Metrics {
             reviews_refused: Family::default(),
             review_seconds: Histogram::new(REVIEW_SECONDS),
             authority_refused: Gauge::default(),
+            cluster_kinds_failing: Gauge::default(),
+            cluster_objects_refused: Gauge::default(),
             reloads: Family::default(),
             reload_refused: Gauge::default(),
             reload_time: Gauge::default(),
@@ -166,6 +173,16 @@ impl Metrics {
             "admission_review_seconds",
             "Time from a question to its answer",
             metrics.review_seconds.clone(),
+        );
+        registry.register(
+            "cluster_kinds_failing",
+            "Kinds of the cluster whose changes the API server does not tell",
+            metrics.cluster_kinds_failing.clone(),
+        );
+        registry.register(
+            "cluster_objects_refused",
+            "Objects of the cluster that are not followed as they stand",
+            metrics.cluster_objects_refused.clone(),
         );
         metrics.start_at_zero();
         metrics
@@ -252,6 +269,8 @@ mod tests {
                 "malla_control_admission_reviews counter",
                 "malla_control_admission_reviews_refused counter",
                 "malla_control_admission_review_seconds histogram",
+                "malla_control_cluster_kinds_failing gauge",
+                "malla_control_cluster_objects_refused gauge",
             ]
         );
     }

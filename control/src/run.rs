@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +17,9 @@ use crate::ads::ControlPlane;
 use crate::authority::Authority;
 use crate::ca::{AuthorityError, RootSource};
 use crate::inject::{InjectionSettings, InvalidSetting};
+use crate::kubernetes::review::Reviewer;
+use crate::kubernetes::store::Store;
+use crate::kubernetes::{self, ClusterView};
 use crate::metrics::Metrics;
 use crate::resources::Published;
 use crate::source::{self, Source, SourceError};
@@ -34,8 +38,8 @@ const STOPPING_TIME: Duration = Duration::from_secs(10);
 /// What a control server is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlSettings {
-    /// Directory tree (or file) of the configuration.
-    pub config: PathBuf,
+    /// Directory tree (or file) of the configuration. In a cluster there need be none.
+    pub config: Option<PathBuf>,
     /// State directory: root, keys.
     pub state: PathBuf,
     /// Address of xDS and certificates. Default 0.0.0.0:15012; port 0 takes a free one.
@@ -61,11 +65,21 @@ pub struct WebhookSettings {
     pub injection: InjectionSettings,
 }
 
+/// The cluster that a control server reads from, and writes the conditions of routes to.
+pub struct Cluster {
+    /// The way to its API server.
+    pub client: kube::Client,
+    /// The namespace of the control server, which has the lease.
+    pub namespace: String,
+    /// The name of this replica, unlike every other's.
+    pub replica: String,
+}
+
 impl ControlSettings {
     /// Defaults for everything but the two directories.
     pub fn new(config: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
         ControlSettings {
-            config: config.into(),
+            config: Some(config.into()),
             state: state.into(),
             listen: SocketAddr::from(([0, 0, 0, 0], 15012)),
             admin: SocketAddr::from(([127, 0, 0, 1], 15014)),
@@ -129,6 +143,8 @@ pub struct Control {
     tasks: TaskTracker,
     stop: CancellationToken,
     _source: Option<Source>,
+    /// Follow the cluster; end with this.
+    _watches: JoinSet<()>,
 }
 
 impl Control {
@@ -138,18 +154,44 @@ impl Control {
     /// State, root, configuration path or ports cannot be used. An invalid configuration is no error: the server starts,
     /// certifies, tells the errors, and serves once they are mended.
     pub fn start(settings: ControlSettings) -> Result<Control, StartError> {
-        let config = settings.config.clone();
+        let config = settings.config.clone().ok_or(SourceError::Nothing)?;
         // Before anything is made: a typing error should leave nothing behind.
         source::exists(&config)?;
-        Control::start_with(settings, |trust_bundle| {
+        Control::start_with(settings, None, |trust_bundle| {
             let source = source::start(&config, trust_bundle)?;
             Ok((source.published.clone(), Some(source)))
         })
     }
 
+    /// Starts a server that reads the mesh from a cluster, and from files too if there are some.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start). A cluster that does not answer is no error: the server waits for it, and says so.
+    pub fn start_in(cluster: Cluster, settings: ControlSettings) -> Result<Control, StartError> {
+        let config = settings.config.clone();
+        config.as_deref().map(source::exists).transpose()?;
+        let Cluster { client, namespace, replica } = cluster;
+        let store: Arc<Store> = Arc::default();
+        let judged = watch::Sender::new(None);
+        let verdicts = judged.subscribe();
+        let reviewer = Reviewer::new(client.clone(), store.clone());
+        let view = ClusterView { store: store.clone(), verdicts: verdicts.clone(), reviewer };
+        let mut control = Control::start_with(settings, Some(view), |trust_bundle| {
+            let source = source::cluster::start(config, store.clone(), judged, trust_bundle);
+            Ok((source.published.clone(), Some(source)))
+        })?;
+        control._watches = kubernetes::watch::follow(&client, &store);
+        let (leads, led) = (watch::Sender::new(false), control.stop.clone());
+        let writing = kubernetes::conditions::write(client.clone(), store, verdicts, leads.subscribe(), led.clone());
+        control.tasks.spawn(writing);
+        control.tasks.spawn(kubernetes::lease::take_part(client, namespace, replica, leads, led));
+        Ok(control)
+    }
+
     /// Starts a server on what a function makes of the trust bundle, which may change.
     pub(crate) fn start_with(
         settings: ControlSettings,
+        cluster: Option<ClusterView>,
         source: impl FnOnce(watch::Receiver<Arc<str>>) -> Result<(Published, Option<Source>), StartError>,
     ) -> Result<Control, StartError> {
         raise_file_limit();
@@ -179,7 +221,7 @@ impl Control {
         let (published, source) = source(authority.bundle())?;
 
         let metrics = Arc::new(Metrics::new());
-        let plane = Arc::new(ControlPlane::new(published.clone(), authority.clone(), tokens, metrics.clone()));
+        let plane = Arc::new(ControlPlane::new(published.clone(), authority.clone(), tokens, metrics.clone(), cluster));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(handshakes.keep_fresh(stop.clone()));
         let webhook_address = webhook.map(|(listener, address, tls, injection)| {
@@ -197,7 +239,8 @@ impl Control {
         tasks.spawn(serve::serve(listener, tls, plane.clone(), tasks.clone(), stop.clone()));
         tasks.spawn(admin::serve(admin_listener, plane.clone(), tasks.clone(), stop.clone()));
         tracing::info!(xds = %xds_address, admin = %admin_address, "control server started");
-        Ok(Control { xds_address, admin_address, webhook_address, plane, tasks, stop, _source: source })
+        let _watches = JoinSet::new();
+        Ok(Control { xds_address, admin_address, webhook_address, plane, tasks, stop, _source: source, _watches })
     }
 
     /// Address of xDS and certificates.

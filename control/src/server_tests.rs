@@ -41,7 +41,7 @@ impl Server {
         let outcome = ReloadOutcome::Applied { version: resources.version().clone() };
         let (publisher, published) = publish(resources, outcome);
         let settings = settings(directory.path());
-        let control = Control::start_with(settings, |_| Ok((published, None))).expect("starts");
+        let control = Control::start_with(settings, None, |_| Ok((published, None))).expect("starts");
         Server { control, publisher, directory }
     }
 
@@ -475,7 +475,7 @@ async fn a_port_that_is_taken_is_told_with_what_to_do() {
     let sentence = "is taken by another program: stop it, or choose another port with --listen";
     assert_eq!(error.to_string(), format!("port {port} of 127.0.0.1 {sentence}"));
     let free = ControlSettings { listen: "127.0.0.1:0".parse().expect("an address"), ..settings.clone() };
-    let missing = ControlSettings { config: directory.path().join("missing"), ..free.clone() };
+    let missing = ControlSettings { config: Some(directory.path().join("missing")), ..free.clone() };
     assert!(matches!(Control::start(missing), Err(StartError::Source(_))), "there is no configuration");
     std::fs::write(directory.path().join("file"), "").expect("writes");
     let no_state = ControlSettings { state: directory.path().join("file"), ..free };

@@ -4,6 +4,7 @@
 //! broken configuration serves certificates and answers no subscription until the configuration is mended: sidecars keep
 //! what they have, and are never told something wrong.
 
+pub(crate) mod cluster;
 mod files;
 mod watcher;
 
@@ -39,6 +40,9 @@ pub struct Source {
 /// Why a source did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// Neither files nor a cluster.
+    #[error("no configuration: give a directory with --config, or read the cluster with --kubernetes")]
+    Nothing,
     /// There is nothing at the path: probably a typing error.
     #[error("no configuration at {}: give a directory with *.yaml files, or one file", path.display())]
     Missing {
@@ -254,9 +258,7 @@ fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resou
     let compiled = || {
         let content = content.map_err(Refusal::Unread)?;
         let (mesh, report) = malla_config::inspect(&content.files);
-        // What is taken, and hardly means what was wanted, is shown as long as it serves.
-        let doubtful = report.diagnostics().iter().filter(|found| found.severity == Severity::Warning);
-        let doubts: Vec<String> = doubtful.map(ToString::to_string).collect();
+        let doubts = doubts(&report);
         let mesh = mesh.ok_or(Refusal::Invalid(report))?;
         let resources = render(mesh, trust_bundle).map_err(Refusal::Uncompiled)?;
         let notices = resources.notices().iter().cloned().chain(doubts).collect();
@@ -276,8 +278,14 @@ fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resou
     loaded
 }
 
+/// What is taken, and hardly means what was wanted: shown as long as it serves.
+fn doubts(report: &Report) -> Vec<String> {
+    let doubtful = report.diagnostics().iter().filter(|found| found.severity == Severity::Warning);
+    doubtful.map(ToString::to_string).collect()
+}
+
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

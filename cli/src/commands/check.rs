@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use malla_config::Mesh;
+use malla_control::kubernetes::checkup::{self, Fault, Finding, Outcome, Stage};
 use serde_json::json;
 
 use super::route_tests;
@@ -14,8 +15,9 @@ use crate::output::{self, Paint};
 ///
 /// # Errors
 /// The files cannot be read, or standard output is gone.
-pub(crate) fn run(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<ExitCode> {
-    let files = malla_control::source::read(&arguments.path)?;
+pub(crate) async fn run(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<ExitCode> {
+    let Some(path) = &arguments.path else { return cluster(arguments, paint).await };
+    let files = malla_control::source::read(path)?;
     let (mesh, report) = malla_config::inspect(&files);
     let notices = mesh.as_ref().map(Mesh::notices).unwrap_or_default();
     let broken = mesh.as_ref().map_or(Ok(Vec::new()), route_tests::broken)?;
@@ -40,6 +42,32 @@ pub(crate) fn run(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<Ex
         }
     }
     Ok(if mesh.is_some() && broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Looks at a cluster. Exit code 1 if something is wrong there.
+async fn cluster(arguments: &CheckArguments, paint: Paint) -> anyhow::Result<ExitCode> {
+    let client = malla_control::kubernetes::connect(&arguments.cluster.address()).await?;
+    let stage = if arguments.before { Stage::Before } else { Stage::After };
+    let findings = checkup::check(&client, &arguments.system_namespace, stage).await;
+    match arguments.output.format {
+        OutputFormat::Json => output::print_json(&findings)?,
+        OutputFormat::Table => findings.iter().try_for_each(|finding| tell(finding, paint))?,
+    }
+    let wrong = findings.iter().any(|finding| matches!(finding.outcome, Outcome::Wrong(_)));
+    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A line for each look, and two more for what is not as it should be.
+pub(crate) fn tell(finding: &Finding, paint: Paint) -> anyhow::Result<()> {
+    let (mark, fault) = match &finding.outcome {
+        Outcome::Good => (paint.good("ok     "), None),
+        Outcome::Doubtful(fault) => (paint.strong("warning"), Some(fault)),
+        Outcome::Wrong(fault) => (paint.bad("failed "), Some(fault)),
+    };
+    output::print(format!("{mark} {}", finding.what))?;
+    fault.into_iter().try_for_each(|Fault { found, advice }| {
+        output::print(format!("        {found}\n        {} {advice}", paint.strong("→")))
+    })
 }
 
 /// Tells which promises of route tests are broken, or that all are kept.

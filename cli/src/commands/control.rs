@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use malla_control::ca::RootSource;
-use malla_control::run::{Control, ControlSettings, WebhookSettings};
+use malla_control::kubernetes;
+use malla_control::run::{Cluster, Control, ControlSettings, WebhookSettings};
 
 use crate::arguments::ControlArguments;
 use crate::signals::Interruption;
@@ -24,7 +25,7 @@ pub(crate) async fn run(arguments: ControlArguments) -> anyhow::Result<ExitCode>
         let injection = arguments.sidecar.settings("")?;
         Some(WebhookSettings { listen: SocketAddr::new(arguments.listen.ip(), port), injection })
     });
-    let control = Control::start(ControlSettings {
+    let settings = ControlSettings {
         config: arguments.config,
         state: arguments.state.directory,
         listen: arguments.listen,
@@ -33,7 +34,15 @@ pub(crate) async fn run(arguments: ControlArguments) -> anyhow::Result<ExitCode>
         certificate_lifetime: arguments.certificate_lifetime,
         root,
         webhook,
-    })?;
+    };
+    let control = match arguments.kubernetes {
+        false => Control::start(settings)?,
+        true => {
+            let client = kubernetes::connect(&arguments.cluster.address()).await?;
+            let replica = format!("{}_{:08x}", rustix::system::uname().nodename().to_string_lossy(), fastrand::u32(..));
+            Control::start_in(Cluster { client, namespace: arguments.sidecar.system_namespace, replica }, settings)?
+        }
+    };
     interruption.wait().await;
     tracing::info!("stopping");
     control.stop().await;
