@@ -76,15 +76,27 @@ async fn what_it_renders_is_valid_and_understood_by_the_control_server() {
     let rendered = Rendered::with(&renderer, "v1.34.0", "malla-system", &[]).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(
         rendered.kinds(),
-        ["Secret", "ServiceAccount", "ConfigMap", "Service", "Deployment", "MutatingWebhookConfiguration"]
+        [
+            "Secret",
+            "ServiceAccount",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "Role",
+            "RoleBinding",
+            "ConfigMap",
+            "Service",
+            "Deployment",
+            "MutatingWebhookConfiguration"
+        ]
     );
 
     // Every flag is one that `malla control` has.
     let help = Command::new(tools::binary("malla")).args(["control", "--help"]).output().expect("runs");
     let help = String::from_utf8(help.stdout).expect("UTF-8");
     for flag in rendered.arguments().iter().skip(1).filter_map(|argument| argument.split('=').next()) {
-        assert!(help.contains(&format!("{flag} <")), "malla control has no {flag}");
+        assert!(help.contains(&format!("{flag} <")) || flag == "--kubernetes", "malla control has no {flag}");
     }
+    assert!(help.contains("--kubernetes") && rendered.arguments().contains(&"--kubernetes"));
     assert!(rendered.arguments().contains(&"--sidecar-kind=native"));
 
     // The root that Helm makes is one that signs, and the one that API servers are told of.
@@ -108,6 +120,35 @@ async fn what_it_renders_is_valid_and_understood_by_the_control_server() {
         assert_eq!(decoded(&webhook["clientConfig"]["caBundle"]).trim(), control.trust_bundle().trim());
     }
     control.stop().await;
+}
+
+#[test]
+fn its_roles_allow_what_the_control_server_does_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let renderer = renderer(directory.path());
+    let rendered = Rendered::with(&renderer, "v1.34.0", "malla-system", &[]).unwrap_or_else(|error| panic!("{error}"));
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().expect("a list").iter().map(|text| text.as_str().expect("a text").to_owned()).collect()
+    };
+    let mut allowed = Vec::new();
+    for (kind, own_namespace) in [("ClusterRole", false), ("Role", true)] {
+        for rule in rendered.get(kind)["rules"].as_array().expect("a list") {
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    allowed.push((group.clone(), resource, texts(&rule["verbs"]), own_namespace));
+                }
+            }
+        }
+    }
+    allowed.sort();
+    let done: Vec<_> = malla_control::kubernetes::permissions()
+        .into_iter()
+        .map(|permission| {
+            let verbs: Vec<String> = permission.verbs.iter().map(|verb| (*verb).to_owned()).collect();
+            (permission.group.to_owned(), permission.resource, verbs, permission.own_namespace)
+        })
+        .collect();
+    assert_eq!(allowed, done);
 }
 
 #[test]
