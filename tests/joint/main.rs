@@ -1,6 +1,7 @@
 //! Control server and sidecars in one process: what the one renders, the other takes.
 
 mod authorization;
+mod cluster;
 mod draining;
 mod fields;
 mod local;

@@ -8,6 +8,7 @@
 //! Nothing here sleeps for a fixed time: [`wait`] polls conditions, with a limit.
 
 pub mod capture;
+pub mod cluster;
 pub mod load;
 pub mod member;
 pub mod mesh;
