@@ -25,7 +25,6 @@ mod usage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 pub use self::budget::{RetryBudget, RetryGuard};
 pub use self::choose::{Wish, choose};
@@ -39,6 +38,7 @@ pub use self::outlier::{Cause, Feedback, Verdict, Watch};
 pub use self::set::EndpointSet;
 pub use self::usage::{Usage, UsageGuard};
 
+use crate::clock;
 use crate::reason::Reason;
 use crate::snapshot::{Cluster, Endpoint, Endpoints};
 
@@ -62,7 +62,7 @@ pub fn pick(cluster: &Cluster, exclude: &[SocketAddr]) -> Option<Picked> {
 /// The same, for a request whose key may decide ([`key`]).
 pub fn pick_by(cluster: &Cluster, wish: Wish<'_>) -> Option<Picked> {
     let Endpoints::Set(set) = &cluster.endpoints else { return None };
-    let now = Instant::now();
+    let now = clock::now();
     let endpoint = choose(set, wish, now, |bound| fastrand::u64(..bound))?;
     Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.clone(), now) })
 }
@@ -70,7 +70,7 @@ pub fn pick_by(cluster: &Cluster, wish: Wish<'_>) -> Option<Picked> {
 /// The endpoint at an address, for a client that has a session there: unless it is not of this cluster any more, or unwell, or full.
 pub fn pick_kept(cluster: &Cluster, address: SocketAddr) -> Option<Picked> {
     let Endpoints::Set(set) = &cluster.endpoints else { return None };
-    let now = Instant::now();
+    let now = clock::now();
     let endpoint =
         set.iter().find(|endpoint| endpoint.address == address).filter(|endpoint| set.serves(endpoint, now))?;
     Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.clone(), now) })

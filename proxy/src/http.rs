@@ -25,13 +25,14 @@ mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::uri::Authority;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::authorize::Authorization;
+use crate::clock;
 use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
@@ -144,7 +145,7 @@ impl Connection {
     }
 
     fn log(&self, reason: Reason, what: &str) {
-        if let Some(suppressed) = self.worker.shard.log.permit(Instant::now()) {
+        if let Some(suppressed) = self.worker.shard.log.permit(clock::now()) {
             let direction = self.direction().word();
             tracing::info!(reason = reason.word(), direction, suppressed, "{}: {what}", reason.sentence());
         }

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod authorize;
 pub mod balance;
 pub mod certificates;
+mod clock;
 pub mod control;
 pub mod decode;
 pub mod detect;

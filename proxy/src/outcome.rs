@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::metrics::{Direction, Protocol, Request};
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
@@ -52,7 +53,7 @@ impl Outcome {
             worker,
             direction,
             protocol,
-            started: Instant::now(),
+            started: clock::now(),
             method,
             path: None,
             service: None,
@@ -113,7 +114,7 @@ impl Outcome {
             trace.sends(endpoint.cloned(), headers);
         }
         if let Some((sent, _)) = &mut self.times {
-            *sent = Some(Instant::now());
+            *sent = Some(clock::now());
         }
         if let Some(endpoint) = endpoint {
             self.endpoint = Some(endpoint.clone());
@@ -137,7 +138,7 @@ impl Outcome {
     pub fn status(&mut self, status: StatusCode) {
         self.status = status.as_u16();
         if let Some((_, answered @ None)) = &mut self.times {
-            *answered = Some(Instant::now());
+            *answered = Some(clock::now());
         }
     }
 
@@ -181,7 +182,7 @@ impl Drop for Outcome {
             Direction::Outbound => self.endpoint.as_ref().and_then(|endpoint| endpoint.identity.as_ref()),
             Direction::Inbound => self.client.as_ref(),
         };
-        let ended = Instant::now();
+        let ended = clock::now();
         let duration = ended.saturating_duration_since(self.started);
         self.worker.shard.record(&Request {
             direction: self.direction,
@@ -290,7 +291,7 @@ impl Outcome {
 
     /// One line. What the client did wrong is no warning.
     fn log(&self, reason: Reason, what: &str, duration: Duration) {
-        let Some(suppressed) = self.worker.shard.log.permit(Instant::now()) else { return };
+        let Some(suppressed) = self.worker.shard.log.permit(clock::now()) else { return };
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

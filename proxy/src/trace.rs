@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use self::context::{Incoming, Parent};
 pub(crate) use self::export::Exporter;
 use self::sample::Sampler;
+use crate::clock;
 use crate::metrics::Direction;
 use crate::outcome::Record;
 use crate::reason::Reason;
@@ -162,13 +163,13 @@ impl Trace {
         if self.followed {
             context::write(headers, Parent { trace: self.trace, span }, true, &self.incoming);
         }
-        self.tries.push(Try { span, started: Instant::now(), endpoint, ended: None });
+        self.tries.push(Try { span, started: clock::now(), endpoint, ended: None });
     }
 
     /// The last try has failed and another follows.
     pub(crate) fn sends_again(&mut self, cause: Reason) {
         if let Some(last) = self.tries.last_mut() {
-            last.ended = Some((Instant::now(), cause));
+            last.ended = Some((clock::now(), cause));
         }
     }
 

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use crate::clock;
+
 /// In nanoseconds.
 const SECOND: u64 = 1_000_000_000;
 /// Retries in percent of requests.
@@ -39,7 +41,7 @@ pub struct RetryBudget {
 impl Default for RetryBudget {
     fn default() -> Self {
         RetryBudget {
-            created: Instant::now(),
+            created: clock::now(),
             retrying: AtomicU32::new(0),
             saved: AtomicU64::new(0),
             full_at: AtomicU64::new(0),
@@ -74,7 +76,7 @@ impl RetryBudget {
     /// Permission for one retry while `live` requests are under way, those that are being retried among them; hold the guard while
     /// the retry runs. `None` is `retry_budget_spent`.
     pub fn take(self: &Arc<Self>, live: u32) -> Option<RetryGuard> {
-        self.take_at(live, Instant::now())
+        self.take_at(live, clock::now())
     }
 
     fn take_at(self: &Arc<Self>, live: u32, now: Instant) -> Option<RetryGuard> {

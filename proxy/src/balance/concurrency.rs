@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::health::nanoseconds;
+use crate::clock;
 use crate::policy::Overload;
 
 /// Growth of latency that is borne before the limit shrinks.
@@ -76,7 +77,7 @@ impl Limiter {
         let until = nanoseconds(settings.interval);
         Limiter {
             settings,
-            created: Instant::now(),
+            created: clock::now(),
             limit: AtomicU64::new(first.to_bits()),
             busiest: AtomicU64::new(0),
             microseconds: AtomicU64::new(0),

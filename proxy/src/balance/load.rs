@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::health::{Health, Standing};
 use super::outlier::Verdict;
+use crate::clock;
 use crate::snapshot::Endpoint;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -55,7 +56,7 @@ pub struct Load {
 impl Default for Load {
     fn default() -> Self {
         Load {
-            created: Instant::now(),
+            created: clock::now(),
             estimate: AtomicU64::new(INITIAL_LATENCY.as_nanos() as u64),
             updated: AtomicU64::new(0),
             live: AtomicU32::new(0),
@@ -211,7 +212,7 @@ impl LoadGuard {
             && !self.told
             && let Some(later) = retry_after(headers)
         {
-            self.endpoint.load.pause(later, Instant::now());
+            self.endpoint.load.pause(later, clock::now());
         }
         self.tell(verdict);
     }
@@ -236,7 +237,7 @@ impl LoadGuard {
 
     /// The endpoint could not be reached, or broke before it answered.
     pub fn failed(&mut self) {
-        self.endpoint.load.failed(Instant::now());
+        self.endpoint.load.failed(clock::now());
         self.tell(Verdict::GatewayFailure);
     }
 
@@ -247,7 +248,7 @@ impl LoadGuard {
     }
 
     fn judge(&mut self, verdict: Verdict) {
-        let now = Instant::now();
+        let now = clock::now();
         let latency = now.saturating_duration_since(self.started);
         let load = &self.endpoint.load;
         if verdict == Verdict::GatewayFailure {
@@ -290,7 +291,7 @@ impl Drop for LoadGuard {
         load.live.fetch_sub(1, Relaxed);
         if !self.told {
             // The caller gave up. If it waited for longer than usual, the endpoint is slow; otherwise it says nothing.
-            let now = Instant::now();
+            let now = clock::now();
             if self.due.is_some_and(|due| now >= due) {
                 return self.tell(Verdict::GatewayFailure);
             }

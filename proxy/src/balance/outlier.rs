@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::concurrency::Limiter;
 use super::health::{Interval, Standing, nanoseconds};
 use super::load::Load;
+use crate::clock;
 use crate::names::Name;
 use crate::policy::{OutlierDetection, Statistics};
 use crate::snapshot::Endpoint;
@@ -80,7 +81,7 @@ pub struct Watch {
 impl Default for Watch {
     fn default() -> Self {
         Watch {
-            created: Instant::now(),
+            created: clock::now(),
             troubled: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             next_look: AtomicU64::new(0),

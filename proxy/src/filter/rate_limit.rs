@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::clock;
+
 /// The most specific bucket that a request has counts it: of its header's value, of its client, of all others.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -99,7 +101,7 @@ impl RateLimit {
 impl Bucket {
     /// A full bucket.
     pub fn new(limit: TokenBucket) -> Self {
-        Bucket { limit, created: Instant::now(), full_at: AtomicU64::new(0) }
+        Bucket { limit, created: clock::now(), full_at: AtomicU64::new(0) }
     }
 
     fn take(&self, now: Instant) -> Result<(), Duration> {

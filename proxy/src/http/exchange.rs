@@ -23,6 +23,7 @@ use super::response::{Exchange, ResponseBody};
 use super::tunnel::Tunnel;
 use super::{Connection, Inbound, Outbound, Side};
 use crate::authorize::{Authorization, Subject, Verdict, authorize};
+use crate::clock;
 use crate::filter::{Cors, Fault, Filters, Redirect};
 use crate::metrics::Protocol;
 use crate::names::{self, Name, SpiffeId};
@@ -195,7 +196,7 @@ async fn from_application(
         }
     }
     for limit in &route.limits {
-        let taken = limit.take(&head.headers, || own_account(worker), std::time::Instant::now());
+        let taken = limit.take(&head.headers, || own_account(worker), clock::now());
         taken.map_err(|wait| Failure::rate_limited(&limit.name, wait))?;
     }
     if let Some(fault) = route.filters.as_ref().and_then(|filters| filters.fault.as_ref()) {

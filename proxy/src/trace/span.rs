@@ -11,6 +11,7 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::{Trace, Try};
+use crate::clock;
 use crate::metrics::{Direction, Protocol};
 use crate::outcome::Record;
 use crate::reason::Reason;
@@ -18,7 +19,7 @@ use crate::reason::Reason;
 /// The spans of a request: one inbound, one for each try outbound. A request that was refused before it was sent anywhere is one
 /// span too.
 pub(super) fn spans(trace: &Trace, record: &Record<'_>) -> Vec<SpanData> {
-    let clock = Clock { monotonic: Instant::now(), wall: SystemTime::now() };
+    let clock = Clock { monotonic: clock::now(), wall: SystemTime::now() };
     match trace.direction {
         Direction::Outbound if !trace.tries.is_empty() => {
             trace.tries.iter().enumerate().map(|(number, one)| of_try(trace, record, number, one, &clock)).collect()
