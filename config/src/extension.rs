@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{
-    FaultAbort, FaultDelay, FaultInjectionSpec, HeaderLimits, RateLimitSpec, RetryBackoff, RetryMethods,
+    self, FaultAbort, FaultDelay, FaultInjectionSpec, HeaderLimits, RateLimitSpec, RetryBackoff, RetryMethods,
     RetryPolicySpec,
 };
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::filter::may_change;
 use crate::kinds::Kind;
-use crate::mesh::{Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket};
+use crate::mesh::{
+    Abort, AbortStatus, Delay, Fault, HeaderBuckets, Hedging, RateLimit, Retry, RetryOn, Share, TokenBucket,
+};
 use crate::names;
 use crate::object::Object;
 use crate::suggest::shown;
@@ -141,7 +143,8 @@ fn bucket(
 }
 
 fn retry(spec: Cursor<'_>, written: RetryPolicySpec, diagnostics: &mut Diagnostics) -> (Retry, Option<Duration>) {
-    let RetryPolicySpec { attempts, codes, grpc_statuses, resets, methods, per_try_timeout, backoff } = written;
+    let RetryPolicySpec { attempts, codes, grpc_statuses, resets, methods, per_try_timeout, backoff, hedging } =
+        written;
     let statuses = codes.into_iter().enumerate().map(|(at, code)| {
         if !(400..=599).contains(&code) {
             let message = format!("{code} is not the status of a failure");
@@ -181,7 +184,44 @@ fn retry(spec: Cursor<'_>, written: RetryPolicySpec, diagnostics: &mut Diagnosti
         let help = format!("write a number from 0 to {MAX_ATTEMPTS}");
         spec.field("attempts").error(diagnostics, Code::InvalidValue, message, help);
     }
-    (Retry { attempts: attempts.min(MAX_ATTEMPTS) as u8, on, base, max }, per_try)
+    let hedging = hedging.map(|written| {
+        let cursor = spec.field("hedging");
+        if attempts == 0 {
+            let message = "a second try is a further try, of which the policy permits none";
+            let help = "write `attempts: 1` or more, or remove `hedging`";
+            cursor.key().error(diagnostics, Code::InvalidValue, message, help);
+        }
+        self::hedging(cursor, &written, per_try, diagnostics)
+    });
+    (Retry { attempts: attempts.min(MAX_ATTEMPTS) as u8, on, base, max, hedging }, per_try)
+}
+
+fn hedging(
+    cursor: Cursor<'_>,
+    written: &api::Hedging,
+    per_try: Option<Duration>,
+    diagnostics: &mut Diagnostics,
+) -> Hedging {
+    let api::Hedging { quantile, minimum_delay, minimum_samples } = written;
+    let default = Hedging::default();
+    let minimum_delay = minimum_delay.as_ref().map_or(default.minimum_delay, |text| {
+        let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(60));
+        between(cursor.field("minimumDelay"), text, shortest, longest, diagnostics)
+    });
+    if per_try.is_some_and(|limit| limit <= minimum_delay) {
+        let message = "a try is over before a second one could go beside it";
+        let help =
+            format!("write a `perTryTimeout` longer than the `minimumDelay` of {minimum_delay:?}, or a shorter delay");
+        cursor.key().error(diagnostics, Code::NoEffect, message, help);
+    }
+    let quantile = quantile.map_or(default.quantile, |percent| {
+        if !(50.0..=99.9).contains(&percent) {
+            let message = format!("{percent} is out of bounds");
+            cursor.field("quantile").error(diagnostics, Code::InvalidValue, message, "write a number from 50 to 99.9");
+        }
+        Share::per_million((percent.clamp(50.0, 99.9) * PPM_PER_PERCENT).round() as u32)
+    });
+    Hedging { quantile, minimum_delay, minimum_samples: minimum_samples.unwrap_or(default.minimum_samples) }
 }
 
 fn between(

@@ -69,7 +69,10 @@ fn ready_rule(
         filter::of_rule(context, cursor.field("filters"), filters, &matches, diagnostics);
     filters.session = session::of_rule(context.object, cursor, at, session_persistence, diagnostics);
     let (retry, backend_request_timeout) = retry::of_rule(cursor, None, policy, None, diagnostics);
-    HttpRule { name, matches, filters, backends, request_timeout: None, backend_request_timeout, retry }
+    let request_timeout = None;
+    let rule = HttpRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry };
+    retry::check_hedging(cursor, RouteKind::Grpc, &rule, diagnostics);
+    rule
 }
 
 fn backends(

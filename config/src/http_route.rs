@@ -82,7 +82,9 @@ fn ready_rule(
     }
     let (request_timeout, backend_request_timeout) = ready_timeouts(cursor.field("timeouts"), timeouts, diagnostics);
     let (retry, backend_request_timeout) = retry::of_rule(cursor, retry, policy, backend_request_timeout, diagnostics);
-    HttpRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry }
+    let rule = HttpRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry };
+    retry::check_hedging(cursor, RouteKind::Http, &rule, diagnostics);
+    rule
 }
 
 fn backends(

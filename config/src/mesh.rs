@@ -24,7 +24,7 @@ pub use self::filter::{
     SessionCarrier,
 };
 pub use self::policy::{
-    Abort, AbortStatus, Delay, Fault, HeaderBuckets, RateLimit, Retry, RetryOn, Share, TokenBucket,
+    Abort, AbortStatus, Delay, Fault, HeaderBuckets, Hedging, RateLimit, Retry, RetryOn, Share, TokenBucket,
 };
 pub use self::route_test::{Expectation, ExpectedBackend, RouteTest};
 pub use self::traffic::{

@@ -7,7 +7,7 @@ use gateway_api::apis::experimental::httproutes::HttpRouteRulesRetry;
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::extension::MAX_ATTEMPTS;
-use crate::mesh::{Retry, RetryOn};
+use crate::mesh::{Hedging, HttpRule, Retry, RetryOn, RouteKind};
 use crate::names;
 use crate::suggest::shown;
 
@@ -34,6 +34,41 @@ pub(crate) fn of_rule(
             let message = "the rule names a `RetryPolicy` too";
             rule.field("retry").key().error(diagnostics, Code::Duplicate, message, "remove one of the two");
             (Some(own), each_try)
+        }
+    }
+}
+
+/// Says where a second try beside the first could never come about, or would contradict what the rule says besides.
+pub(crate) fn check_hedging(rule: Cursor<'_>, kind: RouteKind, ready: &HttpRule, diagnostics: &mut Diagnostics) {
+    let Some(Retry { hedging: Some(Hedging { minimum_delay, .. }), on, .. }) = &ready.retry else { return };
+    let mut refuse = |code: Code, message: &str, help: &str| {
+        rule.field("filters").key().error(diagnostics, code, message, help);
+    };
+    let idempotent = |method: &str| matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
+    let never = ready.matches.iter().all(|matched| matched.method.as_deref().is_some_and(|method| !idempotent(method)));
+    if !on.any_method && (kind == RouteKind::Grpc || never) {
+        let message = "the `RetryPolicy` hedges idempotent methods, and every request of this rule is of another (gRPC calls are `POST`)";
+        let help = "write `methods: any` in the policy if the service recognizes repetitions, or remove its `hedging`";
+        refuse(Code::NoEffect, message, help);
+    }
+    if ready.filters.session.is_some() {
+        let message = "`sessionPersistence` keeps a client at one endpoint, and the `RetryPolicy` sends its requests to a second one";
+        refuse(Code::InvalidValue, message, "remove the one, or the policy's `hedging`");
+    }
+    if ready.filters.redirect.is_some() {
+        refuse(
+            Code::NoEffect,
+            "a rule that redirects sends nothing that could be hedged",
+            "remove the one or the other",
+        );
+    }
+    for (field, limit) in [("request", ready.request_timeout), ("backendRequest", ready.backend_request_timeout)] {
+        if limit.is_some_and(|limit| !limit.is_zero() && limit <= *minimum_delay) {
+            let message = format!(
+                "`{field}` is over before the `RetryPolicy` could send a second try, {minimum_delay:?} after the first"
+            );
+            let help = "write a longer time, or a shorter `hedging.minimumDelay`";
+            rule.field("timeouts").field(field).key().error(diagnostics, Code::NoEffect, message, help);
         }
     }
 }
@@ -68,5 +103,5 @@ fn ready(cursor: Cursor<'_>, written: HttpRouteRulesRetry, diagnostics: &mut Dia
         duration
     });
     let on = RetryOn { resets: true, statuses, grpc_statuses: Vec::new(), any_method: false };
-    Retry { attempts: u8::try_from(attempts).unwrap_or(1), on, base, max: None }
+    Retry { attempts: u8::try_from(attempts).unwrap_or(1), on, base, max: None, hedging: None }
 }

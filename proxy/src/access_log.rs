@@ -105,6 +105,7 @@ fields! {
     Workload = "workload", "outbound: the workload there";
     Peer = "peer", "outbound: the identity of the endpoint";
     Tries = "tries", "how often the request was sent to an endpoint";
+    HedgeWord = "hedge", "`won` or `lost`: whether a second try, beside a first that took long, was the one to be answered";
     Duration = "duration_ms", "from the complete head of the request to the end of the response";
     Waiting = "waiting_ms", "of that, until the last try began: looking up, limits, faults, earlier tries";
     FirstByte = "first_byte_ms", "then, until the response began: connecting if need be, and the work of the upstream";
@@ -337,6 +338,7 @@ impl Field {
                 None => Value::Absent,
             },
             Field::Tries => Value::Number(record.tries.into()),
+            Field::HedgeWord => record.hedge.map_or(Value::Absent, |hedge| Value::Text(hedge.word())),
             Field::Duration => Value::Time(record.duration()),
             Field::Waiting => between(Some(record.started), record.sent),
             Field::FirstByte => between(record.sent, record.answered),
@@ -385,6 +387,7 @@ mod tests {
             reason,
             what: reason.map(|_| "10.0.0.1:80 \"x\""),
             tries: 2,
+            hedge: None,
             trace: None,
         }
     }

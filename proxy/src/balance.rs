@@ -4,7 +4,7 @@
 //! or a random number takes it as an argument underneath [`pick`], so that tests decide both.
 //!
 //! `set` holds the endpoints in the order of preference (`nearness`), each group with what its algorithm needs (`hash`, `stride`);
-//! `choose` chooses; `load` measures; `health` and `outlier` judge, and `plan` draws the consequences; `usage`, `budget` and
+//! `choose` chooses; `load` measures endpoints, `latencies` the service as a whole; `health` and `outlier` judge, and `plan` draws the consequences; `usage`, `budget` and
 //! `concurrency` bound.
 
 mod budget;
@@ -13,6 +13,7 @@ mod concurrency;
 mod hash;
 mod health;
 mod key;
+mod latencies;
 mod load;
 mod nearness;
 mod outlier;
@@ -33,6 +34,7 @@ pub(crate) use self::hash::hash;
 pub use self::health::{Health, Standing};
 pub(crate) use self::key::cookie;
 pub use self::key::key;
+pub use self::latencies::Latencies;
 pub use self::load::{Load, LoadGuard};
 pub use self::outlier::{Cause, Feedback, Verdict, Watch};
 pub use self::set::EndpointSet;
@@ -64,6 +66,14 @@ pub fn pick_by(cluster: &Cluster, wish: Wish<'_>) -> Option<Picked> {
     let Endpoints::Set(set) = &cluster.endpoints else { return None };
     let now = clock::now();
     let endpoint = choose(set, wish, now, |bound| fastrand::u64(..bound))?;
+    Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.clone(), now) })
+}
+
+/// Another endpoint, for a request that waits at one already: only one that is well.
+pub fn pick_beside(cluster: &Cluster, wish: Wish<'_>) -> Option<Picked> {
+    let Endpoints::Set(set) = &cluster.endpoints else { return None };
+    let now = clock::now();
+    let endpoint = choose(set, wish, now, |bound| fastrand::u64(..bound)).filter(|one| set.serves(one, now))?;
     Some(Picked { endpoint: endpoint.clone(), guard: LoadGuard::new(endpoint.clone(), now) })
 }
 

@@ -10,6 +10,7 @@ mod forward;
 mod framing;
 mod grpc_timeout;
 mod head;
+mod hedge;
 mod idle;
 mod mirror;
 mod pipe;

@@ -56,6 +56,19 @@ pub enum Detected {
     Silent,
 }
 
+/// What came of a second try beside the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hedged {
+    /// Its answer came first.
+    Won,
+    /// That of the first try came first.
+    Lost,
+    /// Both tries failed.
+    Failed,
+    /// It was not sent: the retry budget or the limits of the service had no room.
+    Withheld,
+}
+
 /// One row of the live table: a source, a destination, and what passed between them.
 #[derive(Debug, Clone)]
 pub struct EdgeRow {
@@ -185,6 +198,11 @@ impl Metrics {
         self.connections.retried(cluster, reason);
     }
 
+    /// A request waited long enough for a second try beside the first.
+    pub fn hedged(&self, cluster: &Name, result: Hedged) {
+        self.connections.hedged(cluster, result);
+    }
+
     /// A TCP connection begins; `peer` is the other side's identity (empty in plaintext), `workload` that of the endpoint.
     pub fn tcp(&self, direction: Direction, service: &Name, peer: &str, workload: &str) -> TcpConnection {
         self.connections.tcp(direction, service, peer, workload)
@@ -210,6 +228,18 @@ impl Detected {
             Detected::Tls => "tls",
             Detected::Tcp => "tcp",
             Detected::Silent => "silent",
+        }
+    }
+}
+
+impl Hedged {
+    /// As label.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Hedged::Won => "won",
+            Hedged::Lost => "lost",
+            Hedged::Failed => "failed",
+            Hedged::Withheld => "withheld",
         }
     }
 }
@@ -248,6 +278,7 @@ mod tests {
         metrics.upstream_closed(&service);
         metrics.upstream_connect_failed(&service, Reason::ConnectRefused);
         metrics.retried(&service, Reason::ConnectRefused);
+        metrics.hedged(&service, Hedged::Won);
         let mut tcp = metrics.tcp(Direction::Outbound, &service, "spiffe://td/ns/shop/sa/cart", "cart-2.shop");
         tcp.sent(10);
         tcp.received(20);

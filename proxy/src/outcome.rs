@@ -34,11 +34,31 @@ pub struct Outcome {
     reason: Option<Reason>,
     what: Option<Box<str>>,
     tries: u8,
+    hedge: Option<Hedge>,
     answered: bool,
     /// When the last try began and when the answer did, where somebody wants to know.
     times: Option<(Option<Instant>, Option<Instant>)>,
     /// Boxed: most sidecars follow few requests.
     trace: Option<Box<Trace>>,
+}
+
+/// Whose answer a request has got that was sent to a second endpoint while the first was slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hedge {
+    /// The second's.
+    Won,
+    /// The first's, or none.
+    Lost,
+}
+
+impl Hedge {
+    /// For logs and spans.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Hedge::Won => "won",
+            Hedge::Lost => "lost",
+        }
+    }
 }
 
 /// Label of what configuration has no name for.
@@ -65,6 +85,7 @@ impl Outcome {
             reason: None,
             what: None,
             tries: 0,
+            hedge: None,
             answered: false,
             times,
             trace: None,
@@ -126,6 +147,29 @@ impl Outcome {
     pub fn tries_again(&mut self, cause: Reason) {
         if let Some(trace) = &mut self.trace {
             trace.sends_again(cause);
+        }
+    }
+
+    /// It is sent to this endpoint too, while the last try goes on.
+    pub(crate) fn hedges(&mut self, endpoint: &Arc<Endpoint>, headers: &mut HeaderMap) {
+        if let Some(trace) = &mut self.trace {
+            trace.hedges(endpoint.clone(), headers);
+        }
+        self.hedge = Some(Hedge::Lost);
+        self.tries = self.tries.saturating_add(1);
+    }
+
+    /// Of the two tries one has decided: the second, of which this tells where it went and since when, or the first. The other has failed
+    /// for a reason, or is cancelled.
+    pub(crate) fn raced(&mut self, second: Option<(&Arc<Endpoint>, tokio::time::Instant)>, lost: Option<Reason>) {
+        if let Some(trace) = &mut self.trace {
+            trace.raced(second.is_some(), lost);
+        }
+        let Some((endpoint, begun)) = second else { return };
+        self.hedge = Some(Hedge::Won);
+        self.endpoint = Some(endpoint.clone());
+        if let Some((sent, _)) = &mut self.times {
+            *sent = Some(begun.into_std());
         }
     }
 
@@ -242,6 +286,8 @@ pub(crate) struct Record<'a> {
     /// What failed, in words.
     pub(crate) what: Option<&'a str>,
     pub(crate) tries: u8,
+    /// What came of a second try beside the first, if there was one.
+    pub(crate) hedge: Option<Hedge>,
     /// Its trace, if that is followed.
     pub(crate) trace: Option<u128>,
 }
@@ -285,6 +331,7 @@ impl Outcome {
             reason: self.reason,
             what: self.what.as_deref(),
             tries: self.tries,
+            hedge: self.hedge,
             trace,
         }
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use self::routes::Routes;
 pub use self::weighted::WeightedClusters;
 use crate::authorize::Authorization;
-use crate::balance::{EndpointSet, Feedback, Load, RetryBudget};
+use crate::balance::{EndpointSet, Feedback, Latencies, Load, RetryBudget};
 use crate::filter::{Filters, RateLimit, Redirect, Share};
 use crate::names::{Name, SpiffeId};
 use crate::policy::{Place, Policy};
@@ -237,6 +237,24 @@ pub struct Retry {
     pub base_interval: Duration,
     /// Longest back-off. Default 250 ms.
     pub max_interval: Duration,
+    /// When a second try goes beside the first, of the methods that `on` permits. Default never.
+    pub hedge: Option<Hedge>,
+}
+
+/// When a second try goes beside the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hedge {
+    /// After so much time as a share of the service's answers takes.
+    Quantile {
+        /// The share.
+        share: Share,
+        /// Never sooner.
+        least: Duration,
+        /// Answers that must have been measured.
+        samples: u32,
+    },
+    /// After this (Envoy's `hedge_on_per_try_timeout`).
+    After(Duration),
 }
 
 impl Default for Retry {
@@ -246,6 +264,7 @@ impl Default for Retry {
             on: RetryOn::default(),
             base_interval: Duration::from_millis(25),
             max_interval: Duration::from_millis(250),
+            hedge: None,
         }
     }
 }
@@ -259,7 +278,7 @@ pub struct RetryOn {
     pub statuses: Vec<RangeInclusive<u16>>,
     /// gRPC statuses, one bit each, in answers without a message.
     pub grpc_statuses: u32,
-    /// Whether `resets` and `statuses` are for idempotent methods only (RFC 9110 §9.2.2).
+    /// Whether `resets`, `statuses` and second tries are for idempotent methods only (RFC 9110 §9.2.2).
     pub idempotent_only: bool,
 }
 
@@ -281,7 +300,8 @@ impl RetryOn {
         grpc || (self.permits(method) && self.statuses.iter().any(|range| range.contains(&status)))
     }
 
-    fn permits(&self, method: &http::Method) -> bool {
+    /// Whether requests of this method may be processed twice.
+    pub fn permits(&self, method: &http::Method) -> bool {
         !self.idempotent_only || method.is_idempotent()
     }
 }
@@ -313,6 +333,8 @@ pub struct Cluster {
     pub retry_budget: Arc<RetryBudget>,
     /// Requests, connections and waiting at this moment; kept across snapshots.
     pub usage: Arc<crate::balance::Usage>,
+    /// How long answers take, where routes hedge; kept across snapshots.
+    pub latencies: Arc<Latencies>,
 }
 
 impl Default for Cluster {
@@ -331,6 +353,7 @@ impl Default for Cluster {
             limits: Limits::default(),
             retry_budget: Arc::default(),
             usage: Arc::default(),
+            latencies: Arc::default(),
         }
     }
 }

@@ -108,8 +108,10 @@ struct Try {
     span: u64,
     started: Instant,
     endpoint: Option<Arc<Endpoint>>,
-    /// How it ended, if another followed.
-    ended: Option<(Instant, Reason)>,
+    /// Whether it was sent while another went on.
+    hedge: bool,
+    /// When it ended, if it did not end the request: why it failed, or nothing where it was cancelled for another.
+    ended: Option<(Instant, Option<Reason>)>,
 }
 
 impl Tracer {
@@ -163,13 +165,29 @@ impl Trace {
         if self.followed {
             context::write(headers, Parent { trace: self.trace, span }, true, &self.incoming);
         }
-        self.tries.push(Try { span, started: clock::now(), endpoint, ended: None });
+        self.tries.push(Try { span, started: clock::now(), endpoint, hedge: false, ended: None });
+    }
+
+    /// The request is sent to this endpoint too, while the last try goes on.
+    pub(crate) fn hedges(&mut self, endpoint: Arc<Endpoint>, headers: &mut HeaderMap) {
+        self.sends(Some(endpoint), headers);
+        if let Some(last) = self.tries.last_mut() {
+            last.hedge = true;
+        }
+    }
+
+    /// Of the last two tries, one has decided; the other has failed for this reason, or is cancelled.
+    pub(crate) fn raced(&mut self, second_decided: bool, lost: Option<Reason>) {
+        let loser = self.tries.iter_mut().rev().nth(usize::from(second_decided));
+        if let Some(loser) = loser {
+            loser.ended = Some((clock::now(), lost));
+        }
     }
 
     /// The last try has failed and another follows.
     pub(crate) fn sends_again(&mut self, cause: Reason) {
-        if let Some(last) = self.tries.last_mut() {
-            last.ended = Some((clock::now(), cause));
+        if let Some(last) = self.tries.iter_mut().rev().find(|one| one.ended.is_none()) {
+            last.ended = Some((clock::now(), Some(cause)));
         }
     }
 

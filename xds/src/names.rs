@@ -26,6 +26,8 @@ pub const RATE_LIMIT_FILTER: &str = "envoy.filters.http.local_ratelimit";
 pub const SESSION_FILTER: &str = "envoy.filters.http.stateful_session";
 /// The same for what Envoy's configuration has no words for: others skip it.
 pub const OWN_SESSION_FILTER: &str = "malla.dev/session";
+/// Second tries beside first ones, for which Envoy's `HedgePolicy` knows no quantile: others skip it.
+pub const HEDGING_FILTER: &str = "malla.dev/hedging";
 /// Key of a rate limit's descriptor for who calls. In Malla's sidecars its value is `namespace/service account`.
 pub const RATE_LIMIT_CLIENT: &str = "source_cluster";
 /// Condition of a retry policy that asks for no retries at all. (gRPC refuses `num_retries: 0`, and takes no part in conditions

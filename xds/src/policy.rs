@@ -1,4 +1,4 @@
-//! What a traffic policy says that Envoy's types have no field for: two messages of our own, which others skip.
+//! What policies say that Envoy's types have no field for: messages of our own, which others skip.
 //!
 //! Field numbers are the contract between control servers and sidecars of different releases: they are never used again for
 //! something else. Durations are milliseconds.
@@ -27,6 +27,23 @@ pub struct Session {
     /// How long a session lasts; zero is for as long as the client has the token.
     #[prost(uint64, tag = "3")]
     pub lifetime: u64,
+}
+
+/// Type URL of [`Hedging`].
+pub const HEDGING: &str = "malla.dev/malla.hedging.v1.Hedging";
+
+/// A second try beside the first, in `Route.typed_per_filter_config`. Of which methods, the route's `RetryPolicy` says.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Hedging {
+    /// After so much time as this share of the answers takes, in parts per million.
+    #[prost(uint32, tag = "1")]
+    pub quantile: u32,
+    /// Never sooner.
+    #[prost(uint64, tag = "2")]
+    pub minimum_delay: u64,
+    /// Answers that must have been measured.
+    #[prost(uint32, tag = "3")]
+    pub minimum_samples: u32,
 }
 
 /// Parameters of the peak-EWMA balancing policy, in `Cluster.load_balancing_policy`.
@@ -159,6 +176,13 @@ impl Session {
     /// As the configuration of a filter.
     pub fn pack(&self) -> Any {
         Any { type_url: SESSION.into(), value: self.encode_to_vec() }
+    }
+}
+
+impl Hedging {
+    /// As the configuration of a filter.
+    pub fn pack(&self) -> Any {
+        Any { type_url: HEDGING.into(), value: self.encode_to_vec() }
     }
 }
 

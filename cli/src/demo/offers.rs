@@ -9,12 +9,13 @@ use anyhow::Context;
 pub(crate) const DIRECTORY: &str = "try";
 
 /// Name and text of each file. The first lines say what will be seen.
-pub(crate) const OFFERS: [(&str, &str); 16] = [
+pub(crate) const OFFERS: [(&str, &str); 17] = [
     ("fault", FAULT),
     ("delay", DELAY),
     ("timeout", TIMEOUT),
     ("rate-limit", RATE_LIMIT),
     ("retries", RETRIES),
+    ("hedging", HEDGING),
     ("canary-by-header", CANARY),
     ("subsets", SUBSETS),
     ("sessions", SESSIONS),
@@ -118,6 +119,27 @@ spec:
   # More specific than the route that is there, so it goes first.
   - matches: [{path: {value: /discounts}}]
     retry: {attempts: 2, codes: [500, 502, 503]}
+    backendRefs: [{name: discounts, port: 8000}]
+"#;
+
+const HEDGING: &str = r#"# A call of `discounts` that takes longer than four of five others goes to the other instance too, and the first answer wins: with one of them
+# slow (see 2.), the p99 of its edge falls. `malla_hedges_total` of the callers' sidecars counts them.
+apiVersion: malla.dev/v1alpha1
+kind: RetryPolicy
+metadata: {name: discounts-hedging, namespace: travel-agency}
+spec:
+  attempts: 1
+  hedging: {quantile: 80, minimumDelay: 2ms, minimumSamples: 20}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: discounts-hedging, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: discounts}]
+  rules:
+  # More specific than the route that is there, so it goes first.
+  - matches: [{path: {value: /discounts}}]
+    filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: discounts-hedging}}]
     backendRefs: [{name: discounts, port: 8000}]
 "#;
 

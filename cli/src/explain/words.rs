@@ -2,6 +2,7 @@
 
 use malla_proxy::decode::route::RouteSpec;
 use malla_proxy::filter::Filters;
+use malla_proxy::snapshot::Hedge;
 
 use super::{Admission, Backend, Fate, What};
 use crate::output::{self, Paint};
@@ -104,6 +105,7 @@ pub(super) fn policies(route: &RouteSpec) -> Vec<String> {
         policies.push(format!("time-out {timeout:?} for each try"));
     }
     policies.push(retries(route));
+    policies.extend(route.retry.hedge.map(|hedge| hedging(hedge, route.retry.on.idempotent_only)));
     policies
         .extend(route.mirrors.iter().map(|(cluster, share)| format!("copies of {} to {cluster}", percent(share.0))));
     policies.extend(route.limits.iter().map(|limit| format!("rate limit {}", limit.name)));
@@ -144,6 +146,17 @@ fn retries(route: &RouteSpec) -> String {
     let methods = if on.idempotent_only && !on.is_nothing() { " (idempotent methods)" } else { "" };
     let tries = if route.retry.attempts == 1 { "try" } else { "tries" };
     format!("at most {} more {tries} after {}{methods}", route.retry.attempts, causes.join(", "))
+}
+
+fn hedging(hedge: Hedge, idempotent_only: bool) -> String {
+    let when = match hedge {
+        Hedge::After(delay) => format!("{delay:?}"),
+        Hedge::Quantile { share, least, samples } => {
+            format!("the time of {} of {samples} answers or more, at least {least:?}", percent(share.0))
+        }
+    };
+    let methods = if idempotent_only { " (idempotent methods)" } else { "" };
+    format!("hedged: a second try elsewhere, beside the first, after {when}{methods}")
 }
 
 fn percent(parts: u32) -> String {

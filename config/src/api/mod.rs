@@ -19,7 +19,7 @@ pub use authorization_policy::{
 pub use fault_injection::{FaultAbort, FaultDelay, FaultInjection, FaultInjectionSpec, HeaderValue};
 pub use mesh::{DefaultAuthorization, Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
 pub use rate_limit::{ClientLimit, HeaderLimits, RateLimit, RateLimitSpec, ValueLimit};
-pub use retry_policy::{GrpcStatus, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
+pub use retry_policy::{GrpcStatus, Hedging, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
 pub use route_test::{RouteTest, RouteTestSpec, TestBackend, TestExpectation, TestRequest};
 pub use traffic_policy::{PolicyTarget, TrafficPolicy, TrafficPolicySpec};
 pub use workload::{Locality, Sidecar, SidecarMode, Workload, WorkloadMtls, WorkloadSpec};

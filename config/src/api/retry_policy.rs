@@ -47,6 +47,10 @@ pub struct RetryPolicySpec {
     /// How long to wait before a further try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<RetryBackoff>,
+    /// Sends a request that has waited unusually long for its answer to a second endpoint too: the first answer counts, the other
+    /// try is cancelled. Default: never. `{}` is with every default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedging: Option<Hedging>,
 }
 
 /// Which methods may be tried again after they may have been processed.
@@ -57,6 +61,26 @@ pub enum RetryMethods {
     Idempotent,
     /// All: the service recognizes repetitions itself.
     Any,
+}
+
+/// When a request is sent to a second endpoint, though the first may still answer. For the `methods` of the policy, once for a
+/// request, and as one of its `attempts`; the retry budget holds.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Hedging {
+    /// After so much time as this share of the service's answers takes, in percent, measured by each sidecar on the requests that
+    /// may be hedged. Default 95, 50 to 99.9.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 50, max = 99.9))]
+    pub quantile: Option<f64>,
+    /// Never sooner than after this. Default `10ms`, 1ms to 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "duration"))]
+    pub minimum_delay: Option<String>,
+    /// Not before so many answers were measured. Default 100, 10 to 2000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 2000))]
+    pub minimum_samples: Option<u32>,
 }
 
 /// How long to wait before a further try.

@@ -14,6 +14,29 @@ pub struct Retry {
     pub base: Option<Duration>,
     /// The longest wait.
     pub max: Option<Duration>,
+    /// When a second try goes beside the first; never, where nothing is said.
+    pub hedging: Option<Hedging>,
+}
+
+/// A second try beside the first, of the methods that [`RetryOn`] permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hedging {
+    /// After so much time as this share of the answers takes. Default 95 %.
+    pub quantile: Share,
+    /// Never sooner. Default 10 ms.
+    pub minimum_delay: Duration,
+    /// Answers that must have been measured. Default 100.
+    pub minimum_samples: u32,
+}
+
+impl Default for Hedging {
+    fn default() -> Self {
+        Hedging {
+            quantile: Share::per_million(950_000),
+            minimum_delay: Duration::from_millis(10),
+            minimum_samples: 100,
+        }
+    }
 }
 
 /// Failures that are tried again although the request may have been processed.
@@ -25,7 +48,7 @@ pub struct RetryOn {
     pub statuses: Vec<u16>,
     /// gRPC statuses: of 1, 4, 8, 13, 14.
     pub grpc_statuses: Vec<u8>,
-    /// Whether `resets` and `statuses` are for all methods, instead of the idempotent ones.
+    /// Whether `resets`, `statuses` and hedging are for all methods, instead of the idempotent ones.
     pub any_method: bool,
 }
 

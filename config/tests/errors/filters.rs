@@ -193,6 +193,17 @@ fn retries() {
         &policy("grpcStatuses: [NotFound]"),
         &[(InvalidValue, (14, 18), of, "NotFound are not tried again", "Unavailable")],
     );
+    expect(&policy("hedging: {quantile: 99.9, minimumDelay: 1ms, minimumSamples: 2000}"), &[]);
+    expect(&policy("{attempts: 0, hedging: {}}"), &[(InvalidValue, (14, 17), of, "permits none", "`attempts: 1`")]);
+    for (quantile, message) in [("49", "49 is out of bounds"), ("100", "100 is out of bounds")] {
+        let written = policy(&format!("hedging: {{quantile: {quantile}}}"));
+        expect(&written, &[(InvalidValue, (14, 23), of, message, "from 50 to 99.9")]);
+    }
+    expect(&policy("hedging: {minimumDelay: 0s}"), &[(InvalidValue, (14, 27), of, "out of bounds", "1ms to 60s")]);
+    expect(
+        &policy("{perTryTimeout: 10ms, hedging: {}}"),
+        &[(NoEffect, (14, 25), of, "over before a second one", "`perTryTimeout` longer")],
+    );
     let field =
         |retry: &str| http(&format!("  rules:\n    - backendRefs: [{{name: cart, port: 80}}]\n      retry: {retry}\n"));
     expect(&field("{attempts: 2, codes: [500, 503], backoff: 100ms}"), &[]);
@@ -200,6 +211,33 @@ fn retries() {
     expect(&field("{backoff: 0s}"), &[(InvalidValue, (8, 24), OF, "`0s` is not a duration", "")]);
     let both = policy("attempts: 2").replace("      filters:", "      retry: {attempts: 1}\n      filters:");
     expect(&both, &[(Duplicate, (8, 7), OF, "names a `RetryPolicy` too", "remove one")]);
+}
+
+#[test]
+fn hedging_that_could_never_be_or_contradicts_the_rule() {
+    let rule = |spec: &str, rest: &str| {
+        extended("RetryPolicy", spec).replace("      filters:", &format!("{rest}      filters:"))
+    };
+    let (usual, any) = ("hedging: {minimumDelay: 20ms}", "{methods: any, hedging: {minimumDelay: 20ms}}");
+    expect(&rule(usual, "      matches: [{method: POST}, {method: GET}]\n"), &[]);
+    let writing = "      matches: [{method: POST}, {method: PATCH}]\n";
+    expect(
+        &rule(usual, writing),
+        &[(NoEffect, (9, 7), OF, "every request of this rule is of another", "`methods: any`")],
+    );
+    expect(&rule(any, writing), &[]);
+    let session = "      sessionPersistence: {}\n";
+    expect(&rule(usual, session), &[(InvalidValue, (9, 7), OF, "keeps a client at one endpoint", "remove the one")]);
+    for field in ["request", "backendRequest"] {
+        let short = format!("      timeouts: {{{field}: 20ms}}\n");
+        expect(&rule(usual, &short), &[(NoEffect, (8, 18), OF, "is over before", "a longer time")]);
+    }
+    let calls = |spec: &str| rule(spec, "").replace("HTTPRoute", "GRPCRoute").replace("port: 80}", "port: 50051}");
+    let refused = |spec: &str| {
+        let found = crate::errors(&calls(spec));
+        found.iter().any(|error| error.message.contains("gRPC calls are `POST`"))
+    };
+    assert!(refused(usual) && !refused(any));
 }
 
 #[test]

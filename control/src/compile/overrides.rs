@@ -1,8 +1,8 @@
-//! Mirrors; and faults, rate limits, CORS and sessions: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
+//! Mirrors; and faults, rate limits, CORS, sessions and hedging: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
 //! listeners of those routes.
 
 use malla_config::mesh::{
-    Abort, AbortStatus, Cors, Delay, Fault, Filters, HttpRoute, Mirror, RateLimit, Session, SessionCarrier, Share,
+    Abort, AbortStatus, Cors, Delay, Fault, HttpRoute, HttpRule, Mirror, RateLimit, Session, SessionCarrier, Share,
     TokenBucket,
 };
 use malla_xds::envoy::core::{RuntimeFractionalPercent, TypedExtensionConfig};
@@ -58,8 +58,17 @@ pub(super) fn filters(routes: &[&HttpRoute]) -> Vec<(&'static str, Any)> {
 
 /// The routes of one match, with what its rule asks for. A fault for requests with a header becomes a route of its own
 /// before the other: clients that know no such condition follow it all the same.
-pub(super) fn of_rule(route: Route, filters: &Filters) -> Vec<Route> {
+pub(super) fn of_rule(route: Route, rule: &HttpRule) -> Vec<Route> {
+    let filters = &rule.filters;
     let mut route = route;
+    if let Some(hedging) = rule.retry.as_ref().and_then(|retry| retry.hedging) {
+        let own = policy::Hedging {
+            quantile: hedging.quantile.parts(),
+            minimum_delay: u64::try_from(hedging.minimum_delay.as_millis()).unwrap_or(u64::MAX),
+            minimum_samples: hedging.minimum_samples,
+        };
+        route.typed_per_filter_config.insert(names::HEDGING_FILTER.into(), optional(own.pack()));
+    }
     if let Some(cors) = &filters.cors {
         route.typed_per_filter_config.insert(names::CORS_FILTER.into(), optional(pack_any(cors_policy(cors))));
     }

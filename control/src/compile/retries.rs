@@ -19,7 +19,8 @@ const OTHER_ENDPOINTS: i64 = 3;
 /// The policy of a rule; nothing where it says nothing: clients then have their own safe default.
 pub(super) fn policy(rule: &HttpRule) -> Option<RetryPolicy> {
     let per_try_timeout = rule.backend_request_timeout.filter(|timeout| !timeout.is_zero()).map(duration);
-    let Some(Retry { attempts, on, base, max }) = &rule.retry else {
+    // Hedging is said beside it: `HedgePolicy` knows no quantile, and gRPC no hedging over xDS.
+    let Some(Retry { attempts, on, base, max, hedging: _ }) = &rule.retry else {
         return per_try_timeout.map(|timeout| RetryPolicy {
             per_try_timeout: Some(timeout),
             num_retries: number(1),

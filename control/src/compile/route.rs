@@ -125,8 +125,7 @@ fn entries(candidate: Candidate<'_>, service_port: u16) -> Vec<Route> {
             action: Some(action),
             ..Default::default()
         };
-        let filters = &candidate.rule.filters;
-        overrides::of_rule(route_filters::change_headers(route, filters), filters)
+        overrides::of_rule(route_filters::change_headers(route, &candidate.rule.filters), candidate.rule)
     };
     paths.into_iter().flat_map(entry).collect()
 }

@@ -273,7 +273,7 @@ fn retries_are_said_for_both_dialects() {
     filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: r}}]
     backendRefs: [{name: cart-v1, port: 80}]";
     let policy = "apiVersion: malla.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {name: r, namespace: shop}\n\
-                  spec: {attempts: 2, grpcStatuses: [Unavailable, Internal], methods: any, perTryTimeout: 2s}\n---\n";
+                  spec: {attempts: 2, grpcStatuses: [Unavailable, Internal], methods: any, perTryTimeout: 2s, hedging: {quantile: 99.5}}\n---\n";
     check(
         &shop(&(route("HTTPRoute", "r", rules) + policy)),
         Route,
@@ -281,7 +281,7 @@ fn retries_are_said_for_both_dialects() {
         "[*]
          =/codes -> cart-v1.shop:80 retry[3 safe,reset,retriable-status-codes 500 503 idempotent] after 0.050s.. try 1.000s (HTTPRoute/shop/r/0)
          =/none -> cart-v1.shop:80 retry[1 none idempotent] (HTTPRoute/shop/r/1)
-         =/policy -> cart-v1.shop:80 retry[2 safe,unavailable,internal] try 2.000s (HTTPRoute/shop/r/2)",
+         =/policy -> cart-v1.shop:80 retry[2 safe,unavailable,internal] try 2.000s hedge[995000 ppm, 10 ms, 100] (HTTPRoute/shop/r/2)",
     );
 }
 

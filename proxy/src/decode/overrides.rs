@@ -1,4 +1,4 @@
-//! Mirrors, and configurations of HTTP filters in routes: faults, rate limits, CORS, sessions. Others may be skipped only if they say so (gRFC A39).
+//! Mirrors, and configurations of HTTP filters in routes: faults, rate limits, CORS, sessions, hedging. Others may be skipped only if they say so (gRFC A39).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,12 +27,14 @@ use super::fault::{At, Fault, each};
 use super::{duration, message, optional_duration, type_name, unsupported};
 use crate::filter::{self, Abort, Bucket, Carrier, Cors, HeaderLimits, RateLimit, Session, Share, TokenBucket};
 use crate::names::Name;
+use crate::snapshot::Hedge;
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 const SESSION: &str = "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute";
 const OWN_SESSION: &str = "malla.session.v1.Session";
+const HEDGING: &str = "malla.hedging.v1.Hedging";
 const COOKIE_STATE: &str = "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState";
 const HEADER_STATE: &str = "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState";
 const RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
@@ -44,6 +46,7 @@ pub(super) struct Overrides {
     pub(super) limits: Vec<Arc<RateLimit>>,
     pub(super) cors: Option<Cors>,
     pub(super) session: Option<Session>,
+    pub(super) hedge: Option<Hedge>,
 }
 
 /// Those of a route.
@@ -63,6 +66,7 @@ pub(super) fn of_route(written: &HashMap<String, Any>) -> Result<Overrides, Faul
             }
             SESSION => overrides.session = session(&message(&config.value).at(field())?).at(field())?,
             OWN_SESSION => overrides.session = Some(own_session(&message(&config.value).at(field())?).at(field())?),
+            HEDGING => overrides.hedge = Some(hedge(message(&config.value).at(field())?).at(field())?),
             CORS => overrides.cors = cors(&message(&config.value).at(field())?).at(field())?,
             _ if optional => {}
             _ => return Err(not_optional().within(field())),
@@ -176,6 +180,15 @@ fn own_session(written: &policy::Session) -> Result<Session, Fault> {
     };
     let lifetime = (written.lifetime > 0).then(|| Duration::from_millis(written.lifetime));
     Ok(Session { carrier, lifetime })
+}
+
+fn hedge(written: policy::Hedging) -> Result<Hedge, Fault> {
+    let policy::Hedging { quantile, minimum_delay, minimum_samples } = written;
+    if !(1..1_000_000).contains(&quantile) {
+        return Err(Fault::new(format!("{quantile} parts per million are no quantile")).within("quantile"));
+    }
+    let least = Duration::from_millis(minimum_delay);
+    Ok(Hedge::Quantile { share: Share(quantile), least, samples: minimum_samples })
 }
 
 /// Names of cookies are tokens, as those of headers, but not in lower case.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use malla_xds::envoy::matcher::string_matcher::MatchPattern;
 use malla_xds::envoy::route::header_matcher::HeaderMatchSpecifier;
-use malla_xds::envoy::route::{HeaderMatcher, RetryPolicy};
+use malla_xds::envoy::route::{HeaderMatcher, HedgePolicy, RetryPolicy};
 use malla_xds::names::{IDEMPOTENT_METHODS, NO_RETRIES};
 
 use super::fault::{At, Fault, each};
 use super::{duration, optional_duration, unsupported};
-use crate::snapshot::{Retry, RetryOn};
+use crate::snapshot::{Hedge, Retry, RetryOn};
 
 /// What a retry policy says.
 #[derive(Debug, Clone, Default)]
@@ -48,9 +48,33 @@ pub(super) fn retry(written: &RetryPolicy) -> Result<Retries, Fault> {
             },
             base_interval,
             max_interval: max_interval.max(base_interval),
+            hedge: None,
         },
         try_timeout: optional_duration(written.per_try_timeout.as_ref()).at("per_try_timeout")?,
     })
+}
+
+/// The retries of a route with what is said about second tries beside the first: by our own filter, or by Envoy's policy, for which
+/// the time of a try is when the second begins, not when the first ends. Both belong to retries, whose methods they are for.
+pub(super) fn hedged(
+    retries: Option<Retries>,
+    policy: Option<&HedgePolicy>,
+    own: Option<Hedge>,
+) -> Result<Retries, Fault> {
+    let asks = policy.is_some_and(|policy| policy.hedge_on_per_try_timeout);
+    if let Some(policy) = policy {
+        unsupported("initial_requests", policy.initial_requests.is_some_and(|number| number.value > 1))?;
+        unsupported("additional_request_chance", policy.additional_request_chance.is_some())?;
+    }
+    let Some(mut retries) = retries else {
+        let without = || Fault::new("is supported only beside a retry_policy");
+        return if asks || own.is_some() { Err(without()) } else { Ok(Retries::default()) };
+    };
+    retries.retry.hedge = own;
+    if asks && own.is_none() {
+        retries.retry.hedge = retries.try_timeout.take().map(Hedge::After);
+    }
+    Ok(retries)
 }
 
 /// The conditions of Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.
@@ -110,6 +134,7 @@ mod tests {
     use malla_xds::envoy::protobuf;
 
     use super::*;
+    use crate::filter::Share;
 
     fn number(value: u32) -> Option<protobuf::UInt32Value> {
         Some(protobuf::UInt32Value { value })
@@ -174,6 +199,26 @@ mod tests {
         assert!(!on.answer(&Method::POST, 500, None) && !on.reset(&Method::POST));
         assert!(on.answer(&Method::POST, 200, Some(14)), "a gRPC status was asked for by name");
         assert!(retry(&written("GET")).is_err());
+    }
+
+    #[test]
+    fn a_second_try_begins_when_the_first_takes_too_long() {
+        let written = RetryPolicy {
+            num_retries: number(1),
+            per_try_timeout: Some(protobuf::Duration { seconds: 1, nanos: 0 }),
+            ..Default::default()
+        };
+        let retries = || retry(&written).ok();
+        let asks = HedgePolicy { hedge_on_per_try_timeout: true, ..Default::default() };
+        let found = hedged(retries(), Some(&asks), None).expect("valid");
+        assert_eq!((found.retry.hedge, found.try_timeout), (Some(Hedge::After(Duration::from_secs(1))), None));
+        let own = Hedge::Quantile { share: Share(950_000), least: Duration::from_millis(10), samples: 100 };
+        let found = hedged(retries(), None, Some(own)).expect("valid");
+        assert_eq!((found.retry.hedge, found.try_timeout), (Some(own), Some(Duration::from_secs(1))));
+        assert!(hedged(None, Some(&asks), None).is_err() && hedged(None, None, Some(own)).is_err());
+        assert!(hedged(None, None, None).is_ok());
+        let more = HedgePolicy { initial_requests: number(2), ..Default::default() };
+        assert!(hedged(retries(), Some(&more), None).is_err());
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use malla_xds::envoy::route::route::Action;
 use malla_xds::envoy::route::route_action::ClusterSpecifier;
-use malla_xds::envoy::route::{self, RouteConfiguration, WeightedCluster};
+use malla_xds::envoy::route::{self, HedgePolicy, RouteConfiguration, WeightedCluster};
 
 use super::fault::{At, Fault, each};
 use super::filters::{self, header_lists};
 use super::overrides::{self, Overrides};
-use super::retry::{Retries, retry};
+use super::retry::{Retries, hedged, retry};
 use super::{matcher, optional_duration, unsupported};
 use crate::filter::{Filters, HeaderFilters, RateLimit, Redirect, Share};
 use crate::names::Name;
@@ -149,7 +149,8 @@ fn virtual_host(
     if domains.is_empty() {
         return Err(Fault::new("is empty").within("domains"));
     }
-    let inherited = written.retry_policy.as_ref().map(retry).transpose().at("retry_policy")?.unwrap_or_default();
+    let retries = written.retry_policy.as_ref().map(retry).transpose().at("retry_policy")?;
+    let inherited = Inherited { retries, hedging: written.hedge_policy.as_ref() };
     let outer = outer.with(filters::headers(&header_lists!(written))?);
     let routes = each("routes", &written.routes, |route| self::route(route, &inherited, &outer))?;
     Ok(VirtualHostSpec { domains, routes })
@@ -171,8 +172,14 @@ fn domain(text: &str) -> Result<Arc<str>, Fault> {
     Ok(host.to_ascii_lowercase().into())
 }
 
-fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<RouteSpec, Fault> {
-    let Overrides { fault, limits, cors, session } = overrides::of_route(&written.typed_per_filter_config)?;
+/// What a route takes over from its virtual host where it says nothing itself.
+struct Inherited<'a> {
+    retries: Option<Retries>,
+    hedging: Option<&'a HedgePolicy>,
+}
+
+fn route(written: &route::Route, inherited: &Inherited<'_>, outer: &Outer) -> Result<RouteSpec, Fault> {
+    let Overrides { fault, limits, cors, session, hedge } = overrides::of_route(&written.typed_per_filter_config)?;
     unsupported("route_specifiers", !written.route_specifiers.is_empty())?;
     let matcher = written.r#match.as_ref().ok_or_else(|| Fault::new("is missing").within("match"))?;
     let matcher = matcher::route_match(matcher).at("match")?;
@@ -193,7 +200,9 @@ fn route(written: &route::Route, inherited: &Retries, outer: &Outer) -> Result<R
     match &written.action {
         Some(Action::Route(action)) => {
             let retries = action.retry_policy.as_ref().map(retry).transpose().at("route.retry_policy")?;
-            let retries = retries.unwrap_or_else(|| inherited.clone());
+            let retries = retries.or_else(|| inherited.retries.clone());
+            let policy = action.hedge_policy.as_ref().or(inherited.hedging);
+            let retries = hedged(retries, policy, hedge).at("route.hedge_policy")?;
             let (clusters, of_clusters) = clusters(action, &outer).at("route")?;
             let filters = Filters {
                 headers: outer.flat(),

@@ -9,6 +9,8 @@
 //! A route may ask for more ([`RetryOn`]): tries that were lost, answers of some status. Then a body is kept while it streams,
 //! up to 64 KiB, to be sent again from its beginning; what is longer is not retried, and the answer says so.
 //!
+//! It may also ask for a second try beside a first that takes unusually long ([`hedge`]).
+//!
 //! All of it is bounded by the retry budget, but for going to another endpoint because no connection came about.
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +29,7 @@ use super::body::{Body, BodyError, grpc_status};
 use super::failure::{Failure, told};
 use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::head::{Head, MALLA_UPGRADE, Original, Upgrade};
+use super::hedge::{self, Race, Raced};
 use super::idle::Idle;
 use super::pipe::{Pipe, PipeError};
 use super::replay::Replay;
@@ -112,8 +115,8 @@ pub(super) enum UpstreamBody {
 }
 
 /// A try that failed.
-struct TryFailure {
-    failure: Failure,
+pub(super) struct TryFailure {
+    pub(super) failure: Failure,
     /// The request, if it may be sent again.
     again: Option<(Box<Head>, Body)>,
     /// Whether there was a connection to send it on.
@@ -128,7 +131,7 @@ impl TryFailure {
 }
 
 /// A response's head, its body, and what carries it.
-type Answer = (response::Parts, UpstreamBody, Lease, Option<AbortOnDropHandle<()>>);
+pub(super) type Answer = (response::Parts, UpstreamBody, Lease, Option<AbortOnDropHandle<()>>);
 
 /// Sends the request and returns the response's head as soon as it has come.
 pub(super) async fn forward(
@@ -146,8 +149,12 @@ pub(super) async fn forward(
     let key = balance::key(cluster, &head.headers, head.path.query(), plan.source);
     let (mut head, mut body) = (head, body);
     let on = &plan.retry.on;
+    let hedge = plan
+        .retry
+        .hedge
+        .filter(|_| gate.is_none() && plan.retry.attempts > 0 && head.upgrade.is_none() && on.permits(&head.method));
     let mut recorded = None;
-    if plan.retry.attempts > 0 && !on.is_nothing() && head.upgrade.is_none() {
+    if plan.retry.attempts > 0 && (hedge.is_some() || !on.is_nothing()) && head.upgrade.is_none() {
         let replay = Replay::new(std::mem::replace(&mut body, Body::empty()));
         body = replay.body().unwrap_or(Body::empty());
         recorded = Some((head.method.clone(), replay));
@@ -163,24 +170,54 @@ pub(super) async fn forward(
         };
         outcome.tried(endpoint, &mut head.headers);
         tried.extend(endpoint.map(|endpoint| endpoint.address));
-        let from_sidecar = matches!(&target, Target::Endpoint(endpoint) if endpoint.identity.is_some());
-        let try_deadline = plan.try_timeout.map(|limit| Instant::now() + limit);
-        if let Some(deadline) = plan.grpc_deadline {
-            let until = try_deadline.map_or(deadline, |at| at.min(deadline));
-            head.headers.insert(GRPC_TIMEOUT, grpc_timeout::write(until.duration_since(Instant::now())));
-        }
-        let kept = recorded.as_ref().filter(|_| left > 0).map(|(_, replay)| (head.clone(), replay));
+        let mut from_sidecar = matches!(&target, Target::Endpoint(endpoint) if endpoint.identity.is_some());
+        let mut try_deadline = plan.try_timeout.map(|limit| Instant::now() + limit);
+        tell_deadline(plan, &mut head, try_deadline);
+        let mut kept = recorded.as_ref().filter(|_| left > 0).map(|(_, replay)| (head.clone(), replay));
         if let Some(idle) = &plan.idle {
             idle.touch();
         }
+        let race = hedge.filter(|_| left == plan.retry.attempts).zip(kept.as_ref()).map(|(hedge, (head, replay))| {
+            let delay = hedge::delay(hedge, cluster);
+            (hedge, delay.map(|delay| Race { worker, plan, head, replay, tried: &tried, key, delay }))
+        });
+        let mut raced = Raced::default();
         let result = {
             let sending = pin!(send(worker, plan, &target, head, body, gate.as_ref(), left > 0));
-            match &plan.idle {
-                None => in_time(sending, try_deadline, &target).await,
+            match (race, &plan.idle) {
+                (None, None) => in_time(sending, try_deadline, &target).await,
                 // Boxed: few ask for it, and every request would have to have room for it.
-                Some(idle) => Box::pin(unless_idle(idle, in_time(sending, try_deadline, &target), &target)).await,
+                (None, Some(idle)) => {
+                    Box::pin(unless_idle(idle, in_time(sending, try_deadline, &target), &target)).await
+                }
+                (Some((hedge, race)), idle) => {
+                    let begun = Instant::now();
+                    let first = in_time(sending, try_deadline, &target);
+                    let answering = async {
+                        match race {
+                            Some(race) => race.run(first, &mut load, outcome, &mut raced).await,
+                            None => first.await,
+                        }
+                    };
+                    let result = match idle {
+                        None => Box::pin(answering).await,
+                        Some(idle) => Box::pin(unless_idle(idle, answering, &target)).await,
+                    };
+                    hedge::measure(hedge, cluster, begun, &result);
+                    result
+                }
             }
         };
+        if raced.sent {
+            left -= 1;
+            kept = kept.filter(|_| left > 0);
+        }
+        if let Some(second) = raced.second.map(|second| *second) {
+            from_sidecar = second.endpoint.identity.is_some();
+            try_deadline = second.deadline;
+            tried.push(second.endpoint.address);
+            (load, retry) = (Some(second.load), Some(second.permission));
+        }
         let cause;
         (cause, head, body) = match result {
             Ok((response, body, lease, upload)) => {
@@ -249,8 +286,16 @@ pub(super) async fn forward(
     }
 }
 
+/// Tells the next hop of a gRPC call how long the caller waits, or this try.
+pub(super) fn tell_deadline(plan: &Plan<'_>, head: &mut Head, of_try: Option<Instant>) {
+    if let Some(deadline) = plan.grpc_deadline {
+        let until = of_try.map_or(deadline, |at| at.min(deadline));
+        head.headers.insert(GRPC_TIMEOUT, grpc_timeout::write(until.duration_since(Instant::now())));
+    }
+}
+
 /// A try within its time.
-async fn in_time(
+pub(super) async fn in_time(
     sending: Pin<&mut impl Future<Output = Result<Answer, TryFailure>>>,
     deadline: Option<Instant>,
     target: &Target,
@@ -282,7 +327,7 @@ async fn unless_idle(
 
 /// Whether an answer is one that the route retries. Of gRPC only answers without a message can be: others have begun to
 /// reach the caller (gRFC A6).
-fn retries_answer(on: &RetryOn, method: &http::Method, response: &response::Parts) -> bool {
+pub(super) fn retries_answer(on: &RetryOn, method: &http::Method, response: &response::Parts) -> bool {
     let grpc = if on.grpc_statuses == 0 { None } else { grpc_status(&response.headers) };
     on.answer(method, response.status.as_u16(), grpc)
 }
@@ -313,7 +358,7 @@ fn exhausted(failure: Failure, attempts: u8) -> Failure {
 }
 
 /// Whether an endpoint that failed like this should be spared for a while.
-fn is_endpoints_fault(reason: Reason) -> bool {
+pub(super) fn is_endpoints_fault(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::ClientReset
@@ -354,7 +399,7 @@ fn has_other(cluster: &Cluster, tried: &[SocketAddr]) -> bool {
     set.iter().any(|endpoint| !tried.contains(&endpoint.address))
 }
 
-async fn send(
+pub(super) async fn send(
     worker: &Arc<Worker>,
     plan: &Plan<'_>,
     target: &Target,

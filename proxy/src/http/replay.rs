@@ -79,6 +79,14 @@ impl Replay {
 }
 
 impl Replay {
+    /// The body from its beginning, if all of it has come and is there: it can be read while another reader is under way.
+    pub(crate) fn complete(&self) -> Option<Body> {
+        match self {
+            Replay::Nothing => Some(Body::empty()),
+            Replay::Kept(recording) => recording.lock().ended.then(|| self.body()).flatten(),
+        }
+    }
+
     /// A copy of the whole body, once it has been read to its end; never if that is beyond the limit.
     pub(crate) fn whole(&self) -> oneshot::Receiver<Body> {
         let (watcher, whole) = oneshot::channel();
@@ -220,6 +228,18 @@ mod tests {
         let replay = Replay::new(Body::text(Bytes::from(long.clone())));
         assert_eq!(read(replay.body().expect("not read yet")).await, long);
         assert!(replay.body().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_is_complete_when_its_end_was_read() {
+        let replay = Replay::new(Body::text(Bytes::from_static(b"hello")));
+        let first = replay.body().expect("nothing is lost");
+        assert!(replay.complete().is_none(), "nothing was read");
+        assert_eq!(read(first).await, b"hello");
+        assert_eq!(read(replay.complete().expect("all was read")).await, b"hello");
+        let long = Replay::new(Body::text(Bytes::from(vec![7; LIMIT + 1])));
+        read(long.body().expect("not read yet")).await;
+        assert!(long.complete().is_none());
     }
 
     #[test]

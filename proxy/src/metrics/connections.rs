@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::table::help;
-use super::{Detected, Direction, EdgeRow, add};
+use super::{Detected, Direction, EdgeRow, Hedged, add};
 use crate::names::Name;
 use crate::reason::Reason;
 
@@ -30,6 +30,12 @@ struct ClusterLabel {
 struct ClusterReason {
     cluster: Name,
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterResult {
+    cluster: Name,
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +75,7 @@ pub(super) struct Connections {
     closed: Family<ClusterLabel, Counter>,
     not_made: Family<ClusterReason, Counter>,
     retries: Family<ClusterReason, Counter>,
+    hedges: Family<ClusterResult, Counter>,
     tcp: Family<TcpLabels, Counter>,
     tcp_failed: Family<TcpReason, Counter>,
     tcp_sent: Family<TcpLabels, Counter>,
@@ -114,6 +121,7 @@ impl Connections {
             "upstream_connections_closed": closed,
             "upstream_connections_failed": not_made,
             "retries": retries,
+            "hedges": hedges,
             "tcp_connections": tcp,
             "tcp_connections_failed": tcp_failed,
             "tcp_sent_bytes": tcp_sent,
@@ -161,6 +169,10 @@ impl Connections {
 
     pub(super) fn retried(&self, cluster: &Name, reason: Reason) {
         self.retries.get_or_create(&ClusterReason { cluster: cluster.clone(), reason: reason.word() }).inc();
+    }
+
+    pub(super) fn hedged(&self, cluster: &Name, result: Hedged) {
+        self.hedges.get_or_create(&ClusterResult { cluster: cluster.clone(), result: result.word() }).inc();
     }
 
     pub(super) fn tcp(&self, direction: Direction, service: &Name, peer: &str, workload: &str) -> TcpConnection {

@@ -56,6 +56,11 @@ pub const TABLE: &[Documented] = &[
     counter("malla_upstream_connections_failed", &["cluster", "reason"], "HTTP connections to upstreams not made"),
     counter("malla_retries", &["cluster", "reason"], "Requests tried once more, by what had failed"),
     counter(
+        "malla_hedges",
+        &["cluster", "result"],
+        "Second tries beside first ones that took long, by what came of them",
+    ),
+    counter(
         "malla_tcp_connections",
         &["direction", "service", "identity", "destination"],
         "Raw TCP connections that were begun",

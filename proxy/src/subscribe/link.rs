@@ -382,6 +382,7 @@ fn build(
         limits: spec.limits,
         retry_budget,
         usage: before.map(|before| before.usage.clone()).unwrap_or_default(),
+        latencies: before.map(|before| before.latencies.clone()).unwrap_or_default(),
     }
 }
 

@@ -205,6 +205,7 @@ mod tests {
                 reason: Some(Reason::NoEndpoints),
                 what: None,
                 tries: 0,
+                hedge: None,
                 trace: None,
             }
         }

@@ -62,11 +62,18 @@ fn of_try(trace: &Trace, record: &Record<'_>, number: usize, one: &Try, clock: &
     if number > 0 {
         attributes.push(KeyValue::new("http.request.resend_count", i64::try_from(number).unwrap_or(i64::MAX)));
     }
+    if one.hedge {
+        attributes.push(KeyValue::new("malla.hedge", true));
+    }
     let (ended, reason) = match one.ended {
-        Some((at, cause)) => {
+        Some((at, Some(cause))) => {
             attributes.push(KeyValue::new("error.type", cause.word()));
             attributes.push(KeyValue::new("malla.reason", cause.word()));
             (at, Some(cause))
+        }
+        Some((at, None)) => {
+            attributes.push(KeyValue::new("malla.cancelled", true));
+            (at, None)
         }
         None => {
             ending(record, &mut attributes);
@@ -74,7 +81,8 @@ fn of_try(trace: &Trace, record: &Record<'_>, number: usize, one: &Try, clock: &
         }
     };
     let status = match one.ended {
-        Some((_, cause)) => Status::error(cause.sentence()),
+        Some((_, Some(cause))) => Status::error(cause.sentence()),
+        Some((_, None)) => Status::Unset,
         None => status(record, reason),
     };
     span(trace, record, one.span, SpanKind::Client, (one.started, ended), attributes, status, clock)

@@ -17,6 +17,8 @@ use malla_xds::envoy::route::weighted_cluster::ClusterWeight;
 use malla_xds::envoy::route::{FilterConfig, RedirectAction, RetryPolicy, Route, RouteConfiguration};
 use malla_xds::envoy::types::TokenBucket;
 use malla_xds::names;
+use malla_xds::policy::Hedging;
+use prost::Message;
 
 use super::{seconds, string, unpack};
 
@@ -171,6 +173,10 @@ fn override_text(name: &str, any: &protobuf::Any) -> String {
         return format!(
             " cors[{origins} | {allow_methods} | {allow_headers} | {expose_headers} | {max_age}{credentials}]"
         );
+    }
+    if name == names::HEDGING_FILTER {
+        let own = Hedging::decode(&optional.config.expect("is set").value[..]).expect("valid");
+        return format!(" hedge[{} ppm, {} ms, {}]", own.quantile, own.minimum_delay, own.minimum_samples);
     }
     assert_eq!(name, names::RATE_LIMIT_FILTER);
     let limit: LocalRateLimit = unpack(&optional.config.expect("is set"));

@@ -130,6 +130,7 @@ async fn retries_of_a_service_that_fails_every_request_add_at_most_a_fifth() {
         on: RetryOn { statuses: vec![500..=599], ..RetryOn::default() },
         base_interval: Duration::ZERO,
         max_interval: Duration::ZERO,
+        hedge: None,
     };
     let policy = Policy { outliers: Some(OutlierDetection::default()), ..Policy::default() };
     let (sidecar, cluster) = sidecar(with_policy(&[sick], policy), |route| Route { retry, ..route }).await;
