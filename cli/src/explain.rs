@@ -2,6 +2,7 @@
 //! server and the sidecar, and asked instead of served.
 
 mod authorization;
+mod cluster;
 mod words;
 
 use std::net::IpAddr;
@@ -126,6 +127,9 @@ pub(crate) struct Backend {
     pub(crate) path: String,
     /// The headers that it sees, as far as they are known here.
     pub(crate) headers: Vec<(String, String)>,
+    /// What holds for all requests to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) policy: Vec<String>,
     /// Whether its sidecars let the client in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) admissions: Vec<Admission>,
@@ -228,6 +232,7 @@ fn what(resources: &Resources, client: &Client, route: &RouteSpec, request: &Req
             host: forwarded.host,
             path: forwarded.path,
             headers: forwarded.headers,
+            policy: cluster::policy(resources, client, cluster)?,
             admissions: authorization::admissions(resources, client, request, (route, place), cluster)?,
         })
     };
@@ -324,6 +329,70 @@ spec:
         assert_eq!(seen, [("cart.shop:80", 90.0, "/y?q=1"), ("cart-v2.shop:80", 10.0, "/y?q=1")]);
         assert!(fate.policies.contains(&"time-out 5s for the request".to_owned()), "{fate:?}");
         assert_eq!(describe(&fate), "to cart.shop:80 90 %, cart-v2.shop:80 10 % by HTTPRoute/shop/cart/rest");
+    }
+
+    #[test]
+    fn it_is_told_what_holds_for_the_service_that_a_request_goes_to() {
+        let policies = "
+---
+apiVersion: malla.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart-v2}]
+  loadBalancer: {algorithm: maglev, hash: [{header: x-user}, {sourceAddress: true}], boundedLoadPercent: 150}
+  limits: {maxConnections: 7, maxRequests: 9, maxPendingRequests: 3, pendingTimeout: 200ms, perEndpoint: {maxRequests: 4}}
+  timeouts: {connect: 250ms, idle: 10m, requestIdle: 30s}
+  retryBudget: {percent: 10, minRetriesPerSecond: 0}
+  outlierDetection: {consecutive5xx: 3, latency: {}}
+  healthCheck: {http: {path: /healthz}}
+  overload: {adaptiveConcurrency: {}, priorityHeader: x-priority}
+---
+apiVersion: malla.dev/v1alpha1
+kind: RetryPolicy
+metadata: {name: hedged, namespace: shop}
+spec: {hedging: {quantile: 90}}
+";
+        let mesh = MESH.replace(
+            "    backendRefs: [{name: cart-v2, port: 80}]",
+            "    filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: hedged}}]
+    backendRefs: [{name: cart-v2, port: 80}]",
+        );
+        let mesh = malla_config::load(&[SourceFile::new("mesh.yaml", format!("{mesh}{policies}"))]).expect("valid");
+        let resources = malla_control::offline::compiled(mesh).expect("compiles");
+        let of = |path: &str, headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let request = Request::new("GET", &format!("http://cart.shop{path}"), headers).expect("a request");
+            fate(&resources, &"shop/any".parse().expect("a client"), &request).expect("decodes")
+        };
+        let policy = |fate: &Fate| match &fate.what {
+            What::Forward { backends } => backends[0].policy.clone(),
+            other => panic!("{other:?}"),
+        };
+        let chosen = of("/", &[("x-tester", "1")]);
+        let hedged = "hedged: a second try elsewhere, beside the first, after the time of 90 % of 100 answers or more, at \
+                      least 10ms (idempotent methods)";
+        assert!(chosen.policies.iter().any(|policy| policy == hedged), "{:?}", chosen.policies);
+        let expected = [
+            "balanced by maglev of the header x-user, else the client's address, at most 150 % of the mean load, 65537 \
+             places, the nearest first (zone, region, all) while 70 % of them are healthy",
+            "health not believed under 50 % healthy",
+            "at most 7 connections, 9 requests at once, 3 waiting for 200ms, 4 requests of each endpoint",
+            "retries and hedges: 10 % of requests, 0 per second in any case",
+            "time-outs: to connect 250ms, of an idle connection 10m, of a request on which nothing moves 30s",
+            "left out for 30s to 5m, at most 50 % of the endpoints, after 5 gateway failures in a row, or 3 statuses from \
+             500 on in a row, or 500 % of the median latency (3 endpoints of 50 requests in 10s)",
+            "checked by GET /healthz every 10s within 1s: out after 3 failures, back after 2 successes",
+            "requests at once follow latency every 100ms, 10 to 1000, low x-priority refused first",
+        ];
+        assert_eq!(policy(&chosen), expected);
+        let defaults = policy(&of("/api", &[]));
+        assert_eq!(
+            defaults[0],
+            "balanced by peakEwma, the nearest first (zone, region, all) while 70 % of them are healthy"
+        );
+        assert_eq!(defaults[4], "time-outs: to connect 1s, of an idle connection 1h");
+        assert_eq!(defaults[6], "no active health checks");
     }
 
     #[test]

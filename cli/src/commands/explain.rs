@@ -11,7 +11,7 @@ use malla_proxy::explain::Request;
 use serde_json::json;
 
 use crate::arguments::{ExplainArguments, OutputFormat};
-use crate::explain::{self, Client, Fate};
+use crate::explain::{self, Backend, Client, Fate, What};
 use crate::output::{self, Paint};
 
 /// Prints the fate of a request; or of several, where two configurations differ: then the exit code is 1 if any does.
@@ -54,14 +54,7 @@ fn diff(arguments: &ExplainArguments, old: &Path, new: &Path, paint: Paint) -> a
     }
     asked.dedup_by(|later, first| later.text == first.text);
     anyhow::ensure!(!asked.is_empty(), "give a request, `--requests FILE`, or RouteTests in the configurations");
-    let mut differences = Vec::new();
-    for asked in &asked {
-        let then = explain::fate(&before, &asked.client, &asked.request)?;
-        let now = explain::fate(&after, &asked.client, &asked.request)?;
-        if !same(&then, &now) {
-            differences.push((asked, then, now));
-        }
-    }
+    let differences = differences(&before, &after, &asked)?;
     match arguments.output.format {
         OutputFormat::Json => {
             let each =
@@ -80,13 +73,35 @@ fn diff(arguments: &ExplainArguments, old: &Path, new: &Path, paint: Paint) -> a
     Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Those requests that two configurations treat differently, with what becomes of them in the one and in the other.
+fn differences<'a>(
+    before: &Resources,
+    after: &Resources,
+    asked: &'a [Asked],
+) -> anyhow::Result<Vec<(&'a Asked, Fate, Fate)>> {
+    let mut differences = Vec::new();
+    for asked in asked {
+        let then = explain::fate(before, &asked.client, &asked.request)?;
+        let now = explain::fate(after, &asked.client, &asked.request)?;
+        if !same(&then, &now) {
+            differences.push((asked, then, now));
+        }
+    }
+    Ok(differences)
+}
+
 /// Whether it makes no difference to the request, whatever the routes are called.
 fn same(one: &Fate, other: &Fate) -> bool {
     one.what == other.what && one.policies == other.policies
 }
 
 fn in_full(fate: &Fate) -> String {
-    let policies = fate.policies.join("; ");
+    let mut policies = fate.policies.clone();
+    if let What::Forward { backends } = &fate.what {
+        let told = |backend: &Backend| format!("{}: {}", backend.cluster, backend.policy.join("; "));
+        policies.extend(backends.iter().filter(|backend| !backend.policy.is_empty()).map(told));
+    }
+    let policies = policies.join("; ");
     if policies.is_empty() { explain::describe(fate) } else { format!("{}; {policies}", explain::describe(fate)) }
 }
 
@@ -161,4 +176,86 @@ pub(crate) fn method_and_target(typed: &[String]) -> Option<(&str, &str)> {
 pub(crate) fn header(text: &str) -> anyhow::Result<(String, String)> {
     let (name, value) = text.split_once(':').with_context(|| format!("{text:?} is not `name: value`"))?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use malla_config::SourceFile;
+
+    use super::*;
+
+    fn mesh(rules: &str, more: &str) -> Resources {
+        let text = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: cart, namespace: shop}}
+spec: {{selector: {{app: cart}}, ports: [{{name: http, port: 80, appProtocol: http}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: cart-v2, namespace: shop}}
+spec: {{selector: {{app: v2}}, ports: [{{name: http, port: 80, appProtocol: http}}]}}
+---
+apiVersion: malla.dev/v1alpha1
+kind: Workload
+metadata: {{name: cart-1, namespace: shop, labels: {{app: cart}}}}
+spec: {{address: 10.0.0.1}}
+---
+apiVersion: malla.dev/v1alpha1
+kind: Workload
+metadata: {{name: cart-2, namespace: shop, labels: {{app: v2}}}}
+spec: {{address: 10.0.0.2}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: cart, namespace: shop}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: cart}}]
+  rules:
+{rules}---
+{more}"
+        );
+        let mesh =
+            malla_config::load(&[SourceFile::new("mesh.yaml", text)]).unwrap_or_else(|report| panic!("{report}"));
+        malla_control::offline::compiled(mesh).expect("compiles")
+    }
+
+    #[test]
+    fn the_requests_that_a_change_concerns_are_found_and_no_others() {
+        const REST: &str = "  - backendRefs: [{name: cart, port: 80}]\n";
+        let from: Client = "web/front".parse().expect("a client");
+        let asked: Vec<Asked> = [
+            "http://cart.shop/",
+            "GET http://cart.shop/new | x-tester: 1",
+            "from=shop/batch POST http://cart.shop/new",
+            "http://cart-v2.shop/",
+        ]
+        .iter()
+        .map(|line| Asked::of_line(line, &from).expect("a request"))
+        .collect();
+        let before = mesh(REST, "");
+        let moved = |after: &Resources| -> Vec<String> {
+            let differences = differences(&before, after, &asked).expect("both are understood");
+            differences.into_iter().map(|(asked, _, _)| asked.text.clone()).collect()
+        };
+        assert!(moved(&mesh(REST, "")).is_empty());
+        let named = REST.replace("- backendRefs", "- name: rest\n    backendRefs");
+        assert!(moved(&mesh(&named, "")).is_empty(), "what a rule is called makes no difference");
+        let canary =
+            "  - matches: [{headers: [{name: x-tester, value: '1'}]}]\n    backendRefs: [{name: cart-v2, port: 80}]\n";
+        let tester = "GET http://cart.shop/new from web/front, x-tester: 1";
+        assert_eq!(moved(&mesh(&format!("{canary}{REST}"), "")), [tester]);
+        let timed =
+            "  - matches: [{method: POST}]\n    timeouts: {request: 1s}\n    backendRefs: [{name: cart, port: 80}]\n";
+        assert_eq!(moved(&mesh(&format!("{timed}{REST}"), "")), ["POST http://cart.shop/new from shop/batch"]);
+        let policy = "apiVersion: malla.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: v2, namespace: shop}\n\
+                      spec: {targetRefs: [{group: '', kind: Service, name: cart-v2}], limits: {maxRequests: 5}}\n";
+        let found = differences(&before, &mesh(REST, policy), &asked).expect("both are understood");
+        let [(one, then, now)] = &found[..] else { panic!("one difference") };
+        assert_eq!(one.text, "GET http://cart-v2.shop/ from web/front");
+        assert!(!in_full(then).contains("5 requests at once") && in_full(now).contains("5 requests at once"));
+        for line in ["", "a b c", "from=web http://a/", "GET http://a/ | no-colon"] {
+            assert!(Asked::of_line(line, &from).is_err(), "{line:?}");
+        }
+    }
 }

@@ -86,6 +86,7 @@ pub(crate) fn print(fate: &Fate, paint: Paint) -> anyhow::Result<()> {
             for backend in backends {
                 let seen = format!("{}, which sees {}{}", share(backend), backend.host, backend.path);
                 lines.push(line("to", &seen));
+                lines.extend(backend.policy.iter().map(|policy| line("service", policy)));
                 lines.extend(backend.admissions.iter().map(|admission| line("caller", &let_in(admission))));
             }
         }
