@@ -31,6 +31,9 @@ pub struct Dialer {
     /// Whether it may use up what is kept for the sidecar itself.
     is_for_itself: bool,
     transparent: Option<Transparent>,
+    /// Where connections go in simulations, instead of to sockets.
+    #[cfg(test)]
+    pub(crate) network: Option<crate::simulation::Network>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,12 +70,24 @@ impl Dialer {
             inbound_port: settings.inbound.port(),
             open: Arc::default(),
         });
-        Dialer { mark: settings.mark, is_for_itself: false, transparent }
+        Dialer {
+            mark: settings.mark,
+            is_for_itself: false,
+            transparent,
+            #[cfg(test)]
+            network: None,
+        }
     }
 
     /// The same, for the sidecar's own business: it may take the last descriptors.
     pub(crate) fn for_itself(&self) -> Self {
-        Dialer { mark: self.mark, is_for_itself: true, transparent: self.transparent.clone() }
+        Dialer {
+            mark: self.mark,
+            is_for_itself: true,
+            transparent: self.transparent.clone(),
+            #[cfg(test)]
+            network: None,
+        }
     }
 
     /// A plain TCP connection within `limit`.

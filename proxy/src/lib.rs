@@ -40,6 +40,8 @@ pub mod route;
 pub mod run;
 pub mod settings;
 pub mod shared;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod stream;
 pub mod subscribe;

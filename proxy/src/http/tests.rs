@@ -9,4 +9,5 @@ mod http1;
 mod limits;
 mod retry;
 mod retry_on;
+mod simulated;
 mod trace;

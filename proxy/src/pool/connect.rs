@@ -108,6 +108,10 @@ enum Driven {
 }
 
 async fn stream(worker: &Worker, cluster: &Cluster, target: &Target, alpn: Alpn) -> Result<Stream, ConnectError> {
+    #[cfg(test)]
+    if let (Some(network), Target::Endpoint(endpoint)) = (&worker.shared.dialer.network, target) {
+        return network.connect(endpoint.address, cluster.connect_timeout).await;
+    }
     match target {
         Target::Endpoint(endpoint) => Ok(tls::connect(&worker.shared, cluster, endpoint, alpn).await?.stream),
         Target::Address(address) => Ok(worker.shared.dialer.dial(*address, cluster.connect_timeout).await?.into()),
