@@ -36,6 +36,7 @@ use crate::authorize::Authorization;
 use crate::clock;
 use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
+use crate::peers::Proof;
 use crate::reason::Reason;
 use crate::shared::Worker;
 use crate::snapshot::Cluster;
@@ -88,6 +89,8 @@ pub struct Inbound {
     pub port: u16,
     /// Identity of the client's sidecar; `None` in plaintext.
     pub peer: Option<SpiffeId>,
+    /// Until when that is proved.
+    pub proof: Option<Proof>,
     /// Address of the peer that connected.
     pub source: IpAddr,
     /// Address that the client connected to before redirection; used for upstreams of the original destination.
@@ -137,6 +140,18 @@ impl Connection {
         match self.side {
             Side::Outbound(_) => Direction::Outbound,
             Side::Inbound(_) => Direction::Inbound,
+        }
+    }
+
+    /// Ends when the connection shall take no more requests: the sidecar stops, or the client is nobody any more.
+    async fn closing(&self) {
+        let draining = self.worker.shared.drain.draining();
+        match &self.side {
+            Side::Inbound(Inbound { proof: Some(proof), .. }) => tokio::select! {
+                () = draining => {}
+                () = Box::pin(proof.outlived(Duration::ZERO)) => {}
+            },
+            Side::Inbound(_) | Side::Outbound(_) => draining.await,
         }
     }
 

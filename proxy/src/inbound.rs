@@ -12,7 +12,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::authorize::{Subject, Verdict, authorize};
 use crate::detect::{self, Detected};
@@ -21,6 +24,7 @@ use crate::metrics::Direction;
 use crate::names::SpiffeId;
 use crate::original_dst::{OriginalDst, original_dst};
 use crate::outbound::counted;
+use crate::peers::Proof;
 use crate::reason::Reason;
 use crate::shared::{Shared, Worker};
 use crate::snapshot::{Inbound, InboundPort, Plaintext, Protocol};
@@ -34,6 +38,9 @@ const CLIENT_HELLO: PeekLimits = PeekLimits { first: Duration::from_secs(10), re
 /// Where plaintext is permitted on a port of TCP: a client of the mesh sends its ClientHello at once, another may wait for the
 /// server to speak.
 const BRIEFLY: PeekLimits = PeekLimits { first: Duration::from_millis(200), rest: Duration::from_secs(10) };
+
+/// How long a client that has shown its certificate may take to take our last words.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// What the names of the mesh end in.
 const MESH: &str = ".mesh";
@@ -113,7 +120,14 @@ async fn mesh(worker: Arc<Worker>, port: &InboundPort, stream: Replay, original:
             return tracing::info!(reason = %error.reason(), %error, cause, %peer, "inbound handshake failed");
         }
     };
-    carry(worker, port, accepted.stream, accepted.alpn, Some(accepted.peer), original, peer).await;
+    let proof = shared.peers.shown(&accepted.peer, peer.ip(), accepted.until);
+    if accepted.alpn == Some(Alpn::Renewed) {
+        // That was all: other connections of the client's stay.
+        let mut stream = accepted.stream;
+        let _ = timeout(FAREWELL, stream.shutdown()).await;
+        return;
+    }
+    carry(worker, port, accepted.stream, accepted.alpn, Some((accepted.peer, proof)), original, peer).await;
 }
 
 /// To the application, as what the port speaks; `alpn` is what the client said about it.
@@ -122,13 +136,14 @@ async fn carry(
     port: &InboundPort,
     mut stream: Stream,
     alpn: Option<Alpn>,
-    client: Option<SpiffeId>,
+    client: Option<(SpiffeId, Proof)>,
     original: OriginalDst,
     peer: SocketAddr,
 ) {
     let shared = worker.shared.clone();
+    let (client, proof) = client.unzip();
     let version = match (port.protocol, alpn) {
-        (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Detect, Some(Alpn::Tcp)) => None,
+        (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Detect, Some(Alpn::Tcp | Alpn::Renewed)) => None,
         (Protocol::Http | Protocol::Detect, Some(Alpn::H2)) => Some(Version::Http2),
         (Protocol::Http, _) => match stream.peek(CLIENT_HELLO, detect::http_version).await {
             Ok(Peeked::Decided(version)) => Some(version),
@@ -154,20 +169,37 @@ async fn carry(
                 service: port.service.clone(),
                 port: port.port,
                 peer: client,
+                proof: proof.clone(),
                 source: peer.ip(),
                 original_destination: Some(destination),
                 before: Some((port.upstream.clone(), port.authorization.clone())),
             });
-            Box::pin(http::serve(worker, stream, version, side)).await;
+            // Requests under way when the client's proof ends have the time to end that those of a drained sidecar have.
+            let grace = shared.settings.drain;
+            tokio::select! {
+                () = Box::pin(http::serve(worker, stream, version, side)) => {}
+                () = outlived(proof.as_ref(), grace) => {
+                    shared.metrics.connection_refused(Direction::Inbound, Reason::PeerExpired);
+                    tracing::info!(reason = %Reason::PeerExpired, %peer, service = %port.service, "inbound connection cut");
+                }
+            }
         }
-        None => raw(&shared, port, stream, client.as_ref(), destination, peer).await,
+        None => raw(&shared, port, stream, client.as_ref(), proof.as_ref(), destination, peer).await,
     }
 }
 
 /// The application's own TLS, untouched: who the client is, is the application's to judge.
 async fn application_tls(shared: &Shared, port: &InboundPort, stream: Replay, original: OriginalDst, peer: SocketAddr) {
     let destination = SocketAddr::new(original.address.ip(), port.port);
-    raw(shared, port, stream.into(), None, destination, peer).await;
+    raw(shared, port, stream.into(), None, None, destination, peer).await;
+}
+
+/// Ends when a client that has proved who it is has not done so for this long; never in plaintext.
+async fn outlived(proof: Option<&Proof>, grace: Duration) {
+    match proof {
+        Some(proof) => Box::pin(proof.outlived(grace)).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn raw(
@@ -175,10 +207,12 @@ async fn raw(
     port: &InboundPort,
     stream: Stream,
     client: Option<&SpiffeId>,
+    proof: Option<&Proof>,
     destination: SocketAddr,
     peer: SocketAddr,
 ) {
     let identity = client.map_or("", SpiffeId::as_str);
+    let changes = shared.directory.inbound_changes();
     if !may(shared, port, client, peer) {
         shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(Reason::Denied);
         return refuse(shared, stream, Reason::Denied, &format_args!("{peer} {identity} to {}", port.service));
@@ -186,7 +220,13 @@ async fn raw(
     match Box::pin(tcp::open(shared, &port.upstream, Some(destination))).await {
         Ok(upstream) => {
             let upstream = upstream.labelled(&port.service);
-            tcp::carry(shared, Direction::Inbound, stream, client, upstream).await;
+            let ends = async {
+                tokio::select! {
+                    () = outlived(proof, Duration::ZERO) => Reason::PeerExpired,
+                    () = denied_later(shared, port, changes, client, peer) => Reason::Denied,
+                }
+            };
+            tcp::carry_until(shared, Direction::Inbound, stream, client, upstream, ends).await;
         }
         Err(error) => {
             shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(error.reason());
@@ -209,6 +249,29 @@ fn may(shared: &Shared, port: &InboundPort, client: Option<&SpiffeId>, peer: Soc
         shared.metrics.denied(&port.service, policy);
     }
     denied.is_none()
+}
+
+/// Ends when the rules of the port would no longer let a raw stream in that they have let in.
+async fn denied_later(
+    shared: &Shared,
+    port: &InboundPort,
+    mut changes: watch::Receiver<()>,
+    client: Option<&SpiffeId>,
+    peer: SocketAddr,
+) {
+    // What was asked may have been older than what is applied by now.
+    changes.mark_changed();
+    while changes.changed().await.is_ok() {
+        let snapshot = shared.directory.snapshot();
+        let same = |known: &&InboundPort| known.service == port.service && known.port == port.port;
+        let now = snapshot.inbound.as_ref().and_then(|inbound| inbound.ports.iter().find(same));
+        let Some(rules) = now.and_then(|port| port.authorization.as_ref()) else { continue };
+        let subject = Subject { peer: client, source: peer.ip(), port: port.port, head: None };
+        if let Some(policy) = authorize(rules, &subject).denied {
+            return shared.metrics.denied(&port.service, policy);
+        }
+    }
+    std::future::pending().await
 }
 
 /// Counts, says why, and resets: a clean end would look like an empty answer.

@@ -31,6 +31,7 @@ pub mod names;
 pub mod original_dst;
 pub mod outbound;
 pub mod outcome;
+pub mod peers;
 pub mod policy;
 pub mod pool;
 mod probe;

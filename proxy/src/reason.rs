@@ -45,6 +45,7 @@ reasons! {
     TlsFailed = "tls_failed", 503, "the TLS handshake failed";
     IdentityMissing = "identity_missing", 503, "this sidecar has no certificate yet";
     IdentityExpired = "identity_expired", 503, "this sidecar's certificate has expired";
+    PeerExpired = "peer_expired", 503, "the client's certificate has expired, and it has shown no newer one";
     PlaintextRefused = "plaintext_refused", 403, "the workload takes only mesh mTLS and the peer spoke plaintext";
     Denied = "denied", 403, "the caller may not do this by the mesh's authorization policies";
     UpstreamReset = "upstream_reset", 502, "the endpoint closed the connection before it had answered";

@@ -107,6 +107,7 @@ impl Proxy {
             access_log: access_log.transpose().map_err(StartError::Thread)?.map(Arc::new),
             directory,
             identity: IdentityStore::new(),
+            peers: Default::default(),
             dialer: Dialer::new(&settings).into(),
             resolver: Resolver::new(&settings).into(),
             metrics: Metrics::new(&settings.node_id()),

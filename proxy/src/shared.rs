@@ -9,6 +9,7 @@ use crate::drain::Drain;
 use crate::http::Mirrors;
 use crate::identity::IdentityStore;
 use crate::metrics::{Metrics, Shard};
+use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::settings::Settings;
 use crate::subscribe::Directory;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub directory: Directory,
     /// This workload's certificate.
     pub identity: IdentityStore,
+    /// Until when clients have proved who they are.
+    pub peers: Peers,
     /// How connections are opened.
     pub dialer: Arc<Dialer>,
     /// Names outside the mesh.

@@ -46,6 +46,8 @@ pub struct Directory {
     asks: mpsc::Sender<Ask>,
     /// Rises every half minute: tells idle names from used ones without reading a clock for each request.
     tick: Arc<AtomicU32>,
+    /// Told of each change of this workload's own ports.
+    inbound: Arc<watch::Sender<()>>,
     status: Arc<Status>,
     control: Arc<watch::Sender<Option<Client>>>,
 }
@@ -74,6 +76,7 @@ impl Directory {
             snapshot: Arc::default(),
             asks,
             tick: Arc::default(),
+            inbound: Arc::default(),
             status: Arc::default(),
             control: Arc::default(),
         };
@@ -120,6 +123,7 @@ impl Directory {
     #[cfg(test)]
     pub(crate) fn replace(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
+        self.inbound.send_replace(());
     }
 
     /// The connection to the control server and what is wrong, for people.
@@ -134,9 +138,21 @@ impl Directory {
 
     /// Makes a snapshot visible, if it is another than the one before.
     fn apply(&self, snapshot: &Arc<Snapshot>) {
-        if !Arc::ptr_eq(&self.snapshot.load(), snapshot) {
-            self.snapshot.store(snapshot.clone());
+        let before = self.snapshot.load();
+        if Arc::ptr_eq(&before, snapshot) {
+            return;
         }
+        let own_ports = |snapshot: &Snapshot| snapshot.inbound.as_ref().map(Arc::as_ptr);
+        let changed = own_ports(&before) != own_ports(snapshot);
+        self.snapshot.store(snapshot.clone());
+        if changed {
+            self.inbound.send_replace(());
+        }
+    }
+
+    /// Told of each change of this workload's own ports, and who may call them.
+    pub fn inbound_changes(&self) -> watch::Receiver<()> {
+        self.inbound.subscribe()
     }
 
     /// What is applied at this moment, to be held for the life of a request or connection.

@@ -16,7 +16,7 @@ use crate::metrics::Direction;
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
 use crate::shared::Shared;
-use crate::snapshot::{Cluster, Endpoints, TcpRoute, WeightedClusters};
+use crate::snapshot::{Cluster, Endpoint, Endpoints, TcpRoute, WeightedClusters};
 use crate::stream::Stream;
 use crate::tls::{self, Alpn, ConnectError};
 
@@ -39,6 +39,8 @@ pub struct Upstream {
     workload: Arc<str>,
     /// Without a byte in either direction for this long, it is closed.
     idle: Duration,
+    /// The endpoint that has to be shown each new certificate.
+    verifies: Option<(Arc<Cluster>, Arc<Endpoint>)>,
     _counted: Option<(UsageGuard, Option<LoadGuard>)>,
 }
 
@@ -147,6 +149,7 @@ pub async fn open_outside(shared: &Shared, to: &Outside, label: &str) -> Result<
         peer: None,
         workload: "".into(),
         idle: IDLE,
+        verifies: None,
         _counted: None,
     })
 }
@@ -173,7 +176,7 @@ impl Outside {
 
 fn direct(stream: Stream, cluster: &Cluster, place: UsageGuard) -> Upstream {
     let (service, idle) = (cluster.name.clone(), cluster.idle_timeout);
-    Upstream { stream, service, peer: None, workload: "".into(), idle, _counted: Some((place, None)) }
+    Upstream { stream, service, peer: None, workload: "".into(), idle, verifies: None, _counted: Some((place, None)) }
 }
 
 async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuard) -> Result<Upstream, OpenError> {
@@ -189,7 +192,9 @@ async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuar
         let error = match tls::connect(shared, cluster, &endpoint, Alpn::Tcp).await {
             Ok(connected) => {
                 picked.guard.answered();
+                let verifies = connected.peer.is_some().then(|| (cluster.clone(), endpoint.clone()));
                 return Ok(Upstream {
+                    verifies,
                     stream: connected.stream,
                     service: cluster.name.clone(),
                     peer: connected.peer,
@@ -219,17 +224,44 @@ async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuar
 pub async fn carry(
     shared: &Shared,
     direction: Direction,
+    client: Stream,
+    peer: Option<&SpiffeId>,
+    mut upstream: Upstream,
+) {
+    let verifies = upstream.verifies.take();
+    let never_ends = async {
+        match &verifies {
+            Some((cluster, endpoint)) => match tls::keep_known(shared, cluster, endpoint).await {},
+            None => std::future::pending().await,
+        }
+    };
+    carry_until(shared, direction, client, peer, upstream, never_ends).await;
+}
+
+/// The same, unless `ends` ends it before, and says why.
+pub async fn carry_until(
+    shared: &Shared,
+    direction: Direction,
     mut client: Stream,
     peer: Option<&SpiffeId>,
     upstream: Upstream,
+    ends: impl Future<Output = Reason>,
 ) {
-    let Upstream { mut stream, service, peer: endpoint, workload, idle, _counted } = upstream;
+    let Upstream { mut stream, service, peer: endpoint, workload, idle, verifies: _, _counted } = upstream;
     let identity = match direction {
         Direction::Inbound => peer,
         Direction::Outbound => endpoint.as_ref(),
     };
     let mut record = shared.metrics.tcp(direction, &service, identity.map_or("", SpiffeId::as_str), &workload);
-    let end = copy(&mut client, &mut stream, idle, &record).await;
+    let end = tokio::select! {
+        end = copy(&mut client, &mut stream, idle, &record) => end,
+        reason = ends => {
+            record.failed(reason);
+            tracing::info!(%service, %reason, caller = identity.map_or("", SpiffeId::as_str), "a TCP connection was ended");
+            client.abort_on_drop();
+            return stream.abort_on_drop();
+        }
+    };
     let reason = match &end {
         Ok(()) => return,
         Err(End::Idle) => Reason::IdleTimeout,

@@ -91,6 +91,7 @@ pub(crate) fn shared(settings: Settings, snapshot: Snapshot, identity: Option<Id
     Arc::new(Shared {
         directory: Directory::fixed(snapshot),
         identity: store,
+        peers: Default::default(),
         dialer: Dialer::new(&settings).into(),
         resolver: Resolver::new(&settings).into(),
         metrics: Metrics::new("test.shop"),

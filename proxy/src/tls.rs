@@ -10,6 +10,7 @@ mod accept;
 mod connect;
 mod credentials;
 mod error;
+mod renewed;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -18,6 +19,7 @@ pub use self::accept::{Accepted, accept};
 pub use self::connect::{Connected, connect};
 pub use self::credentials::{Credentials, provider};
 pub use self::error::{AcceptError, ConnectError};
+pub use self::renewed::keep_known;
 pub(crate) use self::verify::spiffe_id;
 
 /// What travels inside a mesh TLS connection (RFC 7301).
@@ -27,6 +29,8 @@ pub enum Alpn {
     H2,
     /// `malla-tcp`: one raw TCP stream.
     Tcp,
+    /// `malla-renewed`: nothing; the client shows a renewed certificate.
+    Renewed,
 }
 
 impl Alpn {
@@ -35,6 +39,7 @@ impl Alpn {
         match self {
             Alpn::H2 => b"h2",
             Alpn::Tcp => b"malla-tcp",
+            Alpn::Renewed => b"malla-renewed",
         }
     }
 }

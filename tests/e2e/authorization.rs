@@ -114,6 +114,53 @@ fn denied_by_default_and_allowed_by_name() {
 }
 
 #[test]
+fn a_policy_about_a_route_protects_its_requests() {
+    let shop = Shop::start();
+    let Shop { backend, frontend, monitoring, .. } = &shop;
+    shop.mesh.write(
+        "routes.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: files, namespace: shop}\nspec:\n  \
+         parentRefs: [{group: '', kind: Service, name: backend}]\n  rules:\n    - matches: [{path: {value: /files}}]\n      \
+         backendRefs: [{name: backend, port: 80}]\n",
+    );
+    let about = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: files}]";
+    let callers = "rules: [{from: [{serviceAccounts: [shop/frontend]}]}]";
+    shop.policy("files", &format!("{{{about}, action: Allow, {callers}}}"));
+    comes_to(monitoring, "/files/a", "403 denied");
+    assert_eq!(ask(monitoring, "/files%2Fa"), "403 denied");
+    assert_eq!(ask(monitoring, "/"), "200");
+    assert_ne!(ask(frontend, "/files/a"), "403 denied");
+    assert!(speaks_tcp(monitoring), "the route leads to another port");
+    // What `Audit` matches is let through, counted and logged, of this route alone.
+    let watch = format!("{{{about}, action: Audit, rules: [{{from: [{{notServiceAccounts: [shop/monitoring]}}]}}]}}");
+    shop.policy("watch", &watch);
+    let audited = || backend.metric("malla_authorization_audited_total", &[("policy", "shop/watch/0")]);
+    wait::until("a request to be audited", Duration::from_secs(20), || {
+        assert_ne!(ask(frontend, "/files/a"), "403 denied");
+        (audited() > 0.0).then_some(())
+    });
+    let before = audited();
+    assert_eq!((ask(frontend, "/"), ask(monitoring, "/")), ("200".to_owned(), "200".to_owned()));
+    assert_eq!(audited(), before, "other requests are not the route's");
+    assert!(backend.sidecar().stderr().contains("shop/watch/0"), "{}", backend.sidecar().tail());
+}
+
+#[test]
+fn a_stream_is_ended_when_a_policy_comes_that_denies_it() {
+    let shop = Shop::start();
+    let Shop { backend, frontend, .. } = &shop;
+    let stream = servers::python(frontend, "tcp_trickle.py", &["backend.shop", "7000"]);
+    wait::until("the stream to be open", Duration::from_secs(30), || {
+        stream.stdout().contains("connected").then_some(())
+    });
+    shop.policy("monitoring", "{action: Allow, rules: [{from: [{serviceAccounts: [shop/monitoring]}]}]}");
+    stream.end(Duration::from_secs(30)).failure();
+    let failed =
+        backend.metric("malla_tcp_connections_failed_total", &[("direction", "inbound"), ("reason", "denied")]);
+    assert_eq!(failed, 1.0, "{}", backend.admin("/metrics"));
+}
+
+#[test]
 fn plaintext_is_nobody() {
     let shop = Shop::start();
     shop.mesh.write("workloads/backend-1.yaml", &shop.backend.workload("  mtls: {mode: permissive}\n"));

@@ -140,7 +140,7 @@ impl Watched<'_> {
         S: hyper::service::HttpService<Incoming, ResBody = ResponseBody> + Unpin,
         S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut draining = pin!(self.connection.worker.shared.drain.draining());
+        let mut draining = pin!(self.connection.closing());
         let mut drains = false;
         std::future::poll_fn(|cx| {
             loop {

@@ -79,7 +79,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut requests = FuturesUnordered::new();
-    let mut draining = pin!(connection.worker.shared.drain.draining());
+    let mut draining = pin!(connection.closing());
     let mut idle = pin!(sleep(IDLE_LIMIT));
     let (mut drains, mut accepted, mut accepted_before) = (false, 0_u64, 0);
     let mut life = SignOfLife::new(http.ping_pong());

@@ -109,6 +109,7 @@ pub(crate) fn worker_of(snapshot: Snapshot, account: &str, tracing: Option<Traci
     let shared = Shared {
         directory: Directory::fixed(snapshot),
         identity: identity_store,
+        peers: Default::default(),
         dialer: crate::dial::Dialer::new(&settings).into(),
         resolver: crate::dns::Resolver::new(&settings).into(),
         metrics: metrics.clone(),
@@ -237,6 +238,7 @@ pub(crate) async fn inbound_of(worker: Arc<Worker>, application: SocketAddr) -> 
         service: SERVICE.into(),
         port: application.port(),
         peer: None,
+        proof: None,
         source: std::net::Ipv4Addr::LOCALHOST.into(),
         original_destination: None,
         before: None,

@@ -1,5 +1,7 @@
 //! Whole ways over loopback: application → outbound → mTLS → inbound → application, and what is refused.
 
+mod ends;
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,6 +54,12 @@ fn guarded(
     protocol: Protocol,
     authorization: Option<Arc<Authorization>>,
 ) -> Sidecar {
+    let snapshot = own_port(application, protocol, authorization);
+    Sidecar::start(settings(), snapshot, Some(authority.identity(SERVER)))
+}
+
+/// What a sidecar is told of its application.
+fn own_port(application: SocketAddr, protocol: Protocol, authorization: Option<Arc<Authorization>>) -> Snapshot {
     let port = InboundPort {
         service: SERVICE.into(),
         sni: "3306.db.shop.mesh".into(),
@@ -62,8 +70,7 @@ fn guarded(
         authorization,
     };
     let inbound = Inbound { name: "inbound/db-1.shop".into(), ports: vec![port] };
-    let snapshot = Snapshot { inbound: Some(Arc::new(inbound)), ..Snapshot::default() };
-    Sidecar::start(settings(), snapshot, Some(authority.identity(SERVER)))
+    Snapshot { inbound: Some(Arc::new(inbound)), ..Snapshot::default() }
 }
 
 /// A sidecar with one local port, that leads to what `outbound` says.

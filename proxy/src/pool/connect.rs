@@ -82,9 +82,19 @@ pub(super) async fn attempt(
     match result {
         Ok(connection) => {
             metrics.upstream_connected(&cluster.name);
-            match connection {
-                Driven::Http1(connection) => connection.drive().await,
-                Driven::Http2(connection) => connection.drive().await,
+            let driven = async {
+                match connection {
+                    Driven::Http1(connection) => connection.drive().await,
+                    Driven::Http2(connection) => connection.drive().await,
+                }
+            };
+            // What is under way on it when the certificate is renewed may take long.
+            match host.target() {
+                Target::Endpoint(endpoint) if endpoint.identity.is_some() => tokio::select! {
+                    () = driven => {}
+                    never = tls::keep_known(&worker.shared, &cluster, endpoint) => match never {},
+                },
+                Target::Endpoint(_) | Target::Address(_) | Target::Name(..) => driven.await,
             }
             drop(place);
             metrics.upstream_closed(&cluster.name);

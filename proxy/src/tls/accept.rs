@@ -7,6 +7,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use webpki::KeyUsage;
 
 use super::connect::{not_one_spiffe_id, rustls_error};
+use super::verify::not_after;
 use super::{AcceptError, Alpn, Credentials};
 use crate::names::SpiffeId;
 use crate::stream::{Replay, Stream};
@@ -21,6 +22,8 @@ pub struct Accepted {
     pub stream: Stream,
     /// Who it is, verified.
     pub peer: SpiffeId,
+    /// When its certificate expires.
+    pub until: SystemTime,
     /// What was agreed to travel inside; `None` if it was nothing of ours.
     pub alpn: Option<Alpn>,
 }
@@ -49,12 +52,13 @@ pub async fn accept(credentials: Option<&Credentials>, stream: Replay) -> Result
         Err(_) => return Err(AcceptError::Timeout { after: HANDSHAKE_LIMIT }),
     };
     let (_, session) = stream.get_ref();
-    let alpn = [Alpn::H2, Alpn::Tcp].into_iter().find(|alpn| session.alpn_protocol() == Some(alpn.id()));
+    let alpn = [Alpn::H2, Alpn::Tcp, Alpn::Renewed].into_iter().find(|alpn| session.alpn_protocol() == Some(alpn.id()));
     // Also after a resumption, which does not repeat the chain's verification.
     let chain = session.peer_certificates().unwrap_or_default();
     let peer = credentials
         .verifier
         .identify(chain, KeyUsage::client_auth(), SystemTime::now())
         .map_err(|cause| AcceptError::Untrusted { cause })?;
-    Ok(Accepted { stream: TlsStream::Server(stream).into(), peer, alpn })
+    let until = not_after(chain).map_err(|cause| AcceptError::Untrusted { cause })?;
+    Ok(Accepted { stream: TlsStream::Server(stream).into(), peer, until, alpn })
 }

@@ -71,6 +71,7 @@ async fn handshake(
     let config = match alpn {
         Alpn::H2 => &credentials.client_h2,
         Alpn::Tcp => &credentials.client_tcp,
+        Alpn::Renewed => &credentials.client_renewed,
     };
     let stream =
         TlsConnector::from(config.clone()).connect(name, socket).await.map_err(|cause| failure(to, expected, cause))?;

@@ -36,6 +36,7 @@ pub struct Credentials {
     pub(super) verifier: Arc<PeerVerifier>,
     pub(super) client_h2: Arc<ClientConfig>,
     pub(super) client_tcp: Arc<ClientConfig>,
+    pub(super) client_renewed: Arc<ClientConfig>,
     pub(super) server: Arc<ServerConfig>,
 }
 
@@ -67,12 +68,13 @@ impl Credentials {
             .with_client_cert_verifier(verifier.clone())
             .with_cert_resolver(resolver.clone());
         // In our order of preference; the last two are what the clients of other meshes offer.
-        let offered: [&[u8]; 4] = [Alpn::H2.id(), Alpn::Tcp.id(), b"http/1.1", b"istio"];
+        let offered: [&[u8]; 5] = [Alpn::H2.id(), Alpn::Tcp.id(), Alpn::Renewed.id(), b"http/1.1", b"istio"];
         server.alpn_protocols = offered.map(<[u8]>::to_vec).into();
         server.send_tls13_tickets = 1;
         Ok(Credentials {
             client_h2: client(Alpn::H2)?,
             client_tcp: client(Alpn::Tcp)?,
+            client_renewed: client(Alpn::Renewed)?,
             server: Arc::new(server),
             not_after,
             verifier,

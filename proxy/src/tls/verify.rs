@@ -4,7 +4,7 @@
 //! and is compared after the handshake.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -71,6 +71,15 @@ pub(crate) fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, String> {
         (None, _) => Err("no URI".to_owned()),
         (Some(first), Some(second)) => Err(format!("{first} and {second}")),
     }
+}
+
+/// When the certificate of a chain expires.
+pub(super) fn not_after(chain: &[CertificateDer<'_>]) -> Result<SystemTime, Error> {
+    let leaf = chain.first().ok_or(Error::NoCertificatesPresented)?;
+    let unreadable = || Error::from(CertificateError::BadEncoding);
+    let (_, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| unreadable())?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).map_err(|_| unreadable())?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(unreadable)
 }
 
 /// What webpki found, in rustls's words, so that the right alert is sent.

@@ -376,6 +376,7 @@ fn nowhere() -> Inbound {
         service: "cart.shop:80".into(),
         port: 80,
         peer: None,
+        proof: None,
         source: std::net::Ipv4Addr::LOCALHOST.into(),
         original_destination: None,
         before: None,
