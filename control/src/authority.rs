@@ -4,8 +4,9 @@
 //! somebody else keeps may be replaced by anything: a root that nobody trusts yet is distributed first and signs only when all
 //! who are connected trust it, and the one before stays trusted until no certificate of it is in use.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use malla_xds::SpiffeId;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::{self, Anchor, AuthorityError, CertificateAuthority, IssueError, Issued, Material, RootSource};
+use crate::holders::{HolderStatus, to_come_back};
 use crate::ledger::{Entry, Ledger};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::signing_rate::SigningRate;
@@ -42,6 +44,7 @@ pub(crate) struct Authority {
     lifetime: Duration,
     provider: Arc<CryptoProvider>,
     ledger: Ledger,
+    opened: Instant,
     rate: SigningRate,
 }
 
@@ -81,6 +84,7 @@ impl Authority {
             lifetime,
             provider,
             ledger,
+            opened: Instant::now(),
             rate: SigningRate::default(),
         })
     }
@@ -104,7 +108,7 @@ impl Authority {
         proof: String,
         address: String,
     ) -> Result<Issued, CertifyError> {
-        if !self.rate.admits(identity, std::time::Instant::now()) {
+        if !self.rate.admits(identity, Instant::now()) {
             return Err(CertifyError::TooMany);
         }
         let issued = self.current().issue(request, identity, wanted)?;
@@ -200,9 +204,12 @@ impl Authority {
 
     /// Goes on to what had to wait: a new root signs when all trust it, an old one is dropped when nothing of it is in use.
     fn settle(&self, followers: &Followers) {
-        if followers.behind.is_empty()
-            && let Some(ready) = self.waiting.lock().take()
-        {
+        let ready = followers.behind.is_empty() && {
+            let holders = self.holders(&followers.identities);
+            to_come_back(&[TrustStatus { up: self.opened.elapsed().as_secs(), holders, ..TrustStatus::default() }])
+                .is_empty()
+        };
+        if ready && let Some(ready) = self.waiting.lock().take() {
             tracing::info!(root = %ready.root(), "the new root is trusted by everybody who is connected, and signs from now on");
             self.replace(ready);
         }
@@ -234,6 +241,18 @@ impl Authority {
         self.bundle.send_replace(bundle);
     }
 
+    /// Who holds certificates, and who of them is connected.
+    fn holders(&self, connected: &BTreeMap<String, usize>) -> BTreeMap<String, HolderStatus> {
+        let mut holders: BTreeMap<String, HolderStatus> = BTreeMap::new();
+        for (identity, certificates) in self.ledger.held() {
+            holders.entry(identity).or_default().certificates = certificates;
+        }
+        for (identity, connected) in connected {
+            holders.entry(identity.clone()).or_default().connected = *connected;
+        }
+        holders
+    }
+
     /// What people are told.
     pub(crate) fn status(&self, followers: Followers) -> TrustStatus {
         let current = self.current();
@@ -257,6 +276,8 @@ impl Authority {
             behind: followers.behind,
             waiting: self.waiting.lock().as_ref().map(|waiting| waiting.root().to_string()),
             problem: self.problem.lock().clone(),
+            up: self.opened.elapsed().as_secs(),
+            holders: self.holders(&followers.identities),
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A certificate that was used to obtain the next one is not in use any more. What the file says survives a restart.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -52,6 +52,7 @@ struct InUse {
     identity: Arc<str>,
     root: Arc<str>,
     until: SystemTime,
+    renewed: bool,
 }
 
 /// Certificates of one root that are in use.
@@ -127,6 +128,18 @@ impl Ledger {
         found.holders.sort();
         found
     }
+
+    /// Of each identity the certificates in use that were not renewed.
+    pub(crate) fn held(&self) -> BTreeMap<String, usize> {
+        let now = SystemTime::now();
+        let mut held = BTreeMap::new();
+        for certificate in self.inner.lock().in_use.values() {
+            if certificate.until > now && !certificate.renewed {
+                *held.entry(certificate.identity.to_string()).or_default() += 1;
+            }
+        }
+        held
+    }
 }
 
 impl Inner {
@@ -136,11 +149,12 @@ impl Inner {
             && let Some(before) = self.in_use.get_mut(before)
         {
             before.until = before.until.min(time(entry.at) + IN_DOUBT);
+            before.renewed = true;
         }
         let until = time(entry.until);
         if until > now {
             let (identity, root) = (entry.identity.as_str().into(), entry.root.as_str().into());
-            self.in_use.insert(entry.serial.as_str().into(), InUse { identity, root, until });
+            self.in_use.insert(entry.serial.as_str().into(), InUse { identity, root, until, renewed: false });
         }
         let due = self.swept.is_none_or(|swept| now.duration_since(swept).is_ok_and(|since| since > IN_DOUBT));
         if due {
@@ -209,6 +223,7 @@ mod tests {
         ledger.issued(&entry("4", "new", "certificate 1", 60, 3600)).expect("written");
         for ledger in [ledger, Ledger::open(&state)] {
             assert_eq!(ledger.of_root("old"), OfRoot::default());
+            assert_eq!(ledger.held().into_values().collect::<Vec<_>>(), [2]);
             let new = ledger.of_root("new");
             assert_eq!((new.certificates, new.holders.len()), (2, 1));
             assert!(new.until.is_some_and(|until| until > SystemTime::now()));

@@ -4,6 +4,7 @@
 //! Status flows back to people ([`status`], [`telemetry`], `admin`) and never upstream.
 
 pub mod ca;
+pub mod holders;
 pub mod inject;
 pub mod kubernetes;
 pub mod offline;

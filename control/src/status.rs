@@ -12,6 +12,7 @@ use malla_xds::{Name, Rejection, ResourceType, SpiffeId, TypeProgress};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::holders::HolderStatus;
 use crate::resources::{AttachedRoute, Published, ReloadOutcome, Resources};
 
 /// Refusals that are kept per stream; of more, the newest.
@@ -81,6 +82,12 @@ pub struct TrustStatus {
     pub waiting: Option<String>,
     /// Why the files of the authority, as they are now, cannot be used.
     pub problem: Option<String>,
+    /// Seconds since this control server has started.
+    #[serde(default)]
+    pub up: u64,
+    /// Who holds certificates, and who is connected, by identity.
+    #[serde(default)]
+    pub holders: BTreeMap<String, HolderStatus>,
 }
 
 /// A trust anchor.
@@ -109,6 +116,8 @@ pub(crate) struct Followers {
     pub(crate) number: usize,
     /// Those who have not applied it as it is now.
     pub(crate) behind: Vec<String>,
+    /// How many there are of each identity.
+    pub(crate) identities: BTreeMap<String, usize>,
 }
 
 /// The last attempt to load the configuration.
@@ -245,6 +254,7 @@ impl Streams {
                 continue;
             }
             followers.number += 1;
+            *followers.identities.entry(entry.identity.to_string()).or_default() += 1;
             let applied = of_secrets.and_then(|of_type| of_type.applied.as_ref());
             if !is_published || applied != Some(resources.version()) {
                 let name = if entry.node.is_empty() { entry.identity.as_str() } else { &entry.node };

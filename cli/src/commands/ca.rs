@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use malla_control::ca::Anchor;
+use malla_control::holders::to_come_back;
 use malla_control::rotation::{Rotation, Stage};
 use malla_control::status::{AnchorStatus, Status, TrustStatus};
 
@@ -62,11 +63,12 @@ async fn rotate(arguments: &CaRotateArguments, paint: Paint) -> anyhow::Result<(
             }
             Stage::Distributed { new, .. } => {
                 let missing = |trust: &TrustStatus| not_trusting(trust, new);
-                wait(arguments, "distribute", "trust the new root", missing).await?;
+                wait(arguments, "distribute", "trust the new root", missing, to_come_back).await?;
             }
             Stage::Signing { old, new } => {
                 let missing = |trust: &TrustStatus| still_of(trust, old, new);
-                wait(arguments, "sign", "have a certificate of the new root", missing).await?;
+                // Whoever holds a certificate of the old root is known by that.
+                wait(arguments, "sign", "have a certificate of the new root", missing, |_| Vec::new()).await?;
             }
             Stage::Whole { .. } | Stage::Made { .. } | Stage::Retired { .. } => {}
         }
@@ -103,6 +105,7 @@ async fn wait(
     step: &str,
     what: &str,
     missing: impl Fn(&TrustStatus) -> Missing,
+    away: impl Fn(&[TrustStatus]) -> Vec<String>,
 ) -> anyhow::Result<()> {
     if arguments.force {
         return output::print(format!("{step:<10}  not waiting for those who do not yet {what} (--force)"));
@@ -111,12 +114,18 @@ async fn wait(
     let mut shown = None;
     loop {
         let mut total = Missing { done: 0, all: 0, who: Vec::new() };
+        let mut servers = Vec::with_capacity(arguments.admin.len());
         for admin in &arguments.admin {
-            let of_one = missing(&trust(*admin).await?);
+            servers.push(trust(*admin).await?);
+        }
+        for of_one in servers.iter().map(&missing) {
             total.done += of_one.done;
             total.all += of_one.all;
             total.who.extend(of_one.who);
         }
+        let away = away(&servers);
+        total.all += away.len();
+        total.who.extend(away);
         let line = format!("{step:<10}  {} of {} {what}", total.done, total.all);
         if shown.as_ref() != Some(&line) {
             output::print(&line)?;
