@@ -1,5 +1,7 @@
 //! Handshakes over loopback: who may, who may not, and with which words.
 
+mod resumption;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
 use super::{AcceptError, Alpn, ConnectError, Connected, Credentials, accept, connect};
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityStore};
 use crate::names::SpiffeId;
 use crate::reason::Reason;
 use crate::snapshot::{Cluster, Snapshot};
@@ -26,6 +28,7 @@ const SERVER: &str = "spiffe://mesh/ns/shop/sa/server";
 /// Accepts with an identity, echoes one byte, tells what it saw.
 struct Server {
     address: SocketAddr,
+    store: IdentityStore,
     seen: mpsc::Receiver<Result<(SpiffeId, Option<Alpn>), AcceptError>>,
 }
 
@@ -34,9 +37,14 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let (report, seen) = mpsc::channel(16);
-        let credentials = identity.map(|identity| credentials(&identity));
+        let store = IdentityStore::new();
+        if let Some(identity) = identity {
+            store.install(identity);
+        }
+        let own = store.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
+                let credentials = own.credentials();
                 let saw = match accept(credentials.as_deref(), Replay::from(socket)).await {
                     Ok(mut accepted) => {
                         if let Ok(byte) = accepted.stream.read_u8().await {
@@ -49,7 +57,7 @@ impl Server {
                 report.send(saw).await.expect("the test listens");
             }
         });
-        Server { address, seen }
+        Server { address, store, seen }
     }
 
     async fn saw(&mut self) -> Result<(SpiffeId, Option<Alpn>), AcceptError> {
