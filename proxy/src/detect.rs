@@ -102,10 +102,15 @@ fn request_line(bytes: &[u8]) -> Detected {
         Some(b' ') if (1..=LONGEST_METHOD).contains(&method) => {}
         _ => return Detected::Tcp,
     }
+    // What comes behind changes nothing: a decision stands.
+    let bytes = bytes.get(..=REQUEST_LINE).unwrap_or(bytes);
     match bytes.iter().position(|byte| *byte == b'\n') {
         Some(end) => {
             let line = bytes.get(..end).unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.iter().any(u8::is_ascii_control) {
+                return Detected::Tcp;
+            }
             let version = line.len().checked_sub(9).and_then(|start| line.get(start..));
             if matches!(version, Some([b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'])) {
                 Detected::Http1
@@ -113,7 +118,7 @@ fn request_line(bytes: &[u8]) -> Detected {
                 Detected::Tcp
             }
         }
-        None if bytes.iter().any(|byte| byte.is_ascii_control()) && !bytes.ends_with(b"\r") => Detected::Tcp,
+        None if bytes.strip_suffix(b"\r").unwrap_or(bytes).iter().any(u8::is_ascii_control) => Detected::Tcp,
         None if bytes.len() > REQUEST_LINE => Detected::Http1,
         None => Detected::NeedMore,
     }
@@ -140,6 +145,7 @@ mod tests {
     #[test]
     fn tells_protocols_apart() {
         let long = [b"GET /".as_slice(), &[b'a'; 9000]].concat();
+        let longer = [long.as_slice(), b"\r\n\r\n"].concat();
         for (bytes, expected) in [
             (b"".as_slice(), Detected::NeedMore),
             (b"G", Detected::NeedMore),
@@ -154,6 +160,7 @@ mod tests {
             (b"CONNECT cart.shop:443 HTTP/1.1\r\n", Detected::Http1),
             (b"M-SEARCH * HTTP/1.1\r\n", Detected::Http1),
             (&long, Detected::Http1),
+            (&longer, Detected::Http1),
             (b"GET /\r\n", Detected::Tcp),
             (b"SET key value\r\n", Detected::Tcp),
             (b"PING\r\n", Detected::Tcp),
@@ -161,6 +168,8 @@ mod tests {
             (b"EHLO mail.example\r\n", Detected::Tcp),
             (b"GET / HTTP/2.0\r\n", Detected::Tcp),
             (b"GET \x01\x02", Detected::Tcp),
+            (b"GET / HTTP/1.1\rGET / HTTP/1.1\r\n", Detected::Tcp),
+            (b"GET / HTTP/1.1\rGET /\r", Detected::Tcp),
             (b" GET / HTTP/1.1\r\n", Detected::Tcp),
             (b"P", Detected::NeedMore),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", Detected::NeedMore),

@@ -23,7 +23,13 @@ pub fn destination<'a>(authority: &'a str, default_port: u16, own_namespace: &st
     };
     let host = host.strip_suffix('.').unwrap_or(host);
     let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    if host.is_empty() || host.len() > 253 || !host.bytes().all(valid) || host.starts_with('.') || host.contains("..") {
+    if host.is_empty()
+        || host.len() > 253
+        || !host.bytes().all(valid)
+        || host.starts_with('.')
+        || host.contains("..")
+        || host.ends_with('.')
+    {
         return None;
     }
     let lower_case = !host.bytes().any(|b| b.is_ascii_uppercase());
@@ -36,10 +42,16 @@ pub fn destination<'a>(authority: &'a str, default_port: u16, own_namespace: &st
     let port = port.unwrap_or(default_port);
     let short = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc"));
     Some(Cow::Owned(match short {
-        Some(service) if service.contains('.') => format!("{service}:{port}"),
+        // What is left must not be shortened again: a name that is read twice is the same name.
+        Some(service) if service.contains('.') && !is_long(service) => format!("{service}:{port}"),
         _ if dots == 0 => format!("{host}.{own_namespace}:{port}"),
         _ => format!("{host}:{port}"),
     }))
+}
+
+/// Whether the domain of services is written out.
+fn is_long(host: &str) -> bool {
+    host.ends_with(".svc") || host.ends_with(".svc.cluster.local")
 }
 
 /// Digits only: no sign, no empty port, no leading zeros (`080` would be a second name for the same port).
@@ -57,6 +69,8 @@ mod tests {
         for (authority, expected) in [
             ("cart", Some("cart.shop:80")),
             ("Cart.Shop", Some("cart.shop:80")),
+            ("cart.shop.svc.svc", Some("cart.shop.svc.svc:80")),
+            ("cart.shop.svc.cluster.local.svc", Some("cart.shop.svc.cluster.local.svc:80")),
             ("cart.shop.", Some("cart.shop:80")),
             ("cart.shop.:8080", Some("cart.shop:8080")),
             ("cart:8080", Some("cart.shop:8080")),

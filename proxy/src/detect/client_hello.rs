@@ -46,17 +46,19 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
             [1, a, b, c, ..] => Some(u32::from_be_bytes([0, *a, *b, *c]) as usize),
             _ => return Parsed::Invalid,
         };
-        match length_of_message {
-            Some(length) if length > LONGEST => return Parsed::Invalid,
-            Some(length) if message.len() >= 4 + length => {
-                let body = message.get(4..4 + length).unwrap_or_default();
+        if let Some(length_of_message) = length_of_message {
+            if length_of_message > LONGEST {
+                return Parsed::Invalid;
+            }
+            if let Some(body) = message.get(4..).and_then(|rest| rest.get(..length_of_message)) {
                 return match server_name(body) {
                     Some(sni) => Parsed::Complete { sni },
                     None => Parsed::Invalid,
                 };
             }
-            _ if here < usize::from(length) => return Parsed::NeedMore,
-            _ => {}
+        }
+        if here < usize::from(length) {
+            return Parsed::NeedMore;
         }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct ClientState {
     blocked: AtomicBool,
     /// Why the client's bytes are refused.
     violation: OnceLock<Violation>,
+    /// Why the body that is being read is refused: the request fails that it belongs to.
+    broken_body: OnceLock<Violation>,
     /// The client takes nothing of its answer.
     stalled: AtomicBool,
     /// Reads again once the end, or what follows a head, is held back no longer.
@@ -56,9 +58,11 @@ pub(crate) struct ClientState {
 /// Nothing new is known of what follows.
 const UNCHANGED: u64 = u64::MAX;
 const CHUNKED: u64 = u64::MAX - 1;
-const OPAQUE: u64 = u64::MAX - 2;
+const UNDECIDED: u64 = u64::MAX - 2;
 /// What could have been another protocol is HTTP still.
 const RESUMED: u64 = u64::MAX - 3;
+/// It is another protocol.
+const SWITCHED: u64 = u64::MAX - 4;
 
 impl Default for ClientState {
     fn default() -> Self {
@@ -72,6 +76,7 @@ impl Default for ClientState {
             follows: AtomicU64::new(UNCHANGED),
             blocked: AtomicBool::default(),
             violation: OnceLock::new(),
+            broken_body: OnceLock::new(),
             stalled: AtomicBool::default(),
             reader: AtomicWaker::new(),
         }
@@ -82,18 +87,15 @@ impl ClientState {
     /// A head is complete.
     pub(super) fn request_begun(&self, follows: Follows) {
         let code = match follows {
-            Follows::Length(length) => length.min(RESUMED - 1),
+            Follows::Length(length) => length.min(SWITCHED - 1),
             Follows::Chunked => CHUNKED,
-            Follows::Opaque => OPAQUE,
+            Follows::Undecided => UNDECIDED,
         };
-        self.follows.store(code, Relaxed);
-        if self.blocked.swap(false, Relaxed) {
-            self.reader.wake();
-        }
+        self.decided(code);
         self.serving.store(true, Relaxed);
         self.body_ended.store(false, Relaxed);
         self.head_begun.store(false, Relaxed);
-        self.requests.store(self.requests.load(Relaxed) + 1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
     }
 
     /// The request's body has been read.
@@ -111,7 +113,19 @@ impl ClientState {
 
     /// The upstream did not switch to another protocol.
     pub(super) fn resumed(&self) {
-        self.follows.store(RESUMED, Relaxed);
+        // A body that has not been begun is still to come.
+        if matches!(self.follows.load(Relaxed), UNCHANGED | UNDECIDED) {
+            self.decided(RESUMED);
+        }
+    }
+
+    /// The upstream switched to another protocol.
+    pub(super) fn switched(&self) {
+        self.decided(SWITCHED);
+    }
+
+    fn decided(&self, code: u64) {
+        self.follows.store(code, Relaxed);
         if self.blocked.swap(false, Relaxed) {
             self.reader.wake();
         }
@@ -120,6 +134,11 @@ impl ClientState {
     /// Why the client's bytes are refused, once the requests before them are answered.
     pub(super) fn violation(&self) -> Option<Violation> {
         self.violation.get().copied().filter(|_| !self.serving.load(Relaxed))
+    }
+
+    /// Why a body was refused, which ended the connection.
+    pub(super) fn broken_body(&self) -> Option<Violation> {
+        self.broken_body.get().copied()
     }
 
     /// Whether the connection was given up because the client took nothing of its answer for too long.
@@ -145,6 +164,14 @@ impl ClientState {
     /// Requests so far, and whether one is being served.
     pub(super) fn activity(&self) -> (u64, bool) {
         (self.requests.load(Relaxed), self.serving.load(Relaxed))
+    }
+
+    /// Where nothing is handed on: hyper waits, unless it reads a body that will not go on.
+    fn refused(&self) -> Poll<io::Result<()>> {
+        match self.broken_body() {
+            Some(violation) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation))),
+            None => Poll::Pending,
+        }
     }
 
     /// The end of the input, unless an answer is due to a request that has come in whole.
@@ -197,7 +224,8 @@ impl<IO> ClientIo<IO> {
             }
             Err(violation) => {
                 // Only the first is told.
-                let _ = self.state.violation.set(violation);
+                let of_body = self.framing.in_body();
+                let _ = if of_body { &self.state.broken_body } else { &self.state.violation }.set(violation);
                 None
             }
         }
@@ -214,18 +242,19 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
                 match code {
                     RESUMED => this.framing.resume(),
                     CHUNKED => this.framing.begin(Follows::Chunked),
-                    OPAQUE => this.framing.begin(Follows::Opaque),
+                    UNDECIDED => this.framing.begin(Follows::Undecided),
+                    SWITCHED => this.framing.switch(),
                     length => this.framing.begin(Follows::Length(length)),
                 }
             }
         }
         this.state.reader.register(cx.waker());
-        if this.state.violation.get().is_some() {
-            return Poll::Pending;
+        if this.state.violation.get().is_some() || this.state.broken_body().is_some() {
+            return this.state.refused();
         }
         if !this.held.is_empty() {
             let fits = this.held.slice(..this.held.len().min(buffer.remaining()));
-            let Some(admitted) = this.admit(&fits) else { return Poll::Pending };
+            let Some(admitted) = this.admit(&fits) else { return this.state.refused() };
             buffer.put_slice(fits.get(..admitted).unwrap_or_default());
             this.held.advance(admitted);
             return Poll::Ready(Ok(()));
@@ -243,10 +272,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
         let length = read.len();
         let admitted = this.admit(read).unwrap_or(0);
         if admitted < length {
-            this.held = Bytes::copy_from_slice(buffer.filled().get(before + admitted..).unwrap_or_default());
-            buffer.set_filled(before + admitted);
+            let end = before.saturating_add(admitted);
+            this.held = Bytes::copy_from_slice(buffer.filled().get(end..).unwrap_or_default());
+            buffer.set_filled(end);
         }
-        if admitted == 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+        if admitted == 0 { this.state.refused() } else { Poll::Ready(Ok(())) }
     }
 }
 

@@ -46,7 +46,7 @@ impl Failure {
 
     /// A rate limit was reached; there is room again after some time.
     pub(crate) fn rate_limited(limit: &str, wait: Duration) -> Self {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
         let failure = Failure::new(Reason::RateLimited, limit.to_owned());
         Failure { retry_after: Some(seconds.max(1)), ..failure }
     }

@@ -277,7 +277,7 @@ pub(super) async fn forward(
                 (failure.reason, head, body)
             }
         };
-        left -= 1;
+        left = left.saturating_sub(1);
         worker.shared.metrics.retried(&cluster.name, cause);
         outcome.tries_again(cause);
         drop(load);

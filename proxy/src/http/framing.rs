@@ -1,9 +1,10 @@
 //! How an HTTP/1 client's bytes are framed, read alongside hyper and more strictly: what two readers could take for two
 //! different things is refused (RFC 9112 §2.2, §5.2, §6.3, §11.2).
 //!
-//! Refused are lines that end in a bare LF, folded lines, and heads with both `Content-Length` and `Transfer-Encoding`; hyper
-//! refuses the rest (`Transfer-Encoding` in HTTP/1.0, several lengths, unknown codings). Bytes are handed to hyper head by head, so that a
-//! pipelined head is seen here before it is taken for one there.
+//! Refused are lines that end in a bare LF, folded lines, and heads with both `Content-Length` and `Transfer-Encoding` or with more than
+//! one `Content-Length`; hyper refuses the rest (`Transfer-Encoding` in HTTP/1.0, malformed lengths). Bytes are handed to hyper head by
+//! head, so that a pipelined head is seen here before it is taken for one there. What comes after a request for an upgrade waits until the
+//! upstream has answered: before that nobody knows whether it is HTTP (RFC 9110 §7.8).
 
 use memchr::memchr;
 
@@ -14,8 +15,8 @@ pub(super) enum Follows {
     Length(u64),
     /// A chunked body.
     Chunked,
-    /// Not HTTP, if the upstream switches.
-    Opaque,
+    /// Another protocol if the upstream switches, else HTTP.
+    Undecided,
 }
 
 /// Why the client's bytes are refused.
@@ -35,7 +36,10 @@ enum State {
     Between,
     Data(u64),
     Chunk(Chunk),
-    Opaque,
+    /// The upstream is asked for another protocol and has not answered.
+    Undecided,
+    /// Not HTTP any more.
+    Switched,
 }
 
 #[derive(Debug, Default)]
@@ -84,15 +88,20 @@ impl Framing {
             Follows::Length(0) => State::Head(Head::default()),
             Follows::Length(length) => State::Data(length),
             Follows::Chunked => State::Chunk(Chunk::Size),
-            Follows::Opaque => State::Opaque,
+            Follows::Undecided => State::Undecided,
         };
     }
 
     /// The upstream did not switch: HTTP goes on.
     pub(super) fn resume(&mut self) {
-        if matches!(self.state, State::Opaque) {
+        if matches!(self.state, State::Between | State::Undecided) {
             *self = Framing::default();
         }
+    }
+
+    /// The upstream switched: whatever comes now is not looked at.
+    pub(super) fn switch(&mut self) {
+        self.state = State::Switched;
     }
 
     /// Whether what the last head began has come in whole; `None` until it is known what that is.
@@ -100,8 +109,13 @@ impl Framing {
         match &self.state {
             State::Between => None,
             State::Head(head) => Some(head.lines == 0 && self.line.length == 0),
-            State::Data(_) | State::Chunk(_) | State::Opaque => Some(false),
+            State::Data(_) | State::Chunk(_) | State::Undecided | State::Switched => Some(false),
         }
+    }
+
+    /// Whether the next bytes are of a body.
+    pub(super) fn in_body(&self) -> bool {
+        matches!(self.state, State::Data(_) | State::Chunk(_))
     }
 
     /// How many of these bytes may be handed on now; the rest after what they begin is understood.
@@ -112,11 +126,11 @@ impl Framing {
         let mut admitted = 0;
         while let Some(rest) = bytes.get(admitted..).filter(|rest| !rest.is_empty()) {
             let taken = match &mut self.state {
-                State::Between => return Ok(admitted),
-                State::Opaque => rest.len(),
+                State::Between | State::Undecided => return Ok(admitted),
+                State::Switched => rest.len(),
                 State::Data(left) | State::Chunk(Chunk::Data(left)) => {
                     let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
-                    *left -= taken as u64;
+                    *left = left.saturating_sub(taken as u64);
                     taken
                 }
                 State::Head(_) | State::Chunk(_) => match memchr(b'\n', rest) {
@@ -127,11 +141,11 @@ impl Framing {
                     Some(end) => {
                         self.line.extend(rest.get(..end).unwrap_or_default());
                         self.line_ended()?;
-                        end + 1
+                        end.saturating_add(1)
                     }
                 },
             };
-            admitted += taken;
+            admitted = admitted.saturating_add(taken);
             match self.state {
                 State::Data(0) => self.state = State::Head(Head::default()),
                 State::Chunk(Chunk::Data(0)) => self.state = State::Chunk(Chunk::End),
@@ -160,7 +174,7 @@ impl Framing {
             State::Chunk(Chunk::End) if length == 0 => self.state = State::Chunk(Chunk::Size),
             State::Chunk(Chunk::End) => return Err("a chunk is longer than its size"),
             State::Chunk(Chunk::Trailers) if length == 0 => self.state = State::Head(Head::default()),
-            State::Chunk(_) | State::Between | State::Data(_) | State::Opaque => {}
+            State::Chunk(_) | State::Between | State::Data(_) | State::Undecided | State::Switched => {}
         }
         Ok(())
     }
@@ -168,11 +182,13 @@ impl Framing {
 
 impl Head {
     fn line(&mut self, line: &Line) -> Result<(), Violation> {
-        self.lines += 1;
+        self.lines = self.lines.saturating_add(1);
         if self.lines > 1 && matches!(line.start, [b' ' | b'\t', ..]) {
             return Err("a header line is folded");
         }
-        self.length |= line.names(b"content-length");
+        if line.names(b"content-length") && std::mem::replace(&mut self.length, true) {
+            return Err("the request has several lengths");
+        }
         self.coding |= line.names(b"transfer-encoding");
         if self.length && self.coding { Err("the request has both a length and a transfer coding") } else { Ok(()) }
     }
@@ -186,7 +202,7 @@ impl Line {
                 room.copy_from_slice(bytes);
             }
         }
-        self.length += bytes.len();
+        self.length = self.length.saturating_add(bytes.len());
         self.last = bytes.last().copied().unwrap_or(self.last);
     }
 
@@ -196,10 +212,10 @@ impl Line {
             && matches!(self.start.get(name.len()), Some(b':' | b' ' | b'\t'))
     }
 
-    /// The size before extensions, of at most 16 digits.
+    /// The size before extensions, of at most 16 digits: readers differ on more.
     fn chunk_size(&self) -> Option<u64> {
         let kept = self.start.get(..self.length.min(KEPT))?;
-        let digits = kept.iter().position(|byte| !byte.is_ascii_hexdigit())?;
+        let digits = kept.iter().position(|byte| !byte.is_ascii_hexdigit()).filter(|digits| *digits <= 16)?;
         let end = kept.get(digits)?;
         let text = std::str::from_utf8(kept.get(..digits)?).ok()?;
         if matches!(end, b'\r' | b';' | b' ' | b'\t') { u64::from_str_radix(text, 16).ok() } else { None }
@@ -255,6 +271,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nhost: a\r\n b\r\n\r\n", &[]),
             ("POST / HTTP/1.1\r\ncontent-length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", &[]),
             ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nContent-Length : 1\r\n\r\n", &[]),
+            ("POST / HTTP/1.1\r\ncontent-length: 1\r\nContent-Length: 1\r\n\r\n", &[]),
             ("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\nhost: a\r\n\r\n", &[]),
             ("P / HTTP/1.1\r\nt: c\r\n\r\nxyz\r\n", chunked),
             ("P / HTTP/1.1\r\nt: c\r\n\r\n5\nhello\r\n", chunked),
@@ -268,8 +285,27 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_an_upgrade_is_not_looked_at() {
-        let text = format!("{GET}\n\n\nanything");
-        assert_eq!(read(&text, 3, &[Follows::Opaque]).map(|pieces| pieces.len()), Ok(2));
+    fn what_follows_an_upgrade_waits_for_the_answer() {
+        let asked = || {
+            let mut framing = Framing::default();
+            assert_eq!(framing.admit(GET.as_bytes()), Ok(GET.len()));
+            framing.begin(Follows::Undecided);
+            assert_eq!(framing.admit(b"GET / HTTP/1.1\n\n"), Ok(0), "nobody knows yet what it is");
+            framing
+        };
+        let mut switched = asked();
+        switched.switch();
+        assert_eq!(switched.admit(b"\n\n\nanything"), Ok(11), "it is not looked at");
+        let mut refused = asked();
+        refused.resume();
+        assert!(refused.admit(b"GET / HTTP/1.1\n\n").is_err(), "it is HTTP, and read as strictly as any");
+    }
+
+    #[test]
+    fn an_answer_may_come_before_it_is_known_what_follows() {
+        let mut framing = Framing::default();
+        assert_eq!(framing.admit(GET.as_bytes()), Ok(GET.len()));
+        framing.resume();
+        assert_eq!(framing.admit(GET.as_bytes()), Ok(GET.len()));
     }
 }

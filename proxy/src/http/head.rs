@@ -5,7 +5,8 @@
 //! along, not copied.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, request};
@@ -19,6 +20,8 @@ use crate::route;
 pub(crate) const MALLA_HTTP: HeaderName = HeaderName::from_static("malla-http");
 /// On the answer to an extended `CONNECT` between sidecars: the application switched to this protocol.
 pub(crate) const MALLA_UPGRADE: HeaderName = HeaderName::from_static("malla-upgrade");
+/// Headers of a request, as hyper limits them in HTTP/1.
+const MOST_HEADERS: usize = 100;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -58,6 +61,7 @@ impl Head {
     pub(crate) fn from_http1(parts: request::Parts) -> Result<Head, Failure> {
         let request::Parts { method, uri, version, mut headers, .. } = parts;
         let original = if version == http::Version::HTTP_10 { Original::Http10 } else { Original::Http11 };
+        check_codings(&headers)?;
         let host = take_host(&mut headers)?;
         if host.is_none() && original == Original::Http11 {
             return Err(invalid("the request has no Host header"));
@@ -94,6 +98,10 @@ impl Head {
     /// Reads a head as HTTP/2 brought it. (The library has refused headers of one connection.)
     pub(crate) fn from_http2(parts: request::Parts) -> Result<Head, Failure> {
         let request::Parts { mut method, uri, mut headers, extensions, .. } = parts;
+        // Clients cut cookies into pieces (RFC 9113 §8.2.3).
+        if headers.len().saturating_sub(headers.get_all(COOKIE).iter().count()) > MOST_HEADERS {
+            return Err(Failure::new(Reason::HeadersTooLarge, format!("more than {MOST_HEADERS} headers")));
+        }
         let host = take_host(&mut headers)?;
         let uri = uri.into_parts();
         let authority = match (uri.authority, host) {
@@ -267,7 +275,7 @@ impl Original {
 fn complete_websocket(headers: &mut HeaderMap) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let Entry::Vacant(key) = headers.entry(SEC_WEBSOCKET_KEY) else { return };
-    let mut text: String = (0..21).map(|_| char::from(DIGITS[fastrand::usize(..64)])).collect();
+    let mut text: String = (0..21).filter_map(|_| fastrand::choice(DIGITS)).map(|digit| char::from(*digit)).collect();
     text.push_str("A=="); // 16 bytes: the last digit carries two bits
     if let Ok(value) = HeaderValue::try_from(text) {
         key.insert(value);
@@ -276,6 +284,17 @@ fn complete_websocket(headers: &mut HeaderMap) {
 
 fn invalid(what: &'static str) -> Failure {
     Failure::new(Reason::ProtocolError, what)
+}
+
+/// The one transfer coding that is read here is chunked (RFC 9112 §7): the header goes, and a coding below it would be taken for the
+/// body.
+fn check_codings(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(invalid("the body has a transfer coding besides chunked")),
+    }
 }
 
 /// Removes `host`; more than one is a smuggler's trick (RFC 9112 §3.2).
@@ -302,6 +321,10 @@ fn canonical_authority(authority: Authority) -> Result<Authority, Failure> {
     if text.contains('@') {
         return Err(invalid("the authority contains user information"));
     }
+    let port = text.strip_prefix(authority.host()).unwrap_or_default();
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit())) {
+        return Err(invalid("the authority has no valid port"));
+    }
     if text.bytes().any(|b| b.is_ascii_uppercase()) {
         let lower = text.to_ascii_lowercase();
         return Authority::try_from(lower).map_err(|_| invalid("the authority is not a host name"));
@@ -316,6 +339,10 @@ fn canonical_path(path: PathAndQuery, method: &Method) -> Result<PathAndQuery, F
         return if asterisk { Ok(path) } else { Err(invalid("the path does not begin with a slash")) };
     }
     if !path.path().split('/').any(is_dot_segment) {
+        // `http://cart?q`: the path is not written (RFC 9112 §3.2.1).
+        if path.as_str().starts_with('?') {
+            return PathAndQuery::try_from(format!("/{path}")).map_err(|_| invalid("the path is not valid"));
+        }
         return Ok(path);
     }
     let mut segments: Vec<&str> = Vec::new();
@@ -355,13 +382,13 @@ fn dots(segment: &str) -> Option<usize> {
     if segment.is_empty() || segment.len() > 6 {
         return None;
     }
-    let (mut rest, mut count) = (segment.as_bytes(), 0);
+    let (mut rest, mut count) = (segment.as_bytes(), 0_usize);
     while !rest.is_empty() {
         rest = match rest {
             [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
             _ => return None,
         };
-        count += 1;
+        count = count.saturating_add(1);
     }
     (count <= 2).then_some(count)
 }
@@ -509,7 +536,9 @@ mod tests {
         let differ = authority("http://a.b/", &[("host", "c.d")]);
         assert_eq!(differ.map_err(|failure| failure.reason), Err(Reason::ProtocolError), "who reads which?");
         assert_eq!(authority("/", &[("host", "")]).ok(), Some(None));
-        for bad in [&[][..], &[("host", "a"), ("host", "a")], &[("host", "u@a")], &[("host", "a b")]] {
+        for bad in
+            [&[][..], &[("host", "a"), ("host", "a")], &[("host", "u@a")], &[("host", "a b")], &[("host", "[::1]0")]]
+        {
             assert_eq!(authority("/", bad).map_err(|failure| failure.reason), Err(Reason::ProtocolError), "{bad:?}");
         }
         let mut old = parts("GET", "/", &[]);
@@ -518,6 +547,18 @@ mod tests {
         let two = |headers: &[(&str, &str)]| Head::from_http2(parts("GET", "http://cart/", headers));
         assert!(two(&[("host", "CART")]).is_ok());
         assert!(two(&[("host", "other")]).is_err());
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding() {
+        let refused = |codings: &[(&str, &str)]| {
+            let all = [&[("host", "cart")], codings].concat();
+            Head::from_http1(parts("POST", "/", &all)).is_err()
+        };
+        assert!(!refused(&[("transfer-encoding", "Chunked")]));
+        assert!(refused(&[("transfer-encoding", "gzip, chunked")]));
+        assert!(refused(&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")]));
+        assert!(refused(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
     }
 
     #[test]
@@ -532,6 +573,7 @@ mod tests {
             ("/a/..", "/"),
             ("/a/b/.", "/a/b/"),
             ("/a//b", "/a//b"),
+            ("?q=1", "/?q=1"),
             ("/.a/..b/%2e%2e%2e", "/.a/..b/%2e%2e%2e"),
         ] {
             let canonical = canonical_path(PathAndQuery::from_static(path), &Method::GET);
@@ -578,6 +620,17 @@ mod tests {
             let head = Head::from_http2(parts("POST", "http://a/", &[("content-type", content_type)])).expect("valid");
             assert_eq!(head.is_grpc(), expected, "{content_type}");
         }
+    }
+
+    #[test]
+    fn headers_are_counted_in_http2_too() {
+        let reason = |name: &str, number: usize| {
+            let headers: Vec<(&str, &str)> = (0..number).map(|_| (name, "1")).collect();
+            Head::from_http2(parts("GET", "http://cart/", &headers)).map(drop).map_err(|failure| failure.reason)
+        };
+        assert_eq!(reason("x-a", 100), Ok(()));
+        assert_eq!(reason("x-a", 101), Err(Reason::HeadersTooLarge));
+        assert_eq!(reason("cookie", 300), Ok(()), "one cookie in pieces");
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Reader {
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut recording = self.recording.lock();
         if let Some(chunk) = recording.chunks.get(self.next) {
-            self.next += 1;
+            self.next = self.next.saturating_add(1);
             return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
         }
         if self.ended {
@@ -150,7 +150,7 @@ impl Reader {
         match rest.exact() {
             Some(rest) if !recording.lost => {
                 let kept: usize = recording.chunks.iter().skip(self.next).map(Bytes::len).sum();
-                SizeHint::with_exact(rest + kept as u64)
+                SizeHint::with_exact(rest.saturating_add(kept as u64))
             }
             _ => rest,
         }

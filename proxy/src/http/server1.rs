@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -56,14 +56,14 @@ where
         Box::pin(async move { Ok::<_, Infallible>(respond(&connection, &state, &after, request).await) })
     });
     let io = TokioIo::new(ClientIo::new(io, state.clone()));
-    let mut http = http1::Builder::new()
-        .auto_date_header(false)
-        .header_read_timeout(None)
-        .max_header_size(LARGEST_HEAD as usize)
-        .serve_connection(io, service)
-        .with_upgrades();
+    let mut http = builder().serve_connection(io, service).with_upgrades();
     let ended = Watched { connection: &connection, state: &state, timer: None, requests_before: 0 };
-    match ended.drive(&mut http).await {
+    let end = ended.drive(&mut http).await;
+    if let Some(what) = state.broken_body() {
+        connection.count(Reason::ProtocolError);
+        return connection.log(Reason::ProtocolError, what);
+    }
+    match end {
         End::Finished(Ok(())) => {}
         End::Finished(Err(_)) if state.has_stalled() => connection.count(Reason::IdleTimeout),
         End::Finished(Err(cause)) => refused(&connection, &cause),
@@ -84,12 +84,14 @@ where
     match after {
         None => {}
         Some(After::Tunnel(client, tunnel)) => {
+            state.switched();
             state.release_end();
             if let Ok(client) = client.await {
                 tunnel.run(client.into()).await;
             }
         }
         Some(After::Connect(client, tunnel, mut exchange)) => {
+            state.switched();
             state.release_end();
             if let Ok(client) = client.await {
                 tunnel.carry(Box::new(TokioIo::new(client))).await;
@@ -97,6 +99,13 @@ where
             exchange.finish();
         }
     }
+}
+
+/// How hyper reads clients.
+pub(super) fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.auto_date_header(false).header_read_timeout(None).max_header_size(LARGEST_HEAD as usize);
+    builder
 }
 
 /// How a connection ended.
@@ -234,14 +243,14 @@ fn refused(connection: &Connection, cause: &hyper::Error) {
 }
 
 /// What hyper will take to follow a head.
-fn follows(request: &Request<Incoming>) -> Follows {
+pub(super) fn follows(request: &Request<Incoming>) -> Follows {
     let headers = request.headers();
     if headers.contains_key(TRANSFER_ENCODING) {
         return Follows::Chunked;
     }
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
     let may_switch = request.method() == http::Method::CONNECT || headers.contains_key(UPGRADE);
-    if may_switch && length == 0 { Follows::Opaque } else { Follows::Length(length) }
+    if may_switch && length == 0 { Follows::Undecided } else { Follows::Length(length) }
 }
 
 /// Answers a request. A panic costs this request, not the connection's other ones and not the sidecar.
@@ -254,6 +263,7 @@ async fn respond(
     let client = request.extensions_mut().remove::<OnUpgrade>();
     let (parts, body) = request.into_parts();
     let head = Head::from_http1(parts).map(Box::new);
+    let refused = head.is_err();
     let body = Body::from_client(body, state);
     let outcome = begin(connection, &head);
     let arrived = Arrived { head, body, outcome, gate: None, client: Some(state.clone()) };
@@ -263,9 +273,13 @@ async fn respond(
             .map(ResponseBody::without_record);
     };
     let (slot, head) = match (served, client) {
-        (Served::Answer(response), asked) => {
+        (Served::Answer(mut response), asked) => {
             if asked.is_some() {
                 state.resumed();
+            }
+            if refused {
+                // Whoever writes heads that can be read in two ways may do so with the next one (RFC 9112 §11.2).
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             return response;
         }

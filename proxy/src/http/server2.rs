@@ -89,7 +89,7 @@ where
             while let Poll::Ready(next) = http.poll_accept(cx) {
                 match next {
                     Some(Ok((request, respond))) => {
-                        accepted += 1;
+                        accepted = accepted.saturating_add(1);
                         requests.push(guarded(connection.clone(), request, respond));
                     }
                     Some(Err(cause)) => return Poll::Ready(Err(cause)),

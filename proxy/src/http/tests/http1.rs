@@ -272,6 +272,55 @@ async fn an_application_may_ignore_the_upgrade() {
 }
 
 #[tokio::test]
+async fn what_comes_after_an_ignored_upgrade_is_read_as_strictly_as_any_request() {
+    let (application, seen, _running) = answers(HELLO).await;
+    let pair = pair(application).await;
+    let next = "GET /next HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+    let answer = exchange_raw(pair.outbound.address, &format!("{UPGRADE}{next}")).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "it was HTTP all the same: {answer}");
+    // Sent with the request for an upgrade, it must not get past the framing before the application has answered.
+    for smuggled in ["GET /next HTTP/1.1\nhost: cart\n\n", "GET /next HTTP/1.1\r\nhost: cart\r\n folded\r\n\r\n"] {
+        let answer = exchange_raw(pair.outbound.address, &format!("{UPGRADE}{smuggled}")).await;
+        assert!(answer.contains("HTTP/1.1 200 OK") && answer.contains("HTTP/1.1 400"), "{answer}");
+    }
+    let asked: Vec<String> = seen.lock().iter().filter_map(|head| Some(head.split(' ').nth(1)?.to_owned())).collect();
+    assert_eq!(asked, ["/chat", "/next", "/chat", "/chat"]);
+}
+
+#[tokio::test]
+async fn a_body_whose_chunks_can_be_read_in_two_ways_ends_its_request() {
+    let (ended, when_ended) = tokio::sync::oneshot::channel();
+    let ended = Arc::new(Mutex::new(Some(ended)));
+    let (application, _running) = scripted(move |_, mut socket| {
+        let ended = ended.clone();
+        async move {
+            let seen = read_until(&mut socket, "never").await;
+            ended.lock().take().map(|ended| ended.send(seen));
+        }
+    })
+    .await;
+    let pair = pair(application).await;
+    let request = "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n3\nabc\n0\n\n";
+    let answer = tokio::time::timeout(Duration::from_secs(20), exchange_raw(pair.outbound.address, request)).await;
+    assert!(!answer.expect("it does not wait for more").contains(" 200 "));
+    let seen = when_ended.await.expect("the application is told too");
+    assert!(seen.contains("abc") && !seen.ends_with("0\r\n\r\n"), "cut short, not complete: {seen}");
+    let refused = || counted(&pair.outbound.worker, "malla_connections_refused_total", &["protocol_error"]);
+    eventually("it is counted", || refused() == 1).await;
+}
+
+#[tokio::test]
+async fn what_is_sent_before_the_switch_arrives_after_it() {
+    let (application, seen, _running) = echo(true).await;
+    let pair = pair(application).await;
+    let mut socket = TcpStream::connect(pair.outbound.address).await.expect("connected");
+    socket.write_all(format!("{UPGRADE}GET / HTTP/1.1\r\n\r\n").as_bytes()).await.expect("sent");
+    let answer = read_until(&mut socket, "GET / HTTP/1.1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    assert!(seen.lock()[0].ends_with("\r\n\r\n") && !seen.lock()[0].contains("GET / "), "{:?}", seen.lock());
+}
+
+#[tokio::test]
 async fn invalid_requests_are_refused_and_counted() {
     let (application, seen, _running) = answers(HELLO).await;
     let pair = pair(application).await;
@@ -279,8 +328,8 @@ async fn invalid_requests_are_refused_and_counted() {
     let big = format!("GET / HTTP/1.1\r\nhost: cart\r\nx: {}\r\n\r\n", "a".repeat(70_000));
     let many = format!("GET / HTTP/1.1\r\nhost: cart\r\n{}\r\n", "x: 1\r\n".repeat(101));
     for (request, expected) in [
-        ("GET / HTTP/1.1\r\nconnection: close\r\n\r\n", "HTTP/1.1 400"),
-        ("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\r\nx: y\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\r\nhost: a\r\n folded\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\r\nhost: cart\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "HTTP/1.1 400"),
@@ -288,7 +337,9 @@ async fn invalid_requests_are_refused_and_counted() {
         ("GET / HTTP/1.1\r\nhost: cart\r\nx: a\0b\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\r\nhost: cart\r\ncontent-length: +5\r\n\r\nhello", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n", "HTTP/1.1 400"),
-        ("GET http://cart/ HTTP/1.1\r\nhost: bank\r\nconnection: close\r\n\r\n", "HTTP/1.1 400"),
+        ("GET http://cart/ HTTP/1.1\r\nhost: bank\r\n\r\n", "HTTP/1.1 400"),
+        ("POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/1.1\r\nhost: cart\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx", "HTTP/1.1 400"),
         ("\x16\x03\x01\x02garbage\r\n\r\n", "HTTP/1.1 400"),
         ("GET / HTTP/1.1\nhost: cart\n\n", "HTTP/1.1 400 Bad Request\r\nmalla-reason: protocol_error"),
         (both, "HTTP/1.1 400 Bad Request\r\nmalla-reason: protocol_error"),
@@ -306,7 +357,7 @@ async fn invalid_requests_are_refused_and_counted() {
         "{told}"
     );
     let refused = |reason| counted(&pair.outbound.worker, "malla_connections_refused_total", &[reason]);
-    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (10, 2));
+    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (11, 2));
 }
 
 #[tokio::test]
