@@ -14,6 +14,7 @@ mod hedge;
 mod idle;
 mod mirror;
 mod pipe;
+pub mod reading;
 mod replay;
 mod request_body;
 mod response;

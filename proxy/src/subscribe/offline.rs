@@ -17,8 +17,22 @@ pub fn snapshot(
     destinations: impl IntoIterator<Item = Name>,
     resource: impl Fn(ResourceType, &str) -> Option<Resource>,
 ) -> Arc<Snapshot> {
+    recovered(destinations, &[], resource)
+}
+
+/// The same for a sidecar that has been told something else before, by a server that has gone.
+pub fn recovered(
+    destinations: impl IntoIterator<Item = Name>,
+    told: &[DeltaDiscoveryResponse],
+    resource: impl Fn(ResourceType, &str) -> Option<Resource>,
+) -> Arc<Snapshot> {
     let now = Instant::now();
     let mut world = World::new(core::Node::default(), None, destinations, Arc::default(), Arc::default());
+    world.connected(now);
+    for response in told {
+        world.response(response, now);
+    }
+    world.disconnected();
     let mut requests = world.connected(now);
     while let Some(request) = requests.pop() {
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else { continue };
