@@ -26,6 +26,7 @@ pub mod identity;
 pub mod inbound;
 pub mod init;
 pub mod listen;
+pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod original_dst;

@@ -101,7 +101,7 @@ async fn accept_loop(listener: &tokio::net::TcpListener, entrance: &Entrance, sh
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
                 shared.metrics.connection_accepted(direction);
-                if workers.connections() >= shared.settings.max_connections {
+                if workers.connections() >= shared.settings.max_connections || shared.memory.connections() {
                     shared.metrics.connection_refused(direction, Reason::Overloaded);
                     continue;
                 }
@@ -149,6 +149,10 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
 pub async fn serve(worker: Arc<Worker>, accepted: Accepted) {
     let Accepted { stream, peer, entrance } = accepted;
     let direction = direction(&entrance);
+    // It may have waited for its worker while memory ran out.
+    if worker.shared.memory.connections() {
+        return worker.shared.metrics.connection_refused(direction, Reason::Overloaded);
+    }
     let socket = match tokio::net::TcpStream::from_std(stream) {
         Ok(socket) => socket,
         Err(cause) => {

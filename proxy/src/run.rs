@@ -25,6 +25,7 @@ use crate::drain::{Drain, Drained};
 use crate::health_check;
 use crate::identity::{IdentityStore, Renewal};
 use crate::listen::{self, Listeners};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -113,6 +114,7 @@ impl Proxy {
             metrics: Metrics::new(&settings.node_id()),
             tracer: settings.tracing.as_ref().map(Tracer::new),
             taps: Default::default(),
+            memory: Memory::new(settings.memory_limit),
             drain: Drain::new(),
             settings,
         });
@@ -221,6 +223,7 @@ async fn supervise(
     tasks.spawn(Renewal::new(identity.clone(), connector, settings).run());
     tasks.spawn(health_check::run(shared.clone()));
     tasks.spawn(telemetry::run(shared.clone()));
+    tasks.spawn(shared.memory.clone().watch());
     tasks.spawn(admin::serve(sockets.admin, Scope::Everything, shared.clone()));
     tasks.spawn(admin::serve(sockets.health, Scope::Health, shared.clone()));
     tasks.spawn(sockets.listeners.accept(shared.clone(), workers));

@@ -77,6 +77,11 @@ pub struct Args {
     #[arg(long, env = "MALLA_MAX_CONNECTIONS", value_name = "N", default_value_t = MAX_CONNECTIONS)]
     max_connections: usize,
 
+    /// Memory from which the sidecar sheds load with `overloaded`, for example 256Mi, or none [default: the limit of its control
+    /// group]
+    #[arg(long, env = "MALLA_MEMORY_LIMIT", value_name = "SIZE")]
+    memory_limit: Option<MemoryLimit>,
+
     /// Ports whose connections are raw TCP where nothing declares what is spoken: nothing is peeked, comma-separated
     #[arg(long, env = "MALLA_OPAQUE_PORTS", value_name = "PORTS", value_delimiter = ',')]
     opaque_ports: Vec<u16>,
@@ -208,6 +213,8 @@ pub struct Settings {
     pub drain: Duration,
     /// Connections that may be open at once. Default 20,000.
     pub max_connections: usize,
+    /// Memory that it may use. Default that of its control group.
+    pub memory_limit: MemoryLimit,
     /// Mark of all connections that the sidecar opens.
     pub mark: Option<u32>,
     /// Which requests a trace collector is told of. Default none.
@@ -220,6 +227,18 @@ pub struct Settings {
     pub probes: Probes,
     /// Where the application has metrics.
     pub scrape: Option<Scrape>,
+}
+
+/// Memory that a sidecar may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryLimit {
+    /// What the control group of the process allows, if that has a limit.
+    #[default]
+    Group,
+    /// This many bytes.
+    Bytes(u64),
+    /// As much as there is.
+    None,
 }
 
 /// Where the application has metrics: `9090/metrics`.
@@ -295,6 +314,7 @@ impl Args {
             workers: self.workers,
             drain: self.drain,
             max_connections: self.max_connections,
+            memory_limit: self.memory_limit.unwrap_or_default(),
             mark: self.mark,
             tracing,
             access_log,
@@ -359,6 +379,7 @@ impl Settings {
             workers: NonZeroUsize::MIN,
             drain: Duration::from_secs(30),
             max_connections: MAX_CONNECTIONS,
+            memory_limit: MemoryLimit::default(),
             mark: None,
             tracing: None,
             access_log: None,
@@ -469,6 +490,34 @@ impl fmt::Display for HostPort {
         } else {
             write!(f, "{}:{}", self.host, self.port)
         }
+    }
+}
+
+impl FromStr for MemoryLimit {
+    type Err = String;
+
+    /// `none`, or a whole number of bytes, with a unit of Kubernetes if there is one.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        /// With less a sidecar would shed everything.
+        const LEAST: u64 = 16 << 20;
+        if text == "none" {
+            return Ok(MemoryLimit::None);
+        }
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit {
+            "" => 1,
+            "Ki" | "KiB" => 1 << 10,
+            "Mi" | "MiB" => 1 << 20,
+            "Gi" | "GiB" => 1 << 30,
+            "k" | "kB" => 1_000,
+            "M" | "MB" => 1_000_000,
+            "G" | "GB" => 1_000_000_000,
+            _ => return Err(format!("{unit:?} is not a unit: use Mi or Gi, for example 256Mi")),
+        };
+        let bytes: Option<u64> = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        let bytes = bytes.ok_or_else(|| "write a size, for example 256Mi, or none".to_owned())?;
+        if bytes < LEAST { Err("a sidecar needs 16Mi at least".to_owned()) } else { Ok(MemoryLimit::Bytes(bytes)) }
     }
 }
 
@@ -612,6 +661,20 @@ mod tests {
             assert!(error.to_string().contains("--trust"), "{error}");
             let cause = std::error::Error::source(&error).expect("a cause").to_string();
             assert!(cause.contains("root.pem"), "{cause}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_memory_is_a_size_or_none() {
+        let files = Files::new();
+        let limit = |text: &str| files.ready(&["--memory-limit", text]).map(|settings| settings.memory_limit);
+        assert_eq!(files.ready(&[]).expect("ready").memory_limit, MemoryLimit::Group);
+        assert_eq!(limit("none").expect("ready"), MemoryLimit::None);
+        for (text, bytes) in [("64Mi", 64 << 20), ("1GiB", 1 << 30), ("67108864", 64 << 20), ("100M", 100_000_000)] {
+            assert_eq!(limit(text).expect("ready"), MemoryLimit::Bytes(bytes), "{text}");
+        }
+        for wrong in ["1Mi", "64", "Mi", "-1Gi", "64 MB!", "99999999999Gi"] {
+            assert!(wrong.parse::<MemoryLimit>().is_err(), "{wrong}");
         }
     }
 

@@ -8,6 +8,7 @@ use crate::dns::Resolver;
 use crate::drain::Drain;
 use crate::http::Mirrors;
 use crate::identity::IdentityStore;
+use crate::memory::Memory;
 use crate::metrics::{Metrics, Shard};
 use crate::peers::Peers;
 use crate::pool::Pool;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub(crate) tracer: Option<Arc<Tracer>>,
     /// Tells of requests that somebody taps.
     pub(crate) taps: Taps,
+    /// What is used of the limit of memory.
+    pub memory: Memory,
     /// Shutdown.
     pub drain: Drain,
 }

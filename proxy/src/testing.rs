@@ -98,6 +98,7 @@ pub(crate) fn shared(settings: Settings, snapshot: Snapshot, identity: Option<Id
         access_log: None,
         tracer: settings.tracing.as_ref().map(crate::trace::Tracer::new),
         taps: Default::default(),
+        memory: crate::memory::Memory::new(settings.memory_limit),
         drain: Drain::new(),
         settings,
     })

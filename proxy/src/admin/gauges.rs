@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use crate::access_log::AccessLog;
 use crate::drain::Drain;
 use crate::identity::IdentityStore;
+use crate::memory::Memory;
 use crate::metrics::Documented;
 use crate::shared::Shared;
 use crate::subscribe::status::{Connection, Status};
@@ -24,6 +25,7 @@ use crate::trace::{Counts, Tracer};
 pub(crate) struct SidecarMetrics {
     status: Arc<Status>,
     identity: IdentityStore,
+    memory: Memory,
     drain: Drain,
     tracer: Option<Arc<Tracer>>,
     access_log: Option<Arc<AccessLog>>,
@@ -50,6 +52,9 @@ pub const SIDECAR_TABLE: &[Documented] = &[
     row("malla_identity_valid", "gauge", &[], "Whether there is a certificate that has not expired"),
     row("malla_identity_renewal_failing", "gauge", &[], "Whether the last attempt to obtain a certificate failed"),
     row("malla_connections_in_flight", "gauge", &[], "Connections that are being served"),
+    row("malla_memory_limit_bytes", "gauge", &[], "Memory that the sidecar may use, 0 if there is no limit"),
+    row("malla_memory_used_bytes", "gauge", &[], "Memory in use of that limit, 0 if there is no limit"),
+    row("malla_memory_shedding", "gauge", &[], "Whether requests are shed because memory runs out"),
     row("malla_draining", "gauge", &[], "Whether the sidecar is shutting down"),
     row("malla_access_log_lines_dropped", "counter", &[], "Lines of the access log for which there was no room"),
     row("malla_trace_spans_exported", "counter", &[], "Spans that the trace collector took"),
@@ -62,6 +67,7 @@ impl SidecarMetrics {
         SidecarMetrics {
             status: shared.directory.status().clone(),
             identity: shared.identity.clone(),
+            memory: shared.memory.clone(),
             drain: shared.drain.clone(),
             tracer: shared.tracer.clone(),
             access_log: shared.access_log.clone(),
@@ -83,6 +89,9 @@ impl SidecarMetrics {
             "malla_identity_valid" => u64::from(self.expiry().is_some_and(|expiry| expiry > SystemTime::now())),
             "malla_identity_renewal_failing" => u64::from(self.identity.failure().is_some()),
             "malla_connections_in_flight" => count(self.drain.in_flight()),
+            "malla_memory_limit_bytes" => self.memory.limit().unwrap_or(0),
+            "malla_memory_used_bytes" => self.memory.used(),
+            "malla_memory_shedding" => u64::from(self.memory.requests()),
             "malla_draining" => u64::from(self.drain.is_draining()),
             "malla_access_log_lines_dropped" => self.access_log.as_ref().map_or(0, |log| log.dropped()),
             "malla_trace_spans_exported" => self.spans(|counts| &counts.exported),

@@ -63,6 +63,10 @@ pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Ser
     let Arrived { head, body, outcome, gate, client } = arrived;
     let mut exchange = Exchange { outcome, grpc: false, deadline: None, idle: None, held: None, client };
     let result = match head {
+        Ok(head) if connection.worker.shared.memory.requests() => {
+            exchange.grpc = head.is_grpc();
+            Err(Failure::new(Reason::Overloaded, "it has nearly used up its memory"))
+        }
         Ok(mut head) => {
             exchange.grpc = head.is_grpc();
             exchange.outcome.follow(&mut head.headers);

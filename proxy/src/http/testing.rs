@@ -116,6 +116,7 @@ pub(crate) fn worker_of(snapshot: Snapshot, account: &str, tracing: Option<Traci
         access_log: None,
         tracer: settings.tracing.as_ref().map(Tracer::new),
         taps: Default::default(),
+        memory: crate::memory::Memory::new(settings.memory_limit),
         drain: crate::drain::Drain::new(),
         settings,
     };
