@@ -133,7 +133,8 @@ impl FromStr for Template {
             match character {
                 '{' | '}' if rest.next_if(|(_, next)| *next == character).is_some() => literal.push(character),
                 '{' => {
-                    let (name, _) = text[at + 1..]
+                    let after = text.split_at_checked(at.saturating_add(1)).unwrap_or_default().1;
+                    let (name, _) = after
                         .split_once('}')
                         .ok_or_else(|| format!("the brace at character {} is not closed", at + 1))?;
                     let field = Field::ALL.iter().find(|field| field.name() == name);

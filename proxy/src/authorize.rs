@@ -6,6 +6,8 @@
 //!
 //! Here is no I/O, no lock, and no allocation but for percent-encoded paths and repeated headers.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -5,6 +5,8 @@
 //! logs: what a proxyless gRPC client ignores too) is not. References between resources stay names
 //! here; `link` follows them.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod authorization;
 pub mod cluster;
 pub mod endpoints;

@@ -3,6 +3,8 @@
 //! Pure functions of the bytes so far, called again as more arrive. They never decide on less than they need and never ask
 //! for more than they need; how long that may take is the caller's business.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod client_hello;
 
 use std::sync::Arc;

@@ -6,6 +6,8 @@
 //!
 //! Refused: names of the mesh, which the directory knows.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod happy_eyeballs;
 mod system;
 

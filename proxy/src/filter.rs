@@ -2,6 +2,8 @@
 //!
 //! Names and values are ready to be written; a route that does nothing of this has no [`Filters`] at all.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod cors;
 mod fault;
 mod headers;

@@ -2,6 +2,8 @@
 //!
 //! [`serve`] takes a connection whose protocol is known and owns it to its end. Bodies stream; nothing is collected.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod body;
 mod client_io;
 mod exchange;

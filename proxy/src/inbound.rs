@@ -3,6 +3,8 @@
 //! TLS with an SNI of the mesh is ours and ends here; other TLS is the application's and passes untouched; plaintext is
 //! refused unless the port's mode is permissive. Whose connection it is, is known before the application hears of it.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod plaintext;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,19 @@
 //! [`balance`] → [`pool`] → [`http`] → [`outcome`]. [`inbound`] and [`outbound`] are its tables of contents.
 //! What is applied lives in a [`snapshot`], which [`subscribe`] and [`decode`] make from xDS.
 
+// Nothing from outside ends the sidecar. Arithmetic is linted where bytes of strangers are read.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 pub mod access_log;
 pub mod admin;
 pub mod authorize;

@@ -1,5 +1,7 @@
 //! Names that travel through the sidecar: xDS names, service authorities, SPIFFE identities.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::borrow::Cow;
 use std::net::{Ipv6Addr, SocketAddr};
 

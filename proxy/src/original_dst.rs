@@ -1,5 +1,7 @@
 //! Where a connection was going before the kernel redirected it.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::io;
 use std::net::SocketAddr;
 

@@ -1,5 +1,7 @@
 //! The way of a connection that leaves the application, in the order of execution.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 #[cfg(test)]
 mod tests;
 mod tunnel;

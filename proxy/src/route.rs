@@ -4,6 +4,8 @@
 //! both ends from `decode`. Here is no I/O, no state, and no allocation but for percent-encoded query values and repeated
 //! headers.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -163,8 +165,8 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 fn hex(digit: u8) -> u8 {
     match digit {
-        b'0'..=b'9' => digit - b'0',
-        b'a'..=b'f' => digit - b'a' + 10,
+        b'0'..=b'9' => digit.wrapping_sub(b'0'),
+        b'a'..=b'f' => digit.wrapping_sub(b'a').wrapping_add(10),
         _ => digit.wrapping_sub(b'A').wrapping_add(10),
     }
 }

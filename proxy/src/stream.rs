@@ -4,6 +4,8 @@
 //! Detection reads, it does not `MSG_PEEK`: a peek that finds half a ClientHello would be woken again at once by the very
 //! bytes it has left in the socket. What was read is held here and given out first, so nobody behind sees a difference.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;

@@ -3,6 +3,8 @@
 //! Nothing of a client's is sent before the upstream is connected, so a connect that fails is tried again at another endpoint,
 //! within the retry budget.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod copy;
 
 use std::net::SocketAddr;

@@ -6,6 +6,8 @@
 //!
 //! Refused: TLS below 1.3, peers without a certificate, certificates with no or several URI SANs.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod accept;
 mod connect;
 mod credentials;

@@ -1,6 +1,8 @@
 //! What a token says about its bearer, read without verifying it: a hint for names, never a decision. The control server
 //! verifies; the identity comes from the certificate that it issues.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 

@@ -87,7 +87,7 @@ fn sort(mut input: &[u8], schema: &Schema) -> Option<Vec<u8>> {
             }
             WireType::StartGroup | WireType::EndGroup => return None,
         }
-        output.extend_from_slice(start.get(..start.len() - input.len())?);
+        output.extend_from_slice(start.get(..start.len().checked_sub(input.len())?)?);
     }
     for (tag, mut entries) in maps {
         entries.sort();

@@ -253,10 +253,6 @@ impl DeltaClient {
 fn invalid(mut message: String) -> rpc::Status {
     /// `google.rpc.Code.INVALID_ARGUMENT`.
     const INVALID_ARGUMENT: i32 = 3;
-    let mut end = message.len().min(MESSAGE_LIMIT);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    message.truncate(end);
+    message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
     rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
 }

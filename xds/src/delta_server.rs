@@ -247,18 +247,20 @@ impl DeltaServer {
             resource_errors: denied,
             ..Default::default()
         };
-        let mut size = 0;
+        let mut size = 0_usize;
         let mut names: Vec<SentName> =
             batch.removed.into_iter().map(|name| SentName { asked: name.clone(), resource: name }).collect();
         let mut remaining = batch.resources.into_values().peekable();
         loop {
-            let fits = |size: usize, resource: &Resource| size == 0 || size + resource.body.len() <= RESPONSE_SIZE;
+            let fits = |size: usize, resource: &Resource| {
+                size == 0 || size.saturating_add(resource.body.len()) <= RESPONSE_SIZE
+            };
             while let Some((resource, asked)) = remaining.next_if(|(resource, _)| fits(size, resource)) {
-                size += resource.body.len().max(1);
+                size = size.saturating_add(resource.body.len().max(1));
                 names.extend(asked.into_iter().map(|asked| SentName { asked, resource: resource.name.clone() }));
                 response.resources.push(on_the_wire(&resource));
             }
-            self.last_nonce += 1;
+            self.last_nonce = self.last_nonce.wrapping_add(1);
             response.nonce = self.last_nonce.to_string();
             subscription.progress.forget(names.iter().map(|name| &name.asked));
             subscription.progress.sent(self.last_nonce, view.version(), std::mem::take(&mut names), Extent::Partial);
@@ -282,7 +284,7 @@ impl DeltaServer {
     /// Names of a type that does not exist here do not exist either; answers to that answer are left alone.
     fn nothing_of_that_type(&mut self, request: &DeltaDiscoveryRequest) -> Option<DeltaDiscoveryResponse> {
         request.response_nonce.is_empty().then(|| {
-            self.last_nonce += 1;
+            self.last_nonce = self.last_nonce.wrapping_add(1);
             DeltaDiscoveryResponse {
                 type_url: request.type_url.clone(),
                 removed_resources: request.resource_names_subscribe.clone(),

@@ -3,6 +3,20 @@
 //! Envoy's own types ([`envoy`]), the names on the wire ([`names`]), what a compiled [`resource`] is, and the protocol state
 //! machines. No I/O, no async, no clock: events in, messages out. Depends on no other crate of Malla.
 
+// What control servers and sidecars say to each other may be anything.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects
+    )
+)]
+
 mod canonical;
 pub mod delta_client;
 pub mod delta_server;

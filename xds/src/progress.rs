@@ -98,11 +98,7 @@ impl Progress {
     }
 
     fn reject(&mut self, response: Outstanding, message: &str) -> Rejection {
-        let mut end = message.len().min(MESSAGE_LIMIT);
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        let message = message.get(..end).unwrap_or_default().to_owned();
+        let message = message.get(..message.floor_char_boundary(MESSAGE_LIMIT)).unwrap_or_default().to_owned();
         // Whatever was rejected under these names before: it has been replaced by what this response held.
         self.forget(response.names.iter().map(|name| &name.asked));
         let mut rejected: Vec<SentName> = response.names;
@@ -176,9 +172,9 @@ impl SentName {
 
 /// Whether a text names a resource, and not merely one whose name begins or ends like it.
 fn mentions(message: &str, name: &str) -> bool {
-    message.match_indices(name).any(|(start, _)| {
+    message.match_indices(name).any(|(start, found)| {
         let before = message.get(..start).and_then(|text| text.chars().next_back());
-        let after = message.get(start + name.len()..).and_then(|text| text.chars().next());
+        let after = message.get(start.saturating_add(found.len())..).and_then(|text| text.chars().next());
         let joins = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/');
         !before.is_some_and(|c| joins(c) || c == '.') && !after.is_some_and(joins)
     })

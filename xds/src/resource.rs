@@ -131,7 +131,7 @@ impl Resource {
         if *name == *self.name || self.kind != ResourceType::Listener {
             return self.body.clone();
         }
-        let mut body = Vec::with_capacity(self.body.len() + name.len() + 6);
+        let mut body = Vec::with_capacity(self.body.len().saturating_add(name.len()).saturating_add(6));
         body.extend_from_slice(&self.body);
         prost::encoding::string::encode(1, &name.to_owned(), &mut body);
         body.into()

@@ -80,7 +80,7 @@ impl SotwServer {
         let mut reply = Reply::default();
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
             if request.response_nonce.is_empty() {
-                self.last_nonce += 1;
+                self.last_nonce = self.last_nonce.wrapping_add(1);
                 let (type_url, nonce) = (request.type_url.clone(), self.last_nonce.to_string());
                 reply.responses.push(DiscoveryResponse { type_url, nonce, ..Default::default() });
             }
@@ -232,7 +232,7 @@ impl SotwServer {
             let sent = subscription.sent.get(name)?;
             Some(Any { type_url: kind.type_url().to_owned(), value: sent.resource.render_as(name) })
         };
-        self.last_nonce += 1;
+        self.last_nonce = self.last_nonce.wrapping_add(1);
         responses.push(DiscoveryResponse {
             version_info: view.version().to_owned(),
             resources: names.iter().filter_map(body).collect(),

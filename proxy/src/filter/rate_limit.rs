@@ -106,7 +106,8 @@ impl Bucket {
 
     fn take(&self, now: Instant) -> Result<(), Duration> {
         let TokenBucket { tokens, interval, burst } = self.limit;
-        let per_token = (interval.as_nanos() / u128::from(tokens.max(1))).clamp(1, u128::from(u64::MAX)) as u64;
+        let per_token =
+            interval.as_nanos().checked_div(tokens.into()).unwrap_or(u128::MAX).clamp(1, u128::from(u64::MAX)) as u64;
         let room = per_token.saturating_mul(burst.max(1).into());
         let now = now.saturating_duration_since(self.created).as_nanos() as u64;
         let next = |full_at: u64| full_at.max(now).saturating_add(per_token);

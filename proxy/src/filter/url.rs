@@ -53,7 +53,7 @@ impl PathRewrite {
         if !from.path().starts_with('/') {
             return None;
         }
-        let mut text = String::with_capacity(with.len() + from.as_str().len());
+        let mut text = String::with_capacity(with.len().saturating_add(from.as_str().len()));
         text.push_str(with);
         text.push_str(rest);
         if let Some(query) = from.query() {

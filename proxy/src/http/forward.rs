@@ -209,7 +209,7 @@ pub(super) async fn forward(
             }
         };
         if raced.sent {
-            left -= 1;
+            left = left.saturating_sub(1);
             kept = kept.filter(|_| left > 0);
         }
         if let Some(second) = raced.second.map(|second| *second) {

@@ -72,12 +72,12 @@ async fn answer(worker: &Worker, mut stream: Replay, reason: Reason, peer: &Sock
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(text.as_bytes()).await?;
         stream.shutdown().await?;
-        let mut thrown_away = 0;
+        let mut thrown_away = 0_usize;
         let mut buffer = [0; 512];
         while thrown_away < MOST {
             match stream.read(&mut buffer).await? {
                 0 => break,
-                read => thrown_away += read,
+                read => thrown_away = thrown_away.saturating_add(read),
             }
         }
         Ok::<(), std::io::Error>(())

@@ -104,6 +104,7 @@ struct Answer {
 const BUCKETS: usize = 47;
 
 /// Upper bounds of the buckets in microseconds, nine per decade from 0.1 ms to 10 s; above is the last bucket.
+#[allow(clippy::indexing_slicing, reason = "done by the compiler")]
 const BOUNDS: [u64; BUCKETS - 1] = {
     let steps = [10, 15, 20, 25, 30, 40, 50, 60, 80];
     let mut bounds = [0; BUCKETS - 1];
@@ -287,7 +288,8 @@ impl Requests {
         let source = if key.direction == Direction::Outbound { &self.workload } else { identity };
         let mtls = if key.identity.is_some() { "true" } else { "false" };
         let values = [key.direction.word(), &key.service, &key.route, key.protocol.word(), source, mtls];
-        std::array::from_fn(|index| (EDGE_LABELS[index], values[index]))
+        let mut pairs = EDGE_LABELS.into_iter().zip(values);
+        std::array::from_fn(|_| pairs.next().unwrap_or_default())
     }
 }
 

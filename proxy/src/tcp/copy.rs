@@ -144,7 +144,7 @@ impl Direction {
                 self.unflushed = true;
                 let written = ready!(write(to, cx, rest))?;
                 count(written as u64);
-                self.written += written;
+                self.written = self.written.saturating_add(written);
             }
             self.kept.clear();
             self.written = 0;

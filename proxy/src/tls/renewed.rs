@@ -32,7 +32,7 @@ pub async fn keep_known(shared: &Shared, cluster: &Cluster, endpoint: &Endpoint)
         // Also other trust anchors make a generation.
         let Some(end) = end_of().filter(|end| Some(*end) != shown) else { continue };
         let left = shown.and_then(|before| before.duration_since(SystemTime::now()).ok()).unwrap_or_default();
-        sleep((left / 10).min(LONGEST_SPREAD).mul_f64(fastrand::f64())).await;
+        sleep(left.mul_f64(0.1).min(LONGEST_SPREAD).mul_f64(fastrand::f64())).await;
         let mut backoff = Backoff::default();
         for _ in 0..TRIES {
             // Boxed: a connection that waits for the next certificate needs no room for it.

@@ -3,6 +3,8 @@
 //! What is malformed is taken out of the headers: it counts as absent, and nobody further on takes it for valid. `tracestate`
 //! and `baggage` are passed on as they came; the sidecar adds nothing to them.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::fmt::Write as _;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -198,12 +200,12 @@ fn hex(text: &str, digits: usize, upper: bool) -> Option<u128> {
 
 /// Whether the `tracestate` headers make a valid list (W3C Trace Context §3.3.1).
 fn is_tracestate(headers: &HeaderMap) -> bool {
-    let mut members = 0;
+    let mut members = 0_usize;
     headers.get_all(TRACESTATE).iter().all(|value| {
         let Ok(text) = value.to_str() else { return false };
         text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty()).all(
             |member| {
-                members += 1;
+                members = members.saturating_add(1);
                 members <= MOST_MEMBERS
                     && member.split_once('=').is_some_and(|(key, value)| is_key(key) && is_value(value))
             },
