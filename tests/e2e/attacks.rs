@@ -1,9 +1,10 @@
-//! Attacks by HTTP/2 frames that no client sends: meanwhile others are served as ever, memory and descriptors are bounded,
+//! Attacks by frames, heads and silence that no client sends: meanwhile others are served as ever, memory and descriptors are bounded,
 //! and what is an attack beyond doubt ends with its connection.
 
 use std::fs;
 use std::time::Duration;
 
+use malla_tests::pod::inside;
 use malla_tests::{Load, Member, Mesh, Process, wait};
 
 use crate::servers;
@@ -130,6 +131,68 @@ fn frames_of_attackers_hurt_nobody_else() {
             attacked.faults.push(format!("{attack} is not counted"));
         }
     }
+    attacked.end();
+}
+
+#[test]
+fn slow_clients_hurt_nobody_else() {
+    let mut attacked = Attacked::start();
+    let hexadecimal = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let large_head = format!("GET / HTTP/1.1\r\nhost: web.shop\r\nx: {}", "x".repeat(8000));
+    let half_body = "PUT /files/slow HTTP/1.1\r\nhost: web.shop\r\ncontent-length: 100000\r\n\r\nhalf";
+    let silent_http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (what, bytes, connections) in [
+        ("heads that do not end", large_head.as_str(), 500),
+        ("bodies that do not end", half_body, 200),
+        ("HTTP/2 without a word", silent_http2, 500),
+    ] {
+        attacked.while_others_are_served(what, 4 * connections + 100, |attacked| {
+            let command = format!(
+                "ulimit -n 20000; exec {} hold 10.96.0.1:80 {connections} {}",
+                inside("malla-peer"),
+                hexadecimal(bytes)
+            );
+            let holding = attacked.client.shell_spawn(&command);
+            wait::until(what, Duration::from_secs(60), || holding.stdout().contains("holding").then_some(()));
+            let load = Load::start(&attacked.client, &["http://web.shop/", "--rate", "50"]);
+            load.wait_successes(100);
+            load.stop_without_failure();
+            holding.kill();
+        });
+    }
+    attacked.end();
+}
+
+#[test]
+fn a_sidecar_near_its_limit_of_memory_sheds_and_recovers() {
+    const LIMIT: u64 = 64 * 1024;
+    let mut attacked = Attacked::start();
+    attacked.client.drain_sidecar();
+    attacked.client.start_sidecar(&attacked.mesh, &["--memory-limit", &format!("{LIMIT}Ki")]);
+    attacked.client.wait_ready();
+    let client = &attacked.client;
+    assert_eq!(client.metric("malla_memory_limit_bytes", &[]), (LIMIT * 1024) as f64);
+    // Heads of 50 KB that do not end: each is held until its time is over.
+    let head = format!("GET / HTTP/1.1\r\nhost: web.shop\r\nx: {}", "x".repeat(50_000));
+    let head: String = head.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let kept = Load::start(client, &["http://web.shop/", "--rate", "50"]);
+    let command = format!("ulimit -n 20000; exec {} hold 10.96.0.1:80 4000 {head}", inside("malla-peer"));
+    let holding = client.shell_spawn(&command);
+    wait::until("requests to be shed", Duration::from_secs(60), || {
+        let shed = client.metric("malla_requests_total", &[("reason", "overloaded"), ("status", "503")]);
+        (shed > 0.0 && client.metric("malla_memory_shedding", &[]) == 1.0).then_some(())
+    });
+    holding.kill();
+    wait::until("requests to be served again", Duration::from_secs(60), || {
+        let served = client.exec(&["curl", "-sSf", "--max-time", "5", "http://web.shop/"]).status.success();
+        (served && client.metric("malla_memory_shedding", &[]) == 0.0).then_some(())
+    });
+    let failures = kept.stop().failures;
+    assert!(failures.keys().any(|failure| failure.contains("503") && failure.contains("overloaded")), "{failures:?}");
+    let (held, sidecar) = (client.sidecar().memory("VmHWM"), client.sidecar().stderr());
+    // Without the limit it would hold 200 MB. What was accepted before the limit came near is still read.
+    assert!(held <= LIMIT + LIMIT / 2, "{held} KiB");
+    assert!(sidecar.contains("memory runs out") && sidecar.contains("there is memory again"), "{sidecar}");
     attacked.end();
 }
 
