@@ -8,7 +8,8 @@
 //! Nothing here sleeps for a fixed time: [`wait`] polls conditions, with a limit.
 
 pub mod capture;
-pub mod cluster;
+pub mod CLUSTER;
+pub mod clock;
 pub mod load;
 pub mod member;
 pub mod mesh;
@@ -20,6 +21,7 @@ pub mod tools;
 pub mod wait;
 
 pub use capture::Capture;
+pub use clock::Clock;
 pub use load::Load;
 pub use member::{Member, Sidecar};
 pub use mesh::Mesh;

@@ -151,11 +151,18 @@ impl Mesh {
     /// Starts the control server with further arguments.
     #[track_caller]
     pub fn start_with(&mut self, more: &[&str]) {
+        self.start_wrapped(&[], more);
+    }
+
+    /// The same, by a command that runs what follows it.
+    #[track_caller]
+    pub fn start_wrapped(&mut self, wrapper: &[&str], more: &[&str]) {
         let (configuration, state) = (self.configuration(), self.state());
         let advertise = self.control_pod.ipv4().to_string();
         let (program, configuration) = (inside("malla"), configuration.to_string_lossy());
         let (kept, listen) = (state.to_string_lossy(), "0.0.0.0:15012");
-        let mut command = vec![&*program, "control", "--config", &configuration, "--state", &kept];
+        let mut command = wrapper.to_vec();
+        command.extend([&*program, "control", "--config", &configuration, "--state", &kept]);
         command.extend(["--listen", listen, "--advertise", &advertise]);
         command.extend(more);
         let mut control = self.control_pod.spawn(&command);
