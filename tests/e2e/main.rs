@@ -21,6 +21,7 @@ mod roots;
 mod routes;
 mod security;
 mod servers;
+mod soak;
 mod tcp;
 mod traffic;
 mod under_load;
