@@ -13,8 +13,8 @@ use crate::object::{Object, Objects};
 use crate::route::Context;
 use crate::traffic_policy::Policies;
 use crate::{
-    authorization_policy, checks, endpoint_slice, extension, external_names, grpc_route, http_route, mesh_settings,
-    reference_grant, route_test, service, stream_route, workload,
+    authorization_policy, checks, endpoint_slice, extension, external_names, federation, grpc_route, http_route,
+    mesh_settings, reference_grant, route_test, service, stream_route, workload,
 };
 
 /// The mesh of all objects. It is whole only if nothing was reported.
@@ -97,6 +97,7 @@ pub(crate) fn mesh(
     if let Surroundings::Cluster { outside } = surroundings {
         mesh.settings.outside.clone_from(outside);
     }
+    federation::check(&index, &mesh.settings, diagnostics);
     mesh.traffic_policies = policies.ready;
     let routes = authorization_policy::Routes { whole: &mesh.http_routes, objects: &unique };
     for object in of_kind(Kind::AuthorizationPolicy) {

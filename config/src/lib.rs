@@ -22,6 +22,7 @@ mod doubts;
 mod endpoint_slice;
 mod extension;
 mod external_names;
+mod federation;
 mod filter;
 mod grpc_route;
 mod http_match;

@@ -74,6 +74,8 @@ pub struct MeshSettings {
     pub unknown_destinations: UnknownDestinations,
     /// What happens to a request where no policy that allows is about its port. Default allow.
     pub default_authorization: DefaultAuthorization,
+    /// Other trust domains, none of them the mesh's own, with their roots (PEM, at least one certificate each).
+    pub federation: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl Default for MeshSettings {
@@ -85,6 +87,7 @@ impl Default for MeshSettings {
             outside: BTreeSet::new(),
             unknown_destinations: UnknownDestinations::PassThrough,
             default_authorization: DefaultAuthorization::Allow,
+            federation: BTreeMap::new(),
         }
     }
 }
@@ -231,6 +234,8 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Service account: with the namespace and the trust domain, its SPIFFE identity.
     pub service_account: Arc<str>,
+    /// Its trust domain, if that is another mesh's: one of [`MeshSettings::federation`].
+    pub trust_domain: Option<Arc<str>>,
     /// Address at which other workloads reach its sidecar (or the process itself, if it has none).
     pub address: IpAddr,
     /// Named ports, for services whose `targetPort` is a name.

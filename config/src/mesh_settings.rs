@@ -2,6 +2,7 @@
 
 use crate::api::{self, MeshMtls, MeshSpec, UnknownDestinations as Written};
 use crate::diagnostic::{Code, Diagnostics};
+use crate::federation;
 use crate::mesh::{DefaultAuthorization, MeshSettings, UnknownDestinations};
 use crate::names;
 use crate::object::Object;
@@ -11,7 +12,8 @@ use crate::workload::mtls_mode;
 /// The settings of an object; nothing if something is wrong with it.
 pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<MeshSettings> {
     let errors = diagnostics.count();
-    let MeshSpec { trust_domain, mtls, unknown_destinations, default_authorization } = object.typed(diagnostics)?;
+    let MeshSpec { trust_domain, mtls, unknown_destinations, default_authorization, federation } =
+        object.typed(diagnostics)?;
     let spec = object.cursor();
     let mut settings = MeshSettings::default();
     if let Some(domain) = trust_domain {
@@ -40,5 +42,6 @@ pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Me
             api::DefaultAuthorization::Audit => DefaultAuthorization::Audit,
         };
     }
+    settings.federation = federation::ready(spec.field("federation"), federation, &settings.trust_domain, diagnostics);
     (diagnostics.count() == errors && !object.is_damaged()).then_some(settings)
 }

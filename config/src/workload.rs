@@ -21,7 +21,7 @@ pub(crate) const MAX_WEIGHT: u32 = 1_000_000;
 /// The workload of an object; nothing if something is wrong with it.
 pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Workload> {
     let errors = diagnostics.count();
-    let WorkloadSpec { address, service_account, ports, sidecar, mtls, weight, locality } =
+    let WorkloadSpec { address, service_account, trust_domain, ports, sidecar, mtls, weight, locality } =
         object.typed(diagnostics)?;
     let spec = object.cursor();
 
@@ -45,6 +45,7 @@ pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Wo
         name: WorkloadName::new(object.namespace.clone(), object.name.clone()),
         labels: object.labels.clone(),
         service_account: service_account.into(),
+        trust_domain: trust_domain.map(Arc::from),
         address: address?,
         ports,
         sidecar: sidecar?,

@@ -32,9 +32,9 @@ use crate::world::{World, WorldError, identity_of};
 /// Renders a world. `trust_bundle` (PEM, all trust anchors) becomes the secret `ROOTCA`.
 ///
 /// # Errors
-/// Those of [`World::new`](crate::world::World::new).
+/// Those of [`World::new`](crate::world::World::new), and roots of other trust domains that are no certificates.
 pub(crate) fn compile(world: &World, trust_bundle: &str) -> Result<Resources, WorldError> {
-    let mut resources = vec![tls::trust_bundle(trust_bundle)];
+    let mut resources = vec![tls::trust_bundle(trust_bundle, &world.mesh.settings)?];
     let mut for_namespaces = Vec::new();
     outbound::render(world, &mut resources, &mut for_namespaces)?;
     for (name, ports) in &world.serving {

@@ -75,6 +75,12 @@ pub(crate) enum WorldError {
         #[source]
         cause: InvalidSpiffeId,
     },
+    /// The roots of another trust domain cannot be read.
+    #[error("the roots of the trust domain {domain} (`Mesh.spec.federation`) are not X.509 certificates in PEM")]
+    Roots {
+        /// The trust domain.
+        domain: Arc<str>,
+    },
 }
 
 impl World {

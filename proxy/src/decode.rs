@@ -34,7 +34,7 @@ pub use fault::Fault;
 pub use inbound::InboundSpec;
 pub use listener::ListenerSpec;
 pub use route::RouteTable;
-pub use secret::TrustBundle;
+pub use secret::{Federated, TrustBundle};
 
 use fault::At;
 

@@ -18,10 +18,10 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 pub use self::renew::Renewal;
-use crate::decode::TrustBundle;
+use crate::decode::{Federated, TrustBundle};
 use crate::names::SpiffeId;
 use crate::reason::Reason;
-use crate::tls::Credentials;
+use crate::tls::{Credentials, Trust};
 
 /// A certificate with its key and what peers are verified against. Immutable.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct Identity {
     pub trust_anchors: Arc<RootCertStore>,
     /// The same as certificates.
     pub trust_certificates: Vec<CertificateDer<'static>>,
+    /// Trust anchors of other trust domains, each for its own identities.
+    pub federated: Federated,
     /// Start of validity.
     pub not_before: SystemTime,
     /// End of validity.
@@ -65,6 +67,18 @@ struct Inner {
     bundle: Mutex<Option<Arc<TrustBundle>>>,
     /// Why the last attempt to obtain a certificate failed.
     failure: Mutex<Option<(SystemTime, String)>>,
+}
+
+impl Identity {
+    /// By whom peers are verified.
+    pub(crate) fn trust(&self) -> Trust {
+        let federated = self.federated.iter().filter_map(|(domain, roots)| Some((domain.clone(), anchors(roots)?)));
+        Trust {
+            domain: self.spiffe_id.trust_domain().into(),
+            anchors: self.trust_anchors.clone(),
+            federated: federated.collect(),
+        }
+    }
 }
 
 impl IdentityStore {
@@ -126,6 +140,7 @@ impl IdentityStore {
         {
             identity.trust_anchors = trust_anchors;
             identity.trust_certificates = bundle.certificates.clone();
+            identity.federated = bundle.federated.clone();
         }
         self.replace(identity);
         *self.inner.failure.lock() = None;
@@ -139,9 +154,9 @@ impl IdentityStore {
         }
         *known = Some(bundle.clone());
         let (Some(last), Some(trust_anchors)) = (self.last(), anchors(&bundle.certificates)) else { return };
-        if last.trust_certificates != bundle.certificates {
-            let trust_certificates = bundle.certificates.clone();
-            self.replace(Identity { trust_anchors, trust_certificates, ..Identity::clone(&last) });
+        if last.trust_certificates != bundle.certificates || last.federated != bundle.federated {
+            let (trust_certificates, federated) = (bundle.certificates.clone(), bundle.federated.clone());
+            self.replace(Identity { trust_anchors, trust_certificates, federated, ..Identity::clone(&last) });
         }
     }
 
@@ -150,8 +165,7 @@ impl IdentityStore {
         self.inner.generation.send_modify(|generation| {
             *generation += 1;
             identity.generation = *generation;
-            let (key, anchors) = (identity.certified_key.clone(), identity.trust_anchors.clone());
-            match Credentials::new(key, anchors, identity.not_after) {
+            match Credentials::new(identity.certified_key.clone(), identity.trust(), identity.not_after) {
                 Ok(credentials) => self.inner.credentials.store(Some(Arc::new(credentials))),
                 Err(cause) => tracing::error!(%cause, "the new certificate cannot be used for TLS"),
             }

@@ -68,6 +68,7 @@ impl Authority {
             root: self.root.clone(),
             trust_anchors: Arc::new(roots),
             trust_certificates: vec![self.root.clone()],
+            federated: Default::default(),
             not_before: validity.start,
             not_after: validity.end,
             generation: 0,

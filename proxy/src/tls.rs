@@ -22,6 +22,7 @@ pub use self::connect::{Connected, connect};
 pub use self::credentials::{Credentials, provider};
 pub use self::error::{AcceptError, ConnectError};
 pub use self::renewed::keep_known;
+pub use self::verify::Trust;
 pub(crate) use self::verify::spiffe_id;
 
 /// What travels inside a mesh TLS connection (RFC 7301).

@@ -3,6 +3,7 @@
 mod authorization;
 mod cluster;
 mod draining;
+mod federation;
 mod fields;
 mod local;
 mod precedence;

@@ -8,8 +8,8 @@
 //! Nothing here sleeps for a fixed time: [`wait`] polls conditions, with a limit.
 
 pub mod capture;
-pub mod CLUSTER;
 pub mod clock;
+pub mod cluster;
 pub mod load;
 pub mod member;
 pub mod mesh;

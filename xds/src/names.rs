@@ -10,6 +10,8 @@ pub type Name = Arc<str>;
 
 /// Name of the secret that holds the trust bundle of the mesh.
 pub const ROOT_CA: &str = "ROOTCA";
+/// Name of the validator of that secret which holds the roots of other trust domains.
+pub const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
 /// Certificate provider instance of the bootstrap file, for a workload's own certificate and the roots.
 pub const CERTIFICATE_PROVIDER: &str = "default";
 /// Cluster that leads to a connection's original destination, untouched.

@@ -31,6 +31,19 @@ pub struct MeshSpec {
     /// `audit` to see what `deny` would refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_authorization: Option<DefaultAuthorization>,
+    /// Other trust domains whose workloads may be peers, and by which roots they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub federation: Vec<FederatedDomain>,
+}
+
+/// Another trust domain (a mesh, or whatever issues SPIFFE identities).
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FederatedDomain {
+    /// Its name, as in `partner.example`.
+    pub trust_domain: String,
+    /// Its root certificates (PEM). They vouch for identities of this trust domain alone.
+    pub roots: String,
 }
 
 /// What happens to a request that no policy decides.

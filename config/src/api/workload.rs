@@ -27,6 +27,9 @@ pub struct WorkloadSpec {
     /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`. Default `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
+    /// Its trust domain, if that is not the mesh's own: a workload of another mesh, which `Mesh.spec.federation` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
     /// Port names and their numbers, for services whose `targetPort` is a name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,

@@ -246,3 +246,20 @@ fn endpoint_slices() {
         &[(DanglingReference, (15, 16), of, "no port named `http`", "web")],
     );
 }
+
+#[test]
+fn other_trust_domains() {
+    let mesh = "apiVersion: malla.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec:\n  federation:\n  \
+                - {trustDomain: cluster.local, roots: none}\n";
+    expect(
+        mesh,
+        &[
+            (Code::Conflict, (6, 19), "Mesh m", "the mesh's own trust domain", "another"),
+            (Code::InvalidValue, (6, 41), "Mesh m", "not certificates in PEM", "BEGIN CERTIFICATE"),
+        ],
+    );
+    expect(
+        &workload("  address: 10.0.0.9\n  trustDomain: partner\n"),
+        &[(Code::DanglingReference, (6, 16), "Workload shop/w", "no roots are known", "Mesh.spec.federation")],
+    );
+}

@@ -24,6 +24,10 @@ pub(super) fn render(
     ports: &BTreeMap<u16, ServedPort>,
     resources: &mut Vec<Resource>,
 ) {
+    if workload.trust_domain.is_some() {
+        // Its sidecar asks its own control server.
+        return;
+    }
     let application = match workload.sidecar {
         Sidecar::None => return,
         Sidecar::Transparent => None,

@@ -31,6 +31,7 @@ impl fmt::Display for ServicePortName {
 
 /// The SPIFFE identity that a workload's service account gives it.
 pub(crate) fn identity_of(mesh: &Mesh, workload: &Workload) -> Result<SpiffeId, WorldError> {
-    SpiffeId::new(&mesh.settings.trust_domain, &workload.name.namespace, &workload.service_account)
+    let domain = workload.trust_domain.as_ref().unwrap_or(&mesh.settings.trust_domain);
+    SpiffeId::new(domain, &workload.name.namespace, &workload.service_account)
         .map_err(|cause| WorldError::Identity { workload: workload.name.clone(), cause })
 }

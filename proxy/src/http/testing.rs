@@ -160,6 +160,7 @@ pub(crate) fn identity(account: &str) -> Identity {
         root: root.clone(),
         trust_anchors: Arc::new(anchors),
         trust_certificates: vec![root.clone()],
+        federated: Default::default(),
         not_before: now,
         not_after: now + Duration::from_secs(3600),
         generation: 0,

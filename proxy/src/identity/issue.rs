@@ -110,6 +110,7 @@ impl Application {
             root,
             trust_anchors,
             trust_certificates: bundle.certificates,
+            federated: Default::default(),
             not_before,
             not_after,
             generation: 0,
@@ -134,10 +135,10 @@ fn chain_and_bundle(texts: &[String]) -> Result<(Vec<CertificateDer<'static>>, T
     if roots.is_empty() {
         roots.push(chain.pop().ok_or_else(empty)?);
     }
-    let mut bundle = TrustBundle { certificates: Vec::with_capacity(roots.len()) };
+    let mut bundle = TrustBundle { certificates: Vec::with_capacity(roots.len()), federated: Default::default() };
     for root in roots {
         let anchor = secret::trust_anchor(root).map_err(|fault| IssueError::Unreadable(fault.to_string()))?;
-        bundle.certificates.extend(anchor.certificates);
+        bundle.certificates.push(anchor);
     }
     Ok((chain, bundle))
 }

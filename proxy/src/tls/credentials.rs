@@ -11,10 +11,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::UnixTime;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
+use rustls::{ClientConfig, ServerConfig, version};
 
 use super::Alpn;
-use super::verify::PeerVerifier;
+use super::verify::{PeerVerifier, Trust};
 
 /// The cryptography of the mesh: TLS 1.3 suites, hybrid post-quantum key exchange first.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -41,17 +41,13 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Makes ready a certificate (valid until `not_after`) with its key, and the mesh's trust anchors.
+    /// Makes ready a certificate (valid until `not_after`) with its key, and by whom peers are verified.
     ///
     /// # Errors
     /// If rustls finds that they cannot be used together.
-    pub fn new(
-        certified_key: Arc<CertifiedKey>,
-        anchors: Arc<RootCertStore>,
-        not_after: SystemTime,
-    ) -> Result<Self, rustls::Error> {
+    pub fn new(certified_key: Arc<CertifiedKey>, trust: Trust, not_after: SystemTime) -> Result<Self, rustls::Error> {
         let provider = provider();
-        let verifier = Arc::new(PeerVerifier::new(anchors, &provider));
+        let verifier = Arc::new(PeerVerifier::new(trust, &provider));
         let resolver = Arc::new(SingleCertAndKey::from(certified_key));
 
         let client = |alpn: Alpn| -> Result<Arc<ClientConfig>, rustls::Error> {

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
 use super::{AcceptError, Alpn, ConnectError, Connected, Credentials, accept, connect};
+use crate::decode::TrustBundle;
 use crate::identity::{Identity, IdentityStore};
 use crate::names::SpiffeId;
 use crate::reason::Reason;
@@ -71,7 +72,7 @@ impl Server {
 
 fn credentials(identity: &Identity) -> Arc<Credentials> {
     let key = identity.certified_key.clone();
-    Arc::new(Credentials::new(key, identity.trust_anchors.clone(), identity.not_after).expect("usable"))
+    Arc::new(Credentials::new(key, identity.trust(), identity.not_after).expect("usable"))
 }
 
 async fn dial(identity: Option<Identity>, cluster: &Cluster, alpn: Alpn) -> Result<Connected, ConnectError> {
@@ -152,6 +153,56 @@ async fn endpoints_that_are_not_who_they_should_be() {
     let result = dial(Some(authority.identity(CLIENT)), &late.cluster(SERVER), Alpn::Tcp).await;
     assert_eq!(result.map(|_| ()).map_err(|error| error.reason()), Err(Reason::TlsUntrusted), "expired");
     assert!(late.saw().await.is_err());
+}
+
+#[tokio::test]
+async fn a_root_vouches_for_its_own_trust_domain_alone() {
+    const PARTNER: &str = "spiffe://partner/ns/shop/sa/client";
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let roots = |authority: &Authority| authority.identity(CLIENT).trust_certificates;
+    // Both sides know each other's roots.
+    let here = |identity: Identity| Identity { federated: [("partner".into(), roots(&theirs))].into(), ..identity };
+    let there = |identity: Identity| Identity { federated: [("mesh".into(), roots(&ours))].into(), ..identity };
+    let mut server = Server::start(Some(here(ours.identity(SERVER)))).await;
+    let partner = Some(there(theirs.identity(PARTNER)));
+    let mut connected = dial(partner, &server.cluster(SERVER), Alpn::H2).await.expect("known by federation");
+    echo(&mut connected.stream).await;
+    assert_eq!(server.saw().await.expect("accepted").0, spiffe(PARTNER));
+    for (what, client) in [
+        ("their root for an identity of ours", there(theirs.identity(CLIENT))),
+        ("our root for an identity of theirs", here(ours.identity(PARTNER))),
+        ("their root for a third domain", there(theirs.identity("spiffe://third/ns/shop/sa/client"))),
+    ] {
+        // Whatever it is, it trusts the server.
+        let all =
+            [("mesh".into(), roots(&ours)), ("partner".into(), roots(&ours)), ("third".into(), roots(&ours))].into();
+        let trust_anchors = ours.identity(CLIENT).trust_anchors;
+        let client = Identity { federated: all, trust_anchors, ..client };
+        if let Ok(mut connected) = dial(Some(client), &server.cluster(SERVER), Alpn::H2).await {
+            let _ = connected.stream.write_u8(1).await;
+            assert!(connected.stream.read_u8().await.is_err(), "{what}");
+        }
+        assert_eq!(server.saw().await.expect_err(what).reason(), Reason::TlsUntrusted, "{what}");
+    }
+    // And who is called is judged in the same way.
+    let impostor = Server::start(Some(there(theirs.identity(SERVER)))).await;
+    let error =
+        dial(Some(here(ours.identity(CLIENT))), &impostor.cluster(SERVER), Alpn::H2).await.expect_err("not ours");
+    assert_eq!(error.reason(), Reason::TlsUntrusted);
+    // Without their roots they are nobody.
+    let mut alone = Server::start(Some(ours.identity(SERVER))).await;
+    if let Ok(mut connected) = dial(Some(there(theirs.identity(PARTNER))), &alone.cluster(SERVER), Alpn::H2).await {
+        let _ = connected.stream.write_u8(1).await;
+        assert!(connected.stream.read_u8().await.is_err());
+    }
+    assert_eq!(alone.saw().await.expect_err("refused").reason(), Reason::TlsUntrusted);
+    // Until they are distributed.
+    let federated = [("partner".into(), roots(&theirs))].into();
+    alone.store.trust(&Arc::new(TrustBundle { certificates: roots(&ours), federated }));
+    let partner = Some(there(theirs.identity(PARTNER)));
+    let mut connected = dial(partner, &alone.cluster(SERVER), Alpn::H2).await.expect("known by now");
+    echo(&mut connected.stream).await;
+    assert_eq!(alone.saw().await.expect("accepted").0, spiffe(PARTNER));
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
-//! Who a peer is: chain to a trust anchor, validity, exactly one URI SAN of the form that the mesh issues.
+//! Who a peer is: chain to a trust anchor of its trust domain, validity, exactly one URI SAN of the form that the mesh issues.
 //!
+//! An anchor vouches for identities of its own trust domain alone: a root of a partner makes nobody of the mesh.
 //! The same verifier serves both directions. Which identity is *expected* depends on the endpoint, not on the configuration,
 //! and is compared after the handshake.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,10 +21,21 @@ use webpki::{EndEntityCert, KeyUsage};
 use super::credentials::unix_time;
 use crate::names::SpiffeId;
 
+/// By whom peers are verified.
+#[derive(Debug)]
+pub struct Trust {
+    /// The own trust domain.
+    pub domain: Arc<str>,
+    /// Its anchors.
+    pub anchors: Arc<RootCertStore>,
+    /// Those of others; what is said of the own is not looked at.
+    pub federated: BTreeMap<Arc<str>, Arc<RootCertStore>>,
+}
+
 /// Verifies peers in both directions.
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
-    anchors: Arc<RootCertStore>,
+    trust: Trust,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -32,8 +45,8 @@ pub(super) struct PeerVerifier {
 pub(super) struct NotOneSpiffeId(pub(super) String);
 
 impl PeerVerifier {
-    pub(super) fn new(anchors: Arc<RootCertStore>, provider: &CryptoProvider) -> Self {
-        PeerVerifier { anchors, algorithms: provider.signature_verification_algorithms }
+    pub(super) fn new(trust: Trust, provider: &CryptoProvider) -> Self {
+        PeerVerifier { trust, algorithms: provider.signature_verification_algorithms }
     }
 
     /// Verifies a chain (leaf first) at this moment and tells whose it is.
@@ -55,10 +68,19 @@ impl PeerVerifier {
         now: UnixTime,
     ) -> Result<SpiffeId, Error> {
         let certificate = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
+        let named = spiffe_id(leaf);
+        let domain = named.as_ref().map_or(&*self.trust.domain, SpiffeId::trust_domain);
+        let anchors = self.anchors_of(domain).ok_or(CertificateError::UnknownIssuer)?;
         certificate
-            .verify_for_usage(self.algorithms.all, &self.anchors.roots, intermediates, now, usage, None, None)
+            .verify_for_usage(self.algorithms.all, &anchors.roots, intermediates, now, usage, None, None)
             .map_err(certificate_error)?;
-        spiffe_id(leaf).map_err(|found| other(NotOneSpiffeId(found)))
+        named.map_err(|found| other(NotOneSpiffeId(found)))
+    }
+
+    /// Those that vouch for identities of a trust domain.
+    fn anchors_of(&self, domain: &str) -> Option<&RootCertStore> {
+        let Trust { domain: own, anchors, federated } = &self.trust;
+        if *domain == **own { Some(anchors) } else { federated.get(domain).map(|anchors| &**anchors) }
     }
 }
 

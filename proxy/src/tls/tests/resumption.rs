@@ -1,7 +1,6 @@
 //! A session that is resumed proves no more than a new one would: who may not come in now does not by having been there before.
 
 use super::*;
-use crate::decode::TrustBundle;
 use crate::testing::cluster;
 
 /// A client of the server: its connections, and what its handshakes were.
@@ -69,7 +68,7 @@ async fn a_root_that_is_retired_ends_what_was_agreed_under_it() {
     }
     // The server trusts the next root alone; its own certificate is still of the old one, which the client trusts.
     let certificates = next.identity(SERVER).trust_certificates;
-    server.store.trust(&Arc::new(TrustBundle { certificates }));
+    server.store.trust(&Arc::new(TrustBundle { certificates, federated: Default::default() }));
     if let Ok(mut connected) = dial_from(&client.shared, &client.cluster, Alpn::H2).await {
         let _ = connected.stream.write_u8(1).await;
         assert!(connected.stream.read_u8().await.is_err(), "nothing is served");
