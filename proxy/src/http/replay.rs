@@ -83,7 +83,10 @@ impl Replay {
     pub(crate) fn complete(&self) -> Option<Body> {
         match self {
             Replay::Nothing => Some(Body::empty()),
-            Replay::Kept(recording) => recording.lock().ended.then(|| self.body()).flatten(),
+            Replay::Kept(recording) => {
+                let ended = recording.lock().ended;
+                if ended { self.body() } else { None }
+            }
         }
     }
 
