@@ -136,11 +136,11 @@ pub(crate) struct ControlArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArguments {
     /// The cluster's kubeconfig [default: KUBECONFIG, ~/.kube/config, or what a pod is told]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "MALLA_KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
     /// Context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig", env = "MALLA_CONTEXT")]
     pub(crate) context: Option<String>,
 }
 

@@ -220,6 +220,16 @@ impl Diagnostics {
         }
     }
 
+    /// Errors that were found and not kept.
+    pub(crate) fn omitted(&self) -> usize {
+        self.omitted
+    }
+
+    /// Further errors that are not kept.
+    pub(crate) fn omit(&mut self, errors: usize) {
+        self.omitted += errors;
+    }
+
     /// Whether further errors are only counted: what would be said about them is not worth finding out.
     pub(crate) fn is_full(&self) -> bool {
         self.found.len() >= MAX_DIAGNOSTICS

@@ -38,6 +38,8 @@ struct Parsed {
     source: Arc<Source>,
     objects: Objects,
     diagnostics: Vec<Diagnostic>,
+    /// Errors beyond those that are kept.
+    omitted: usize,
     whole: bool,
 }
 
@@ -55,6 +57,7 @@ impl Loader {
             objects.objects.extend(parsed.objects.objects.iter().cloned());
             objects.unreadable.extend(parsed.objects.unreadable.iter().cloned());
             parsed.diagnostics.iter().for_each(|found| diagnostics.push(found.clone()));
+            diagnostics.omit(parsed.omitted);
             complete &= parsed.whole;
             sources.push(parsed.source.clone());
             // A second file of the same name is read each time.
@@ -75,8 +78,9 @@ impl Parsed {
         for document in &documents {
             objects.add(&source, document, &mut diagnostics);
         }
+        let omitted = diagnostics.omitted();
         let diagnostics = diagnostics.into_report(std::slice::from_ref(&source)).into_diagnostics();
-        Parsed { source, objects, diagnostics, whole }
+        Parsed { source, objects, diagnostics, omitted, whole }
     }
 }
 

@@ -88,7 +88,9 @@ fn filters() {
 #[test]
 fn resilience() {
     let mesh = load_example("resilience");
-    let [read, write] = &mesh.http_routes[0].rules[..] else { panic!("two rules") };
+    let [read, search, write] = &mesh.http_routes[0].rules[..] else { panic!("three rules") };
+    let hedging = search.retry.as_ref().and_then(|retry| retry.hedging).expect("hedging");
+    assert_eq!((hedging.quantile.parts(), hedging.minimum_samples), (950_000, 100));
     let retry = read.retry.as_ref().expect("retries");
     assert_eq!((retry.attempts, retry.on.resets, &retry.on.statuses[..]), (2, true, &[503][..]));
     let limit = write.filters.rate_limit.as_ref().expect("a rate limit");

@@ -43,7 +43,7 @@ pub(crate) const CROSS_CERTIFICATE: &str = "root.cross.pem";
 /// Lifetime of a root made here.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Certificates are valid from a while before they are made: clocks differ, by ten minutes if it must be.
-const BACKDATING: Duration = Duration::from_secs(15 * 60);
+const BACKDATING: Duration = Duration::from_secs(25 * 60);
 /// Shortest lifetime that is certified.
 const SHORTEST: Duration = Duration::from_secs(5);
 /// Largest certificate signing request, in bytes.

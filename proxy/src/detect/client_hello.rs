@@ -33,8 +33,9 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         // What can be refused early is, so that nobody waits for the rest of something else.
         match input.0 {
             [] => return Parsed::NeedMore,
-            [HANDSHAKE] | [HANDSHAKE, 3] | [HANDSHAKE, 3, 0..=4] | [HANDSHAKE, 3, 0..=4, _] => return Parsed::NeedMore,
-            [HANDSHAKE, 3, 0..=4, high, low, ..] if (1..=16384).contains(&u16::from_be_bytes([*high, *low])) => {}
+            [HANDSHAKE] | [HANDSHAKE, 3] | [HANDSHAKE, 3, _] | [HANDSHAKE, 3, _, _] => return Parsed::NeedMore,
+            // The minor version of a record is not looked at (RFC 8446 §5.1).
+            [HANDSHAKE, 3, _, high, low, ..] if (1..=16384).contains(&u16::from_be_bytes([*high, *low])) => {}
             _ => return Parsed::Invalid,
         }
         input = Reader(input.0.get(3..).unwrap_or_default());

@@ -27,6 +27,8 @@ pub(super) type Violation = &'static str;
 pub(super) struct Framing {
     state: State,
     line: Line,
+    /// What comes next is refused; what came before it has been handed on.
+    refused: Option<Violation>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,7 @@ const KEPT: usize = 18;
 
 impl Default for Framing {
     fn default() -> Self {
-        Framing { state: State::Head(Head::default()), line: Line::default() }
+        Framing { state: State::Head(Head::default()), line: Line::default(), refused: None }
     }
 }
 
@@ -118,11 +120,15 @@ impl Framing {
         matches!(self.state, State::Data(_) | State::Chunk(_))
     }
 
-    /// How many of these bytes may be handed on now; the rest after what they begin is understood.
+    /// How many of these bytes may be handed on now; the rest after what they begin is understood. What precedes bytes that are refused is
+    /// handed on first: it may end a request that is whole.
     ///
     /// # Errors
     /// The bytes are refused.
     pub(super) fn admit(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+        if let Some(violation) = self.refused {
+            return Err(violation);
+        }
         let mut admitted = 0;
         while let Some(rest) = bytes.get(admitted..).filter(|rest| !rest.is_empty()) {
             let taken = match &mut self.state {
@@ -140,7 +146,10 @@ impl Framing {
                     }
                     Some(end) => {
                         self.line.extend(rest.get(..end).unwrap_or_default());
-                        self.line_ended()?;
+                        if let Err(violation) = self.line_ended() {
+                            self.refused = Some(violation);
+                            return if admitted == 0 { Err(violation) } else { Ok(admitted) };
+                        }
                         end.saturating_add(1)
                     }
                 },

@@ -341,7 +341,7 @@ fn canonical_path(path: PathAndQuery, method: &Method) -> Result<PathAndQuery, F
     if !path.path().split('/').any(is_dot_segment) {
         // `http://cart?q`: the path is not written (RFC 9112 §3.2.1).
         if path.as_str().starts_with('?') {
-            return PathAndQuery::try_from(format!("/{path}")).map_err(|_| invalid("the path is not valid"));
+            return PathAndQuery::try_from(format!("/{}", path.as_str())).map_err(|_| invalid("the path is not valid"));
         }
         return Ok(path);
     }

@@ -251,7 +251,8 @@ async fn clients_that_are_not_of_the_mesh_are_refused() {
         ("no URI", authority.issue(&[], valid), Reason::TlsWrongIdentity),
     ] {
         // It trusts our authority, whatever its own certificate is.
-        let client = Identity { trust_anchors: authority.identity(CLIENT).trust_anchors, ..client };
+        let Identity { spiffe_id, trust_anchors, .. } = authority.identity(CLIENT);
+        let client = Identity { spiffe_id, trust_anchors, ..client };
         // In TLS 1.3 a client is done before it hears what the server thinks of its certificate.
         if let Ok(mut connected) = dial(Some(client), &server.cluster(SERVER), Alpn::H2).await {
             let _ = connected.stream.write_u8(1).await;

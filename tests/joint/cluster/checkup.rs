@@ -90,7 +90,6 @@ async fn faults(cluster: &FakeCluster, stage: Stage) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn finds_each_of_the_planted_faults_and_no_other() {
     let root = root();
     let clean = sound(&root).await;

@@ -7,7 +7,6 @@ use serde_json::json;
 use super::{FakeCluster, Fixture, namespace, pod, service, slice};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn follows_changes_page_by_page() {
     let cluster = FakeCluster::start().await;
     cluster.limit_pages(2);
@@ -27,7 +26,6 @@ async fn follows_changes_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn resumes_where_a_watch_broke_off_and_lists_anew_what_was_forgotten() {
     let mesh = Fixture::new(&[service("a")]).await;
     mesh.serves_cluster("a.shop:80").await;
@@ -51,7 +49,6 @@ async fn resumes_where_a_watch_broke_off_and_lists_anew_what_was_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn serves_nothing_before_everything_is_known_and_says_why() {
     let cluster = FakeCluster::start().await;
     cluster.apply(&service("a"));
@@ -65,7 +62,6 @@ async fn serves_nothing_before_everything_is_known_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn what_was_known_serves_while_the_api_server_refuses_hangs_or_is_away() {
     let mesh = Fixture::new(&[service("a"), slice("a", &[("a-1", "10.0.0.1")]), pod("a-1", "a", "10.0.0.1")]).await;
     mesh.serves_cluster("a.shop:80").await;
@@ -92,7 +88,6 @@ async fn what_was_known_serves_while_the_api_server_refuses_hangs_or_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn kinds_that_are_not_installed_are_missed_by_nobody_and_found_when_they_come() {
     let cluster = FakeCluster::start().await;
     for plural in ["tcproutes", "tlsroutes", "grpcroutes"] {
@@ -105,7 +100,6 @@ async fn kinds_that_are_not_installed_are_missed_by_nobody_and_found_when_they_c
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn what_changes_nothing_costs_nothing() {
     let mesh = Fixture::new(&[service("a"), pod("a-1", "a", "10.0.0.1")]).await;
     mesh.serves_cluster("a.shop:80").await;

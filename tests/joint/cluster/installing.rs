@@ -27,7 +27,6 @@ async fn malla(cluster: &FakeCluster, directory: &Path, arguments: &[&str]) -> O
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn helm_is_called_when_the_cluster_is_ready_and_nobody_is_cut_off() {
     let directory = tempfile::tempdir().expect("a directory");
     let calls = || std::fs::read_to_string(directory.path().join("calls")).unwrap_or_default();

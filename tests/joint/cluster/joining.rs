@@ -47,7 +47,6 @@ async fn metrics(mesh: &Fixture) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn a_pod_joins_with_its_own_token_and_with_no_other() {
     let objects = [
         service("cart"),

@@ -28,7 +28,6 @@ fn slice_of(index: usize, generation: usize) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "written beside the code, and not yet run"]
 async fn changes_arrive_soon_and_memory_stays() {
     let whole = std::env::var("MALLA_SCALE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     let (services, seconds) = whole.map_or((100, 3), |seconds: u64| (1000, seconds));
