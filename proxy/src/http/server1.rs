@@ -249,7 +249,9 @@ pub(super) fn follows(request: &Request<Incoming>) -> Follows {
         return Follows::Chunked;
     }
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let may_switch = request.method() == http::Method::CONNECT || headers.contains_key(UPGRADE);
+    // In HTTP/1.0 there is no upgrade (RFC 9110 §7.8).
+    let upgrades = headers.contains_key(UPGRADE) && request.version() != http::Version::HTTP_10;
+    let may_switch = request.method() == http::Method::CONNECT || upgrades;
     if may_switch && length == 0 { Follows::Undecided } else { Follows::Length(length) }
 }
 
