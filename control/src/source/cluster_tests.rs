@@ -1,3 +1,5 @@
+//! Tests of a cluster as the source: the same mesh as from files, and what one wrong object does to the others.
+
 use malla_xds::ResourceType;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Tests of the translation: what the objects of a cluster become in the words of configuration.
+
 use kube::core::DynamicObject;
 use malla_config::Loader;
 use malla_config::mesh::{AppProtocol, EndpointSource, Mesh, MtlsMode, Sidecar};
