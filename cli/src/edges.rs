@@ -89,62 +89,16 @@ pub(crate) type Sample = BTreeMap<EdgeName, Edge>;
 /// Where callers without a sidecar come from.
 const OUTSIDE: &str = "(no identity)";
 
-/// What one sidecar says about one edge.
-#[derive(Debug, Clone)]
-pub(crate) struct Row {
-    outbound: bool,
-    source: String,
-    destination: String,
-    workload: String,
-    protocol: String,
-    identity: String,
-    requests: u64,
-    failures: u64,
-    latency: Vec<(Duration, u64)>,
-    reasons: Vec<(String, u64)>,
-}
-
-impl From<EdgeRow> for Row {
-    fn from(row: EdgeRow) -> Self {
-        let edge = malla_proxy::telemetry::edge(&row);
-        Row {
-            latency: edge.latency().collect(),
-            reasons: edge.reasons.into_iter().map(|reason| (reason.word, reason.count)).collect(),
-            outbound: edge.outbound,
-            source: edge.source,
-            destination: edge.destination,
-            workload: edge.workload,
-            protocol: edge.protocol,
-            identity: edge.identity,
-            requests: edge.requests,
-            failures: edge.failures,
-        }
-    }
-}
-
-impl From<EdgeCount> for Row {
-    fn from(edge: EdgeCount) -> Self {
-        let bound = |bound: u64| if bound == u64::MAX { Duration::MAX } else { Duration::from_micros(bound) };
-        Row {
-            outbound: edge.direction == "outbound",
-            source: edge.source,
-            destination: edge.destination,
-            workload: edge.workload,
-            protocol: edge.protocol,
-            identity: edge.identity,
-            requests: edge.requests,
-            failures: edge.failures,
-            latency: edge.latency_microseconds.into_iter().map(|(upper, count)| (bound(upper), count)).collect(),
-            reasons: edge.reasons,
-        }
-    }
+/// What a sidecar in this process has counted, as others are told it.
+pub(crate) fn count(row: &EdgeRow) -> EdgeCount {
+    malla_proxy::telemetry::edge(row).into()
 }
 
 /// Joins what every sidecar says about traffic that leaves it, and about what comes to it from callers without one.
-pub(crate) fn sample(rows: impl IntoIterator<Item = impl Into<Row>>) -> Sample {
+pub(crate) fn sample(rows: impl IntoIterator<Item = EdgeCount>) -> Sample {
     let mut sample = Sample::new();
-    for mut row in rows.into_iter().map(Into::into).filter(|row: &Row| row.requests > 0) {
-        if !row.outbound {
+    for mut row in rows.into_iter().filter(|row| row.requests > 0) {
+        if row.direction != "outbound" {
             if !row.identity.is_empty() {
                 continue;
             }
@@ -168,7 +122,8 @@ pub(crate) fn sample(rows: impl IntoIterator<Item = impl Into<Row>>) -> Sample {
         for (word, count) in row.reasons {
             *edge.reasons.entry(word).or_default() += count;
         }
-        for (bound, count) in row.latency {
+        for (bound, count) in row.latency_microseconds {
+            let bound = if bound == u64::MAX { Duration::MAX } else { Duration::from_micros(bound) };
             *edge.latency.entry(bound).or_default() += count;
         }
     }
@@ -238,23 +193,25 @@ mod tests {
 
     #[test]
     fn a_failure_without_a_peer_is_not_plaintext_but_a_success_is() {
-        let edge = &sample([row("spiffe://td/ns/n/sa/b", 10, 0, &[]), row("", 2, 2, &[])])[&name()];
+        let edge = &sample([row("spiffe://td/ns/n/sa/b", 10, 0, &[]), row("", 2, 2, &[])].iter().map(count))[&name()];
         assert_eq!((edge.requests, edge.failures, edge.plaintext), (12, 2, 0));
         assert_eq!(edge.reasons["connect_refused"], 2);
-        assert_eq!(sample([row("", 3, 1, &[])])[&name()].plaintext, 2);
+        assert_eq!(sample([row("", 3, 1, &[])].iter().map(count))[&name()].plaintext, 2);
     }
 
     #[test]
     fn what_both_sides_count_is_told_once_and_callers_without_a_sidecar_by_the_server() {
         let inbound = |identity: &str| EdgeRow { direction: Direction::Inbound, ..row(identity, 5, 0, &[]) };
-        let sample = sample([row("spiffe://td/ns/n/sa/b", 10, 0, &[]), inbound("spiffe://td/ns/n/sa/a"), inbound("")]);
+        let sample = sample(
+            [row("spiffe://td/ns/n/sa/b", 10, 0, &[]), inbound("spiffe://td/ns/n/sa/a"), inbound("")].iter().map(count),
+        );
         let counts: Vec<_> = sample.iter().map(|((source, _), edge)| (&**source, edge.requests)).collect();
         assert_eq!(counts, [("(no identity)", 5), ("a.n", 10)]);
     }
 
     #[test]
     fn quantiles_interpolate_within_a_bucket() {
-        let edge = &sample([row("x", 100, 0, &[(1, 0), (2, 50), (4, 50)])])[&name()];
+        let edge = &sample([row("x", 100, 0, &[(1, 0), (2, 50), (4, 50)])].iter().map(count))[&name()];
         assert_eq!(edge.quantile(0.5), Some(Duration::from_millis(2)));
         assert_eq!(edge.quantile(0.75), Some(Duration::from_millis(3)));
         assert_eq!(Edge::default().quantile(0.5), None);
@@ -265,7 +222,10 @@ mod tests {
         let mut recent = Recent::default();
         let start = Instant::now();
         for second in 0..20u64 {
-            recent.add(start + Duration::from_secs(second), sample([row("x", 10 * (second + 1), 0, &[])]));
+            recent.add(
+                start + Duration::from_secs(second),
+                sample([row("x", 10 * (second + 1), 0, &[])].iter().map(count)),
+            );
         }
         let (length, window) = recent.window();
         assert_eq!(length, WINDOW);

@@ -303,34 +303,43 @@ impl Demand {
     }
 }
 
-/// What a sidecar says about others is its word; about itself, ours.
-fn counted(mut edge: Edge, node: &str) -> EdgeCount {
-    let latency_microseconds = edge.bounds.drain(..).zip(edge.counts.drain(..)).take(64).collect();
-    let reasons = edge.reasons.drain(..).take(64).map(|reason| (short(reason.word), reason.count)).collect();
-    let (source, workload) =
-        if edge.outbound { (node.to_owned(), short(edge.workload)) } else { (short(edge.source), node.to_owned()) };
-    EdgeCount {
-        direction: if edge.outbound { "outbound" } else { "inbound" }.to_owned(),
-        source,
-        destination: short(edge.destination),
-        workload,
-        protocol: short(edge.protocol),
-        identity: short(edge.identity),
-        requests: edge.requests,
-        failures: edge.failures,
-        latency_microseconds,
-        reasons,
-        sent_bytes: edge.sent,
-        received_bytes: edge.received,
+impl From<Edge> for EdgeCount {
+    fn from(edge: Edge) -> Self {
+        EdgeCount {
+            direction: if edge.outbound { "outbound" } else { "inbound" }.to_owned(),
+            source: edge.source,
+            destination: edge.destination,
+            workload: edge.workload,
+            protocol: edge.protocol,
+            identity: edge.identity,
+            requests: edge.requests,
+            failures: edge.failures,
+            latency_microseconds: edge.bounds.into_iter().zip(edge.counts).collect(),
+            reasons: edge.reasons.into_iter().map(|reason| (reason.word, reason.count)).collect(),
+            sent_bytes: edge.sent,
+            received_bytes: edge.received,
+        }
     }
 }
 
-fn short(mut text: String) -> String {
+/// What a sidecar says about others is its word; about itself, ours.
+fn counted(edge: Edge, node: &str) -> EdgeCount {
+    let outbound = edge.outbound;
+    let mut count = EdgeCount::from(edge);
+    count.latency_microseconds.truncate(64);
+    count.reasons.truncate(64);
+    count.reasons.iter_mut().for_each(|(word, _)| shorten(word));
+    let EdgeCount { source, destination, workload, protocol, identity, .. } = &mut count;
+    [&mut *source, destination, &mut *workload, protocol, identity].into_iter().for_each(shorten);
+    *(if outbound { source } else { workload }) = node.to_owned();
+    count
+}
+
+fn shorten(text: &mut String) {
     if text.len() > LONGEST {
         let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
         text.truncate(end);
     }
-    text
 }
 
 /// Requests, each as a line of JSON.

@@ -95,7 +95,7 @@ impl Mesh {
     /// What all sidecars have counted since their start.
     pub(crate) fn sample(&self) -> Sample {
         let rows = self.sidecars.iter().flat_map(|(_, sidecar)| sidecar.shared().metrics.edges());
-        edges::sample(rows.filter(|row| row.direction == Direction::Outbound))
+        edges::sample(rows.filter(|row| row.direction == Direction::Outbound).map(|row| edges::count(&row)))
     }
 
     /// Configuration that was rejected and still is, in sentences, the first line of each by itself telling what it is.
