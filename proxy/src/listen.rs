@@ -31,6 +31,9 @@ const BACKLOG: i32 = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a connection takes before its first byte is looked at, about.
+const OF_CONNECTION: u64 = 8 << 10;
+
 /// Bound sockets, not accepting yet; non-blocking.
 #[derive(Debug)]
 pub struct Listeners {
@@ -149,6 +152,7 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
 pub async fn serve(worker: Arc<Worker>, accepted: Accepted) {
     let Accepted { stream, peer, entrance } = accepted;
     let direction = direction(&entrance);
+    worker.shared.memory.takes(OF_CONNECTION);
     // It may have waited for its worker while memory ran out.
     if worker.shared.memory.connections() {
         return worker.shared.metrics.connection_refused(direction, Reason::Overloaded);

@@ -3,6 +3,9 @@
 //! Owns the limit (told by a flag, else by the control group that the process runs in), the measuring, and the decision. It acts
 //! nowhere: whoever accepts connections asks [`Memory::connections`], whoever serves requests asks [`Memory::requests`].
 //!
+//! It looks from time to time, and whenever those who take memory on behalf of clients have said so often enough
+//! ([`Memory::takes`]): many connections at once would take more between two looks than there is.
+//!
 //! What counts is what the process holds, and what the kernel holds in sockets of its group. Files in the page cache do not: the
 //! kernel takes them back before it ends anybody.
 
@@ -29,6 +32,8 @@ const RELIEVED: u64 = 75;
 /// Time between two looks while less than half of the limit is used, and while it is more.
 const CALM: Duration = Duration::from_millis(200);
 const TENSE: Duration = Duration::from_millis(20);
+/// Bytes that may be taken without another look.
+const UNSEEN: u64 = 1 << 20;
 
 /// How much there is, and what is done about it; clones share it.
 #[derive(Debug, Clone)]
@@ -38,6 +43,8 @@ pub struct Memory(Arc<State>);
 struct State {
     limit: Option<Limit>,
     used: AtomicU64,
+    /// Bytes that were taken since the last look, as those say who took them.
+    unseen: AtomicU64,
     level: AtomicU8,
 }
 
@@ -74,7 +81,8 @@ impl Memory {
                 limit_of_group(&groups, Path::new(GROUPS))
             }
         };
-        Memory(Arc::new(State { limit, used: AtomicU64::new(0), level: AtomicU8::new(Level::Nothing as u8) }))
+        let level = AtomicU8::new(Level::Nothing as u8);
+        Memory(Arc::new(State { limit, used: AtomicU64::new(0), unseen: AtomicU64::new(0), level }))
     }
 
     /// The limit in bytes, if there is one.
@@ -97,25 +105,39 @@ impl Memory {
         self.0.level.load(Relaxed) >= Level::Connections as u8
     }
 
+    /// About so many bytes are being taken because a client wants it.
+    pub fn takes(&self, bytes: u64) {
+        let Some(limit) = &self.0.limit else { return };
+        if self.0.unseen.fetch_add(bytes, Relaxed).saturating_add(bytes) >= UNSEEN {
+            self.look(limit);
+        }
+    }
+
     /// Looks again and again; never returns. Without a limit it does nothing.
     pub async fn watch(self) {
         let Some(limit) = &self.0.limit else { return std::future::pending().await };
         tracing::info!(limit = limit.bytes, "the limit of memory");
         loop {
-            let used = resident().saturating_add(limit.sockets.as_ref().map_or(0, Sockets::bytes));
-            self.measured(used, limit.bytes);
+            let used = self.look(limit);
             sleep(if used < limit.bytes / 2 { CALM } else { TENSE }).await;
         }
+    }
+
+    fn look(&self, limit: &Limit) -> u64 {
+        self.0.unseen.store(0, Relaxed);
+        let used = resident().saturating_add(limit.sockets.as_ref().map_or(0, Sockets::bytes));
+        self.measured(used, limit.bytes);
+        used
     }
 
     fn measured(&self, used: u64, limit: u64) {
         self.0.used.store(used, Relaxed);
         let before = self.0.level.load(Relaxed);
         let level = level(used, limit, before > Level::Nothing as u8);
-        if level as u8 == before {
+        // Of two that look at once, one tells it.
+        if level as u8 == before || self.0.level.swap(level as u8, Relaxed) == level as u8 {
             return;
         }
-        self.0.level.store(level as u8, Relaxed);
         match level {
             Level::Nothing => tracing::info!(used, limit, "there is memory again, nothing is shed"),
             Level::Requests => tracing::warn!(used, limit, "memory runs out, requests are shed"),
@@ -239,6 +261,18 @@ mod tests {
         write("memory/memory.kmem.tcp.usage_in_bytes", "77\n");
         let found = limit("4:memory:/box\n0::/pod/sidecar\n").expect("of version 1");
         assert_eq!((found.bytes, found.sockets.expect("a group's").bytes()), (500_000, 77));
+    }
+
+    #[test]
+    fn what_is_taken_is_looked_at_before_it_is_much() {
+        let memory = Memory::new(MemoryLimit::Bytes(1 << 16));
+        for _ in 1..UNSEEN / (16 << 10) {
+            memory.takes(16 << 10);
+        }
+        assert!(!memory.connections(), "nobody has looked yet");
+        memory.takes(16 << 10);
+        assert!(memory.connections(), "this process is larger");
+        assert!(memory.used() > 1 << 16);
     }
 
     #[test]

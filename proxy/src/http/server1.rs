@@ -40,6 +40,9 @@ enum After {
     Connect(OnUpgrade, outbound::Tunnel, Box<Exchange>),
 }
 
+/// What a head takes at most from one look at it to the next, about: hyper reads into a buffer of this size at first.
+const OF_HEAD: u64 = 8 << 10;
+
 type AfterSlot = Mutex<Option<After>>;
 
 /// Serves a connection to its end.
@@ -176,6 +179,12 @@ impl Watched<'_> {
             return Verdict::End(End::Refused(Failure::new(Reason::ProtocolError, what)));
         }
         let waits = if self.state.awaits_head() {
+            let memory = &self.connection.worker.shared.memory;
+            memory.takes(OF_HEAD);
+            if memory.connections() {
+                let what = "its memory is used up, and the head was not complete";
+                return Verdict::End(End::Refused(Failure::new(Reason::Overloaded, what)));
+            }
             Waits::Head
         } else if self.state.end_is_held() {
             Waits::HalfClosed

@@ -13,6 +13,8 @@ use super::super::testing::{
     scripted, worker,
 };
 use super::super::{Inbound, Side, Version, serve};
+use crate::memory::Memory;
+use crate::settings::MemoryLimit;
 use crate::snapshot::{Cluster, Snapshot, UpstreamHttp};
 
 /// What an application was asked, one text per head.
@@ -415,7 +417,7 @@ async fn a_client_that_has_gone_cancels_the_applications_work() {
 }
 
 /// The side of a workload that the configuration does not know.
-fn nowhere() -> Inbound {
+pub(super) fn nowhere() -> Inbound {
     Inbound {
         service: "cart.shop:80".into(),
         port: 80,
@@ -425,6 +427,28 @@ fn nowhere() -> Inbound {
         original_destination: None,
         before: None,
     }
+}
+
+#[tokio::test]
+async fn heads_that_do_not_end_are_given_up_at_once_without_memory() {
+    let mut worker = worker(Snapshot::default(), "cart");
+    let own = Arc::get_mut(&mut worker).and_then(|worker| Arc::get_mut(&mut worker.shared)).expect("nobody else's");
+    own.memory = Memory::new(MemoryLimit::Bytes(1 << 16));
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let serving = tokio::spawn(serve(worker.clone(), server, Version::Http1, Side::Inbound(nowhere())));
+    let mut pieces = 0;
+    while client.write_all(b"GET / HTTP/1.1\r\nx: ").await.is_ok() && pieces < 10_000 {
+        pieces += 1;
+        tokio::task::yield_now().await;
+    }
+    assert!(pieces > 10, "nobody had looked yet");
+    assert!(pieces < 10_000, "it reads on");
+    serving.await.expect("no panic");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("overloaded"), "{answer}");
+    let labels = ["direction=\"inbound\"", "reason=\"overloaded\""];
+    assert_eq!(counted(&worker, "malla_connections_refused_total", &labels), 1);
 }
 
 #[tokio::test(start_paused = true)]
