@@ -26,7 +26,7 @@ use super::pipe::{Pipe, PipeError};
 use super::request_body::Gate;
 use super::response::ResponseBody;
 use super::tunnel::{StreamIo, TunnelIo};
-use super::{Connection, HEAD_LIMIT, IDLE_LIMIT};
+use super::{Connection, HEAD_LIMIT, IDLE_LIMIT, Side};
 use crate::pool::{CONNECTION_WINDOW, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain};
 use crate::reason::Reason;
 
@@ -34,8 +34,12 @@ use crate::reason::Reason;
 const STREAMS: u32 = 100;
 /// Requests that the client has reset before they were looked at; one more ends the connection (rapid reset, CVE-2023-44487).
 const RESETS_AHEAD: usize = 20;
-/// Resets that the client's mistakes make us send, in the life of a connection; one more ends it (CVE-2025-8671).
-const PROVOKED_RESETS: usize = 1024;
+/// The same for another sidecar, which carries the requests of many clients on one connection: that several of them go away at
+/// once must not end it for the others.
+const RESETS_AHEAD_OF_MANY: usize = 1000;
+/// Resets that the client's mistakes make us send, in the life of a connection; one more ends it (CVE-2025-8671). Each may have
+/// reached an upstream that others share.
+const PROVOKED_RESETS: usize = 100;
 /// Streams that we have reset and of which late frames are still expected, and for how long.
 const RESET_STREAMS: usize = 50;
 const RESET_REMEMBERED: Duration = Duration::from_secs(1);
@@ -47,13 +51,14 @@ pub(super) async fn run<IO>(connection: Arc<Connection>, io: IO)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let of_many = matches!(&connection.side, Side::Inbound(side) if side.peer.is_some());
     let handshake = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(LARGEST_HEAD)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(RESETS_AHEAD)
+        .max_pending_accept_reset_streams(if of_many { RESETS_AHEAD_OF_MANY } else { RESETS_AHEAD })
         .max_local_error_reset_streams(Some(PROVOKED_RESETS))
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_REMEMBERED)

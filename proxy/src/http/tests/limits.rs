@@ -9,19 +9,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::super::Version;
 use super::super::stall;
 use super::super::testing::{
     Listening, Pair, cluster, counted, endpoint, eventually, exchange_raw, guards, identity, knows, outbound,
     read_until, route, scripted, serves, worker,
 };
+use super::super::{Inbound, Side, Version, serve};
 use super::grpc;
+use super::http1::nowhere;
 use crate::authorize::{Action, Authorization, Condition, Enforcement, Policy, RuleSet};
-use crate::snapshot::{Cluster, Limits, Route, UpstreamHttp, ValueMatch};
+use crate::names::SpiffeId;
+use crate::snapshot::{Cluster, Limits, Route, Snapshot, UpstreamHttp, ValueMatch};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
 
@@ -408,4 +410,51 @@ async fn a_request_on_which_nothing_moves_ends_and_one_that_trickles_does_not() 
     assert!(trickle.ends_with("\r\n\r\nxxxxxx"), "longer than the limit, but never still: {trickle}");
     let stops = exchange_raw(sidecar.address, &get("/stops")).await;
     assert!(stops.ends_with("\r\n\r\nxxx"), "cut short: {stops}");
+}
+
+/// A frame of HTTP/2 (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// What a connection on which so many requests are reset before anybody looks at them ends with: `true` if a request after
+/// them is answered.
+async fn survives(resets: u32, peer: Option<SpiffeId>) -> bool {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let request = |stream| frame(HEADERS, 0x5, stream, b"\x82\x86\x84\x41\x04cart");
+    let mut bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat();
+    for stream in (1..).step_by(2).take(resets as usize) {
+        bytes.extend([request(stream), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat());
+    }
+    let last = 2 * resets + 1;
+    bytes.extend(request(last));
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    client.write_all(&bytes).await.expect("room");
+    let side = Side::Inbound(Inbound { peer, ..nowhere() });
+    let serving = tokio::spawn(serve(worker(Snapshot::default(), "cart"), server, Version::Http2, side));
+    let answered = loop {
+        let mut head = [0; 9];
+        client.read_exact(&mut head).await.expect("a frame");
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        client.read_exact(&mut vec![0; length]).await.expect("a payload");
+        match (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]])) {
+            (GOAWAY, _) => break false,
+            (HEADERS, stream) if stream == last => break true,
+            _ => {}
+        }
+    };
+    serving.abort();
+    answered
+}
+
+#[tokio::test]
+async fn resets_end_a_clients_connection_but_not_one_that_many_clients_share() {
+    assert!(survives(10, None).await);
+    assert!(!survives(200, None).await);
+    assert!(survives(200, Some(identity("web").spiffe_id)).await);
+    assert!(!survives(2000, Some(identity("web").spiffe_id)).await);
 }
