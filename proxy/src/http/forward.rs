@@ -11,7 +11,8 @@
 //!
 //! It may also ask for a second try beside a first that takes unusually long ([`hedge`]).
 //!
-//! All of it is bounded by the retry budget, but for going to another endpoint because no connection came about.
+//! All of it is bounded by the retry budget, but for what nobody has more to do by: going to another endpoint because no connection
+//! came about, and taking another connection because the first had ended before anything was sent.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -119,14 +120,25 @@ pub(super) struct TryFailure {
     pub(super) failure: Failure,
     /// The request, if it may be sent again.
     again: Option<(Box<Head>, Body)>,
-    /// Whether there was a connection to send it on.
-    connected: bool,
+    /// How far it got.
+    got: Got,
+}
+
+/// How far a try got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Got {
+    /// No connection came about.
+    Nowhere,
+    /// To a connection that had ended, or was ending: nothing was sent, or nothing of it was looked at.
+    ToConnection,
+    /// The upstream may have seen something of it.
+    ToUpstream,
 }
 
 impl TryFailure {
-    /// On a connection.
+    /// After something was sent.
     fn new(failure: Failure, again: Option<(Box<Head>, Body)>) -> Self {
-        TryFailure { failure, again, connected: true }
+        TryFailure { failure, again, got: Got::ToUpstream }
     }
 }
 
@@ -246,7 +258,7 @@ pub(super) async fn forward(
                     }
                 }
             }
-            Err(TryFailure { failure, again, connected }) => {
+            Err(TryFailure { failure, again, got }) => {
                 match &mut load {
                     Some(load) if is_endpoints_fault(failure.reason) => load.failed(),
                     Some(load) => load.discard(),
@@ -265,9 +277,15 @@ pub(super) async fn forward(
                     let what = format!("{}; not retried: the request's body is longer than 64 KiB", failure.what);
                     return Err(Failure::new(failure.reason, what));
                 };
-                // Where no connection came about, another endpoint gets the request for the first time: nobody has more to do,
-                // and all that waited for one connection fail at once, which no budget has room for.
-                if connected || !has_other(cluster, &tried) {
+                // Where nothing was sent, an endpoint gets the request for the first time: nobody has more to do, and all that
+                // waited for one connection fail at once, which no budget has room for. An endpoint that cannot be connected to
+                // is not to be connected to more often.
+                let costs_nobody = match got {
+                    Got::Nowhere => has_other(cluster, &tried),
+                    Got::ToConnection => true,
+                    Got::ToUpstream => false,
+                };
+                if !costs_nobody {
                     retry = cluster.retry_budget.take(cluster.usage.requests());
                     if retry.is_none() {
                         let what = format!("after {}: {}", failure.reason, failure.what);
@@ -472,8 +490,8 @@ async fn over_http2(
         Ok(opened) => opened,
         Err(cause) => {
             lease.retire();
-            let failure = reset(target, &cause);
-            return Err(TryFailure::new(failure, kept.map(|head| (head, body))));
+            let again = kept.map(|head| (head, body));
+            return Err(TryFailure { failure: reset(target, &cause), again, got: Got::ToConnection });
         }
     };
     let mut switching = None;
@@ -518,7 +536,9 @@ async fn over_http2(
             }
             let untouched = if ended { Some(Body::empty()) } else { upload.and_then(untouched) };
             let again = kept.zip(untouched).filter(|_| was_not_processed(&cause));
-            Err(TryFailure::new(reset(target, &cause), again))
+            // Who refuses one stream has too much to do; who says goodbye has less than before.
+            let got = if again.is_some() && cause.is_go_away() { Got::ToConnection } else { Got::ToUpstream };
+            Err(TryFailure { failure: reset(target, &cause), again, got })
         }
         Some(Ok(response)) => {
             let (parts, received) = response.into_parts();
@@ -613,7 +633,10 @@ async fn over_http1(
             let closed = kept.filter(|_| is_closed(failed.error())).map(|head| (head, Body::empty()));
             lease.keep_out();
             let failure = http1_failure(target, failed.error());
-            return Err(TryFailure::new(failure, unsent.or(closed)));
+            return Err(match unsent {
+                Some(again) => TryFailure { failure, again: Some(again), got: Got::ToConnection },
+                None => TryFailure::new(failure, closed),
+            });
         }
     };
     let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS
@@ -666,5 +689,5 @@ fn http1_failure(target: &Target, error: &hyper::Error) -> Failure {
 
 fn not_connected(failure: ConnectFailure, head: Box<Head>, body: Body) -> TryFailure {
     let again = failure.elsewhere.then_some((head, body));
-    TryFailure { failure: Failure::new(failure.reason, failure.what), again, connected: false }
+    TryFailure { failure: Failure::new(failure.reason, failure.what), again, got: Got::Nowhere }
 }
