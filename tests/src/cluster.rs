@@ -616,9 +616,19 @@ fn said(code: u16, value: &Value) -> Answer {
     response
 }
 
+/// A refusal with the reason that goes with its code (Kubernetes API, `metav1.StatusReason`): clients look at that.
 fn failure(code: u16, message: &str) -> Answer {
-    said(
-        code,
-        &json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": "Test" }),
-    )
+    let reason = match code {
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        409 if message.ends_with("already exists") => "AlreadyExists",
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        _ => "InternalError",
+    };
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": reason });
+    said(code, &status)
 }
