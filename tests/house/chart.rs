@@ -1,66 +1,18 @@
 //! The chart: what it renders is valid, is what the control server understands, and leads pods to the webhook as injection expects them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use malla_control::ca::RootSource;
 use malla_control::run::{Control, ControlSettings};
+use malla_tests::chart::{Rendered, chart, python, renderer};
 use malla_tests::tools;
 use serde_json::Value;
 
-fn chart() -> PathBuf {
-    tools::repository().join("deploy/helm/malla")
-}
-
-/// Builds what renders as Helm does.
-fn renderer(directory: &Path) -> PathBuf {
-    let program = directory.join("helm_template");
-    let built = Command::new("go")
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(tools::program("helm_template.go"))
-        // Debian's packages of Go libraries are there.
-        .envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode"), ("GOFLAGS", "")])
-        .env("GOCACHE", directory.join("cache"))
-        .output()
-        .expect("Go is installed: run tests/setup");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    program
-}
-
-fn python(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(tools::python()).arg(tools::program("chart.py")).args(arguments).output().expect("runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
-}
-
-/// What the chart renders, document by document, each valid for Kubernetes.
-struct Rendered(Vec<Value>);
-
-impl Rendered {
-    fn with(renderer: &Path, version: &str, namespace: &str, values: &[&Path]) -> Result<Rendered, String> {
-        let chart = chart();
-        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
-        let mut arguments = vec![text(&chart), text(renderer), version.to_owned(), namespace.to_owned()];
-        arguments.extend(values.iter().map(|path| text(path)));
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let lines = python(&arguments)?;
-        Ok(Rendered(lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()))
-    }
-
-    fn kinds(&self) -> Vec<&str> {
-        self.0.iter().filter_map(|document| document["kind"].as_str()).collect()
-    }
-
-    fn get(&self, kind: &str) -> &Value {
-        self.0.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("there is a {kind}"))
-    }
-
-    fn arguments(&self) -> Vec<&str> {
-        let arguments = &self.get("Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
-        arguments.as_array().expect("a list").iter().filter_map(Value::as_str).collect()
-    }
+/// What the control server is started with.
+fn arguments(rendered: &Rendered) -> Vec<&str> {
+    let arguments = &rendered.get("Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
+    arguments.as_array().expect("a list").iter().filter_map(Value::as_str).collect()
 }
 
 fn decoded(value: &Value) -> String {
@@ -93,11 +45,11 @@ async fn what_it_renders_is_valid_and_understood_by_the_control_server() {
     // Every flag is one that `malla control` has.
     let help = Command::new(tools::binary("malla")).args(["control", "--help"]).output().expect("runs");
     let help = String::from_utf8(help.stdout).expect("UTF-8");
-    for flag in rendered.arguments().iter().skip(1).filter_map(|argument| argument.split('=').next()) {
+    for flag in arguments(&rendered).iter().skip(1).filter_map(|argument| argument.split('=').next()) {
         assert!(help.contains(&format!("{flag} <")) || flag == "--kubernetes", "malla control has no {flag}");
     }
-    assert!(help.contains("--kubernetes") && rendered.arguments().contains(&"--kubernetes"));
-    assert!(rendered.arguments().contains(&"--sidecar-kind=native"));
+    assert!(help.contains("--kubernetes") && arguments(&rendered).contains(&"--kubernetes"));
+    assert!(arguments(&rendered).contains(&"--sidecar-kind=native"));
 
     // The root that Helm makes is one that signs, and the one that API servers are told of.
     let secret = &rendered.get("Secret")["data"];
@@ -169,7 +121,7 @@ fn more_replicas_older_clusters_and_own_values_render_too() {
     for kind in ["PodDisruptionBudget", "NetworkPolicy", "PodMonitor"] {
         rendered.get(kind);
     }
-    let arguments = rendered.arguments();
+    let arguments = arguments(&rendered);
     for argument in [
         "--sidecar-kind=classic",
         "--system-namespace=mesh",

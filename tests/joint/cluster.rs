@@ -1,12 +1,13 @@
 //! The control server in a cluster: what the API server tells becomes what sidecars get, whatever the API server does.
 //!
 //! The API server is a small one of our own. What only a real one shows (validation, admission, roles as they are evaluated, tokens as
-//! they are made) needs `kube-apiserver` and `etcd`.
+//! they are made) is in `real`.
 
 mod checkup;
 mod faults;
 mod installing;
 mod joining;
+mod real;
 mod scale;
 mod status;
 

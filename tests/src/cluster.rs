@@ -307,7 +307,7 @@ impl Drop for FakeCluster {
 }
 
 /// `gateway.networking.k8s.io/v1/httproutes` of an object.
-fn resource_of(object: &Value) -> String {
+pub(crate) fn resource_of(object: &Value) -> String {
     let kind = object["kind"].as_str().expect("a kind").to_lowercase();
     let plural = match kind.strip_suffix('y') {
         Some(stem) => format!("{stem}ies"),
@@ -317,7 +317,7 @@ fn resource_of(object: &Value) -> String {
     format!("{}/{plural}", object["apiVersion"].as_str().expect("a version"))
 }
 
-fn name_of(object: &Value) -> (String, String) {
+pub(crate) fn name_of(object: &Value) -> (String, String) {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     (text("namespace"), text("name"))
 }

@@ -7,7 +7,9 @@
 //!
 //! Nothing here sleeps for a fixed time: [`wait`] polls conditions, with a limit.
 
+pub mod apiserver;
 pub mod capture;
+pub mod chart;
 pub mod clock;
 pub mod cluster;
 pub mod load;

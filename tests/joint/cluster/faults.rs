@@ -58,7 +58,7 @@ async fn serves_nothing_before_everything_is_known_and_says_why() {
     assert!(!mesh.resources().is_loaded(), "policies that are not known may forbid");
     mesh.cluster.accept("authorizationpolicies");
     mesh.serves_cluster("a.shop:80").await;
-    assert_eq!(mesh.refusal(), "");
+    super::eventually("no reason any more", || mesh.refusal().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
