@@ -111,7 +111,9 @@ impl Contender {
         };
         let told = match self {
             Contender::Envoy => {
-                envoy::binary().and_then(|binary| first_line(&binary.to_string_lossy(), &["--version"]))
+                // It begins with where it is installed.
+                let said = envoy::binary().and_then(|binary| first_line(&binary.to_string_lossy(), &["--version"]));
+                said.map(|said| said.rsplit("version:").next().unwrap_or_default().trim().to_owned())
             }
             Contender::Nginx => first_line("nginx", &["-v"]),
             Contender::Haproxy => first_line("haproxy", &["-v"]),

@@ -136,6 +136,8 @@ impl Stage {
         };
         let outside = mesh.stranger("outside");
         let plain = mesh.member_with("plain-1", Sidecar::None);
+        forget_ended(&outside);
+        forget_ended(&plain);
         mesh.write("workloads/plain-1.yaml", &plain.workload("  mtls: {mode: permissive}\n"));
         let plain_backend = backend(&plain);
         let mut pods = Vec::new();
@@ -148,8 +150,10 @@ impl Stage {
                     (pod("client"), pod("server"))
                 }
             };
-            client.redirect();
-            server.redirect();
+            for side in [&client, &server] {
+                side.redirect();
+                forget_ended(side);
+            }
             let backend = backend(&server);
             pods.push((contender, Pods { client, server, _backend: backend }));
         }
@@ -186,6 +190,12 @@ impl Stage {
         let output = pod.spawn(&command).end(PATIENCE).success();
         serde_json::from_str(output.text().trim()).with_context(|| format!("the load said {}", output.both()))
     }
+}
+
+/// Ended connections would keep their ports for a minute: after some rounds of new connections there would be hardly any left, and what
+/// is measured would be the kernel's search for one.
+fn forget_ended(pod: &Pod) {
+    pod.shell("echo 64 > /proc/sys/net/ipv4/tcp_max_tw_buckets").success();
 }
 
 /// Files that are open at once: every connection of the load, and two for each of those in a relay. Returns how many there may
