@@ -1,4 +1,4 @@
-//! The access log: a line for each request that is over, on standard output.
+//! The access log: a line for each request that is over, and for each connection that carried bytes, on standard output.
 //!
 //! Off unless asked for: failures are told in the sidecar's own log anyway. A line is made on the worker and written by a thread of
 //! its own; lines for which there is no room are dropped and counted, for a reader that stalls must not hold up requests.
@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use http::uri::PathAndQuery;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use crate::metrics::Direction;
-use crate::outcome::Record;
+use crate::outcome::{Exchange, Of, Record};
 
 /// Lines that may wait to be written; more are dropped and counted.
 const QUEUE: usize = 8192;
@@ -71,7 +70,7 @@ enum Value<'a> {
 
 macro_rules! fields {
     ($($field:ident = $name:literal, $help:literal;)+) => {
-        /// What can be said of a request.
+        /// What can be said of a request or a connection.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         enum Field { $($field,)+ }
 
@@ -89,11 +88,11 @@ macro_rules! fields {
 }
 
 fields! {
-    Time = "time", "when the request was over (RFC 3339, UTC)";
+    Time = "time", "when the request or the connection was over (RFC 3339, UTC)";
     DirectionWord = "direction", "`inbound` or `outbound`";
-    Service = "service", "the service that it was for: `name.namespace:port`";
+    Service = "service", "the service that it was for: `name.namespace:port`, or `outside`";
     Route = "route", "the route that it took";
-    Protocol = "protocol", "what the client speaks";
+    Protocol = "protocol", "what the client speaks; `tcp` for a connection that carried bytes, of which there is no method, path or status";
     Method = "method", "the method";
     Path = "path", "the path, without the query";
     Status = "status", "the status that the client got, or would have got";
@@ -104,12 +103,15 @@ fields! {
     Endpoint = "endpoint", "outbound: the address of the last endpoint that was tried";
     Workload = "workload", "outbound: the workload there";
     Peer = "peer", "outbound: the identity of the endpoint";
-    Tries = "tries", "how often the request was sent to an endpoint";
+    Tries = "tries", "how often the request was sent to an endpoint, or the connection was tried at one";
     HedgeWord = "hedge", "`won` or `lost`: whether a second try, beside a first that took long, was the one to be answered";
-    Duration = "duration_ms", "from the complete head of the request to the end of the response";
+    Sent = "sent_bytes", "of a connection: bytes from the client";
+    Received = "received_bytes", "of a connection: bytes to the client";
+    Duration = "duration_ms", "from the complete head of the request to the end of the response; of a connection, from its arrival to its end";
     Waiting = "waiting_ms", "of that, until the last try began: looking up, limits, faults, earlier tries";
-    FirstByte = "first_byte_ms", "then, until the response began: connecting if need be, and the work of the upstream";
-    Body = "body_ms", "then, until the response had ended";
+    Connecting = "connecting_ms", "then, until there was a connection, mTLS included: 0 on one that was there already";
+    FirstByte = "first_byte_ms", "then, until the response began: the work of the upstream";
+    Body = "body_ms", "then, until the response had ended; of a connection, as long as it carried bytes";
     Trace = "trace", "the id of its trace, if it is followed";
 }
 
@@ -316,16 +318,27 @@ impl Field {
             _ => Value::Absent,
         };
         let outbound = record.endpoint.filter(|_| record.direction == Direction::Outbound);
+        let (exchange, moved) = match record.of {
+            Of::Request(exchange) => (Some(exchange), None),
+            Of::Connection { sent, received } => (None, Some((sent, received))),
+        };
+        let number = |number: Option<u64>| number.map_or(Value::Absent, Value::Number);
+        let times = record.times;
+        // Until there is an answer nobody knows which connection brings it.
+        let connected = times.connected.or(times.sent.filter(|_| times.answered.is_some()));
         match self {
             Field::Time => Value::Made(now()),
             Field::DirectionWord => Value::Text(record.direction.word()),
             Field::Service => present(record.service),
             Field::Route => present(record.route),
-            Field::Protocol => Value::Text(record.protocol.word()),
-            Field::Method => present(record.method.as_str()),
-            Field::Path => record.path.map_or(Value::Absent, |path: &PathAndQuery| Value::Text(path.path())),
-            Field::Status => Value::Number(record.status.into()),
-            Field::GrpcStatus => record.grpc_status.map_or(Value::Absent, |status| Value::Number(status.into())),
+            Field::Protocol => Value::Text(exchange.map_or("tcp", |exchange| exchange.protocol.word())),
+            Field::Method => exchange.map_or(Value::Absent, |exchange| present(exchange.method.as_str())),
+            Field::Path => match exchange.and_then(|exchange: Exchange<'a>| exchange.path) {
+                Some(path) => Value::Text(path.path()),
+                None => Value::Absent,
+            },
+            Field::Status => number(exchange.map(|exchange| exchange.status.into())),
+            Field::GrpcStatus => number(exchange.and_then(|exchange| exchange.grpc_status).map(u64::from)),
             Field::ReasonWord => record.reason.map_or(Value::Absent, |reason| Value::Text(reason.word())),
             Field::Sentence => made(record.reason.map(|reason| match record.what {
                 Some(what) => format!("{}: {what}", reason.sentence()),
@@ -339,11 +352,18 @@ impl Field {
                 None => Value::Absent,
             },
             Field::Tries => Value::Number(record.tries.into()),
-            Field::HedgeWord => record.hedge.map_or(Value::Absent, |hedge| Value::Text(hedge.word())),
+            Field::HedgeWord => match exchange.and_then(|exchange| exchange.hedge) {
+                Some(hedge) => Value::Text(hedge.word()),
+                None => Value::Absent,
+            },
+            Field::Sent => number(moved.map(|(sent, _)| sent)),
+            Field::Received => number(moved.map(|(_, received)| received)),
             Field::Duration => Value::Time(record.duration()),
-            Field::Waiting => between(Some(record.started), record.sent),
-            Field::FirstByte => between(record.sent, record.answered),
-            Field::Body => between(record.answered, Some(record.ended)),
+            Field::Waiting => between(Some(record.started), times.sent),
+            Field::Connecting => between(times.sent, connected),
+            Field::FirstByte => between(connected, times.answered),
+            Field::Body if moved.is_some() => between(connected, Some(record.ended)),
+            Field::Body => between(times.answered, Some(record.ended)),
             Field::Trace => made(record.trace.map(|trace| format!("{trace:032x}"))),
         }
     }
@@ -361,10 +381,13 @@ fn now() -> String {
 mod tests {
     use std::sync::Arc;
 
+    use http::uri::PathAndQuery;
+
     use parking_lot::Mutex;
 
     use super::*;
     use crate::metrics::Protocol;
+    use crate::outcome::Times;
     use crate::reason::Reason;
 
     fn record<'a>(method: &'a http::Method, path: &'a PathAndQuery, reason: Option<Reason>) -> Record<'a> {
@@ -372,25 +395,38 @@ mod tests {
         let after = |milliseconds| started + Duration::from_millis(milliseconds);
         Record {
             started,
-            sent: Some(after(1)),
-            answered: Some(after(6)),
+            times: Times { sent: Some(after(1)), connected: Some(after(3)), answered: Some(after(6)) },
             ended: after(8),
             direction: Direction::Outbound,
-            protocol: Protocol::Http1,
-            method,
-            path: Some(path),
             service: "cart.shop:80",
             route: "default",
             client: None,
             endpoint: None,
-            status: if reason.is_some() { 503 } else { 200 },
-            grpc_status: None,
             reason,
             what: reason.map(|_| "10.0.0.1:80 \"x\""),
             tries: 2,
-            hedge: None,
             trace: None,
+            of: Of::Request(Exchange {
+                protocol: Protocol::Http1,
+                method,
+                path: Some(path),
+                status: if reason.is_some() { 503 } else { 200 },
+                grpc_status: None,
+                hedge: None,
+            }),
         }
+    }
+
+    #[test]
+    fn a_connection_has_bytes_and_no_status() {
+        let (method, path) = (http::Method::GET, PathAndQuery::from_static("/"));
+        let mut connection = record(&method, &path, None);
+        connection.of = Of::Connection { sent: 7, received: 9 };
+        connection.times.answered = None;
+        let format: Format = "{protocol} {status} {path} {sent_bytes}/{received_bytes} {waiting_ms}+{connecting_ms}+{first_byte_ms}+{body_ms}"
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(format.line(&connection), "tcp - - 7/9 1.000+2.000+-+5.000");
     }
 
     #[test]
@@ -400,8 +436,11 @@ mod tests {
             let format: Format = format.parse().unwrap_or_else(|error| panic!("{error}"));
             format.line(&record(&method, &path, reason))
         };
-        let text = line("{{{method}}} {path} {status} {reason} {client} {waiting_ms}+{first_byte_ms}+{body_ms}", None);
-        assert_eq!(text, "{GET} /a 200 - - 1.000+5.000+2.000");
+        let text = line(
+            "{{{method}}} {path} {status} {reason} {client} {waiting_ms}+{connecting_ms}+{first_byte_ms}+{body_ms}",
+            None,
+        );
+        assert_eq!(text, "{GET} /a 200 - - 1.000+2.000+3.000+2.000");
         let text = line("{reason} {sentence}", Some(Reason::ConnectRefused));
         assert_eq!(text, r#"connect_refused "the endpoint refused the connection: 10.0.0.1:80 \"x\"""#);
         let json: serde_json::Value = serde_json::from_str(&line("json", Some(Reason::ConnectRefused))).expect("JSON");

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::authorize::{Subject, Verdict, authorize};
+use crate::clock;
 use crate::detect::{self, Detected};
 use crate::http::{self, Side, Version};
 use crate::metrics::Direction;
@@ -31,7 +32,7 @@ use crate::reason::Reason;
 use crate::shared::{Shared, Worker};
 use crate::snapshot::{Inbound, InboundPort, Plaintext, Protocol};
 use crate::stream::{PeekLimits, Peeked, Replay, Stream};
-use crate::tcp;
+use crate::tcp::{self, Account};
 use crate::tls::{self, Alpn};
 
 /// For a client that must speak first, and shows in its first bytes who it is.
@@ -191,7 +192,13 @@ async fn carry(
 }
 
 /// The application's own TLS, untouched: who the client is, is the application's to judge.
-async fn application_tls(shared: &Shared, port: &InboundPort, stream: Replay, original: OriginalDst, peer: SocketAddr) {
+async fn application_tls(
+    shared: &Arc<Shared>,
+    port: &InboundPort,
+    stream: Replay,
+    original: OriginalDst,
+    peer: SocketAddr,
+) {
     let destination = SocketAddr::new(original.address.ip(), port.port);
     raw(shared, port, stream.into(), None, None, destination, peer).await;
 }
@@ -205,7 +212,7 @@ async fn outlived(proof: Option<&Proof>, grace: Duration) {
 }
 
 async fn raw(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     port: &InboundPort,
     stream: Stream,
     client: Option<&SpiffeId>,
@@ -215,11 +222,13 @@ async fn raw(
 ) {
     let identity = client.map_or("", SpiffeId::as_str);
     let changes = shared.directory.inbound_changes();
+    let mut account = Account::begin(shared, Direction::Inbound, &port.service, clock::now()).client(client);
     if !may(shared, port, client, peer) {
+        account.failed(Reason::Denied, &peer);
         shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(Reason::Denied);
         return refuse(shared, stream, Reason::Denied, &format_args!("{peer} {identity} to {}", port.service));
     }
-    match Box::pin(tcp::open(shared, &port.upstream, Some(destination))).await {
+    match Box::pin(tcp::open(shared, &port.upstream, Some(destination), &mut account)).await {
         Ok(upstream) => {
             let upstream = upstream.labelled(&port.service);
             let ends = async {
@@ -228,9 +237,10 @@ async fn raw(
                     () = denied_later(shared, port, changes, client, peer) => Reason::Denied,
                 }
             };
-            tcp::carry_until(shared, Direction::Inbound, stream, client, upstream, ends).await;
+            tcp::carry_until(shared, Direction::Inbound, stream, client, upstream, account, ends).await;
         }
         Err(error) => {
+            account.failed(error.reason(), &error);
             shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(error.reason());
             refuse(shared, stream, error.reason(), &error);
         }

@@ -19,7 +19,7 @@ use self::requests::Requests;
 use crate::names::Name;
 use crate::reason::Reason;
 
-pub use self::connections::TcpConnection;
+pub use self::connections::{Moved, TcpConnection};
 pub use self::requests::{Protocol, Request, Shard};
 pub use self::table::{Documented, TABLE};
 

@@ -11,16 +11,18 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
+use crate::clock;
 use crate::detect::{self, Detected};
 use crate::http::{self, Side, Version};
 use crate::metrics::{self, Direction};
 use crate::names::Name;
 use crate::original_dst::original_dst;
+use crate::outcome::UNKNOWN;
 use crate::reason::Reason;
 use crate::shared::{Shared, Worker};
 use crate::snapshot::{Outbound, OutboundService, Protocol, TcpRoute, UnknownDestination};
 use crate::stream::{Peeked, Stream};
-use crate::tcp::{self, OpenError, Outside, Upstream};
+use crate::tcp::{self, Account, OpenError, Outside, Upstream};
 
 pub use self::tunnel::{Tunnel, tunnel};
 
@@ -80,18 +82,28 @@ async fn to(
     found: Result<Arc<Outbound>, Reason>,
 ) {
     let shared = worker.shared.clone();
+    let arrived = clock::now();
+    let account = |service: &Name| Account::begin(&shared, Direction::Outbound, service, arrived);
     let service = match found.as_deref() {
         Ok(Outbound::Service(service)) => service,
         Ok(Outbound::Unknown(UnknownDestination::PassThrough)) => {
-            return match open_outside(&shared, &destination).await {
-                Ok(upstream) => tcp::carry(&shared, Direction::Outbound, stream, None, upstream).await,
-                Err((reason, what)) => refuse(&shared, stream, reason, &what),
+            let mut account = account(&OUTSIDE.into());
+            return match open_outside(&shared, &destination, &mut account).await {
+                Ok(upstream) => tcp::carry(&shared, Direction::Outbound, stream, None, upstream, account).await,
+                Err((reason, what)) => {
+                    account.failed(reason, &what);
+                    refuse(&shared, stream, reason, &what);
+                }
             };
         }
         Ok(Outbound::Unknown(UnknownDestination::Deny)) => {
+            account(&UNKNOWN.into()).failed(Reason::NoRoute, &destination);
             return refuse(&shared, stream, Reason::NoRoute, &destination);
         }
-        Err(reason) => return refuse(&shared, stream, *reason, &destination),
+        Err(reason) => {
+            account(&UNKNOWN.into()).failed(*reason, &destination);
+            return refuse(&shared, stream, *reason, &destination);
+        }
     };
     let route = match protocol(&shared, service, &mut stream).await {
         Ok(Spoken::Http(version)) => {
@@ -102,9 +114,13 @@ async fn to(
         Err(Reason::ClientReset | Reason::Draining) => return,
         Err(reason) => return refuse(&shared, stream, reason, &service.name),
     };
-    match Box::pin(tcp::open_route(&shared, route)).await {
-        Ok(upstream) => tcp::carry(&shared, Direction::Outbound, stream, None, upstream).await,
-        Err(error) => fail(&shared, stream, &service.name, &error),
+    let mut account = account(&service.name);
+    match Box::pin(tcp::open_route(&shared, route, &mut account)).await {
+        Ok(upstream) => tcp::carry(&shared, Direction::Outbound, stream, None, upstream, account).await,
+        Err(error) => {
+            account.failed(error.reason(), &error);
+            fail(&shared, stream, &service.name, &error);
+        }
     }
 }
 
@@ -187,9 +203,9 @@ fn port(destination: &str) -> Option<u16> {
     destination.rsplit_once(':')?.1.parse().ok()
 }
 
-async fn open_outside(shared: &Shared, destination: &str) -> Result<Upstream, (Reason, String)> {
+async fn open_outside(shared: &Shared, destination: &str, account: &mut Account) -> Result<Upstream, (Reason, String)> {
     let outside = Outside::parse(destination).ok_or_else(|| (Reason::NoRoute, destination.to_owned()))?;
-    let opened = Box::pin(tcp::open_outside(shared, &outside, OUTSIDE)).await;
+    let opened = Box::pin(tcp::open_outside(shared, &outside, OUTSIDE, account)).await;
     opened.map_err(|error| (error.reason(), error.to_string()))
 }
 

@@ -1,5 +1,6 @@
 //! What became of a request: one record, written when the [`Outcome`] is dropped — however the request ended, by its answer, by
-//! a failure, by the client's going away or by a panic.
+//! a failure, by the client's going away or by a panic. Connections that carry bytes end in the same form
+//! ([`crate::tcp::Account`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::clock;
 use crate::metrics::{Direction, Protocol, Request};
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
-use crate::shared::Worker;
+use crate::shared::{Shared, Worker};
 use crate::snapshot::Endpoint;
 use crate::trace::Trace;
 
@@ -36,10 +37,21 @@ pub struct Outcome {
     tries: u8,
     hedge: Option<Hedge>,
     answered: bool,
-    /// When the last try began and when the answer did, where somebody wants to know.
-    times: Option<(Option<Instant>, Option<Instant>)>,
+    /// Where somebody wants to know.
+    times: Option<Times>,
     /// Boxed: most sidecars follow few requests.
     trace: Option<Box<Trace>>,
+}
+
+/// When what happened.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    /// The last try began.
+    pub(crate) sent: Option<Instant>,
+    /// The connection that it waited for was there; nothing where there was one already.
+    pub(crate) connected: Option<Instant>,
+    /// The answer began.
+    pub(crate) answered: Option<Instant>,
 }
 
 /// Whose answer a request has got that was sent to a second endpoint while the first was slow.
@@ -62,13 +74,13 @@ impl Hedge {
 }
 
 /// Label of what configuration has no name for.
-const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
 
 impl Outcome {
     /// A request whose head is complete. If nothing more is told, the client went away.
     pub fn new(worker: Arc<Worker>, direction: Direction, protocol: Protocol, method: Method) -> Self {
         let timed = worker.shared.access_log.is_some() || worker.shared.taps.any();
-        let times = timed.then_some((None, None));
+        let times = timed.then(Times::default);
         Outcome {
             worker,
             direction,
@@ -134,8 +146,8 @@ impl Outcome {
         if let Some(trace) = &mut self.trace {
             trace.sends(endpoint.cloned(), headers);
         }
-        if let Some((sent, _)) = &mut self.times {
-            *sent = Some(clock::now());
+        if let Some(times) = &mut self.times {
+            *times = Times { sent: Some(clock::now()), ..Times::default() };
         }
         if let Some(endpoint) = endpoint {
             self.endpoint = Some(endpoint.clone());
@@ -168,8 +180,15 @@ impl Outcome {
         let Some((endpoint, begun)) = second else { return };
         self.hedge = Some(Hedge::Won);
         self.endpoint = Some(endpoint.clone());
-        if let Some((sent, _)) = &mut self.times {
-            *sent = Some(begun.into_std());
+        if let Some(times) = &mut self.times {
+            times.sent = Some(begun.into_std());
+        }
+    }
+
+    /// The try that is answered had to wait for its connection until then, if it had to.
+    pub(crate) fn connected(&mut self, at: Option<tokio::time::Instant>) {
+        if let Some(times) = &mut self.times {
+            times.connected = at.map(tokio::time::Instant::into_std);
         }
     }
 
@@ -181,7 +200,7 @@ impl Outcome {
     /// The answer has begun.
     pub fn status(&mut self, status: StatusCode) {
         self.status = status.as_u16();
-        if let Some((_, answered @ None)) = &mut self.times {
+        if let Some(Times { answered: answered @ None, .. }) = &mut self.times {
             *answered = Some(clock::now());
         }
     }
@@ -246,33 +265,19 @@ impl Drop for Outcome {
         let trace = self.trace.take();
         let tapped = self.worker.shared.taps.any();
         if trace.is_some() || self.times.is_some() || tapped {
-            let record = self.record(ended, trace.as_ref().and_then(|trace| trace.id()));
-            if let Some(log) = &self.worker.shared.access_log {
-                log.record(&record);
-            }
-            if tapped {
-                self.worker.shared.taps.record(&record);
-            }
-            if let Some(trace) = trace {
-                trace.end(&record);
-            }
+            self.record(ended, trace.as_ref().and_then(|trace| trace.id())).tell(&self.worker.shared, trace);
         }
     }
 }
 
-/// A request that is over, for those who tell of it.
+/// A request or a connection that is over, for those who tell of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
     pub(crate) started: Instant,
-    /// When the last try began, if that was measured.
-    pub(crate) sent: Option<Instant>,
-    /// When the answer began, if that was measured.
-    pub(crate) answered: Option<Instant>,
+    /// As far as they were measured.
+    pub(crate) times: Times,
     pub(crate) ended: Instant,
     pub(crate) direction: Direction,
-    pub(crate) protocol: Protocol,
-    pub(crate) method: &'a Method,
-    pub(crate) path: Option<&'a PathAndQuery>,
     /// `cart.shop:80`.
     pub(crate) service: &'a str,
     pub(crate) route: &'a str,
@@ -280,28 +285,67 @@ pub(crate) struct Record<'a> {
     pub(crate) client: Option<&'a SpiffeId>,
     /// The last that was tried.
     pub(crate) endpoint: Option<&'a Endpoint>,
-    pub(crate) status: u16,
-    pub(crate) grpc_status: Option<u8>,
     pub(crate) reason: Option<Reason>,
     /// What failed, in words.
     pub(crate) what: Option<&'a str>,
     pub(crate) tries: u8,
-    /// What came of a second try beside the first, if there was one.
-    pub(crate) hedge: Option<Hedge>,
     /// Its trace, if that is followed.
     pub(crate) trace: Option<u128>,
+    pub(crate) of: Of<'a>,
+}
+
+/// What is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Of<'a> {
+    /// A request.
+    Request(Exchange<'a>),
+    /// A connection that carried bytes: so many from the client, and so many to it.
+    Connection { sent: u64, received: u64 },
+}
+
+/// What there is of a request and of no connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exchange<'a> {
+    pub(crate) protocol: Protocol,
+    pub(crate) method: &'a Method,
+    pub(crate) path: Option<&'a PathAndQuery>,
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u8>,
+    /// What came of a second try beside the first, if there was one.
+    pub(crate) hedge: Option<Hedge>,
 }
 
 impl Record<'_> {
     /// Whether somebody would look for it among the failures of servers.
     pub(crate) fn has_failed(&self) -> bool {
-        self.reason.is_some_and(|reason| reason.status() >= 500)
-            || self.status >= 500
-            || self.grpc_status.is_some_and(is_servers_fault)
+        let answered =
+            |exchange: &Exchange<'_>| exchange.status >= 500 || exchange.grpc_status.is_some_and(is_servers_fault);
+        self.reason.is_some_and(|reason| reason.status() >= 500) || self.exchange().is_some_and(answered)
+    }
+
+    /// The request, if it is one.
+    pub(crate) fn exchange(&self) -> Option<&Exchange<'_>> {
+        match &self.of {
+            Of::Request(exchange) => Some(exchange),
+            Of::Connection { .. } => None,
+        }
     }
 
     pub(crate) fn duration(&self) -> Duration {
         self.ended.saturating_duration_since(self.started)
+    }
+
+    /// To the access log, to whoever taps, and as spans.
+    pub(crate) fn tell(&self, shared: &Shared, trace: Option<Box<Trace>>) {
+        if let Some(log) = &shared.access_log {
+            log.record(self);
+        }
+        if shared.taps.any() {
+            shared.taps.record(self);
+        }
+        if let Some(trace) = trace {
+            trace.end(self);
+        }
     }
 }
 
@@ -312,27 +356,27 @@ fn is_servers_fault(status: u8) -> bool {
 
 impl Outcome {
     fn record(&self, ended: Instant, trace: Option<u128>) -> Record<'_> {
-        let (sent, answered) = self.times.unwrap_or_default();
         Record {
             started: self.started,
-            sent,
-            answered,
+            times: self.times.unwrap_or_default(),
             ended,
             direction: self.direction,
-            protocol: self.protocol,
-            method: &self.method,
-            path: self.path.as_ref(),
             service: self.service.as_deref().unwrap_or(UNKNOWN),
             route: self.route.as_deref().unwrap_or(UNKNOWN),
             client: self.client.as_ref(),
             endpoint: self.endpoint.as_deref(),
-            status: self.status,
-            grpc_status: self.grpc_status,
             reason: self.reason,
             what: self.what.as_deref(),
             tries: self.tries,
-            hedge: self.hedge,
             trace,
+            of: Of::Request(Exchange {
+                protocol: self.protocol,
+                method: &self.method,
+                path: self.path.as_ref(),
+                status: self.status,
+                grpc_status: self.grpc_status,
+                hedge: self.hedge,
+            }),
         }
     }
 

@@ -124,7 +124,7 @@ impl Pool {
         if let Some(lease) = host.idle(fresh_enough) {
             return Ok(lease);
         }
-        Box::pin(host.wait_http1(worker, cluster)).await
+        Box::pin(host.wait_http1(worker, cluster)).await.map(Http1Lease::waited_for)
     }
 
     /// A stream of an HTTP/2 connection.
@@ -141,7 +141,7 @@ impl Pool {
         if let Some(lease) = host.stream() {
             return Ok(lease);
         }
-        Box::pin(host.wait_http2(worker, cluster)).await
+        Box::pin(host.wait_http2(worker, cluster)).await.map(Http2Lease::waited_for)
     }
 
     fn host(&self, worker: &Arc<Worker>, cluster: &Arc<Cluster>, target: &Target, version: Version) -> Arc<Host> {

@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod account;
 mod copy;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::snapshot::{Cluster, Endpoint, Endpoints, TcpRoute, WeightedClusters};
 use crate::stream::Stream;
 use crate::tls::{self, Alpn, ConnectError};
 
+pub use self::account::Account;
 pub use self::copy::{End, copy};
 
 /// Endpoints that are tried for one connection: one more than the first. The other is tried at once, because nobody has
@@ -38,11 +40,12 @@ pub struct Upstream {
     /// Label for metrics: the cluster's name, or a fixed word for what is outside of the mesh.
     service: Name,
     peer: Option<SpiffeId>,
-    workload: Arc<str>,
+    /// Who is connected, of a cluster with known addresses.
+    endpoint: Option<Arc<Endpoint>>,
     /// Without a byte in either direction for this long, it is closed.
     idle: Duration,
-    /// The endpoint that has to be shown each new certificate.
-    verifies: Option<(Arc<Cluster>, Arc<Endpoint>)>,
+    /// Where the endpoint has to be shown each new certificate, of this cluster.
+    verifies: Option<Arc<Cluster>>,
     _counted: Option<(UsageGuard, Option<LoadGuard>)>,
 }
 
@@ -89,10 +92,11 @@ impl OpenError {
 ///
 /// # Errors
 /// [`OpenError`]; counted.
-pub async fn open_route(shared: &Shared, route: &TcpRoute) -> Result<Upstream, OpenError> {
+pub async fn open_route(shared: &Shared, route: &TcpRoute, account: &mut Account) -> Result<Upstream, OpenError> {
+    account.route(&route.name);
     let drawn = route.clusters.as_ref().and_then(WeightedClusters::next);
     let (_, cluster) = drawn.ok_or_else(|| OpenError::NoBackend(route.name.clone()))?;
-    open(shared, cluster, None).await
+    open(shared, cluster, None, account).await
 }
 
 /// Connects to a cluster; `original` is where the client was going, if anyone knows.
@@ -103,17 +107,20 @@ pub async fn open(
     shared: &Shared,
     cluster: &Arc<Cluster>,
     original: Option<SocketAddr>,
+    account: &mut Account,
 ) -> Result<Upstream, OpenError> {
     let place = cluster.usage.connection(&cluster.limits);
     let place = place.ok_or_else(|| OpenError::CircuitOpen(cluster.name.clone()))?;
     let opened = match &cluster.endpoints {
-        Endpoints::Set(_) => open_endpoint(shared, cluster, place).await,
+        Endpoints::Set(_) => open_endpoint(shared, cluster, place, account).await,
         Endpoints::Dns { host, port } => {
+            account.tried(None);
             let connected = shared.resolver.connect(&shared.dialer, host, *port, cluster.connect_timeout).await;
             connected.map(|stream| direct(stream.into(), cluster, place)).map_err(OpenError::from)
         }
         Endpoints::OriginalDst => {
             let to = original.ok_or_else(|| OpenError::NoDestination(cluster.name.clone()))?;
+            account.tried(None);
             let connected = shared.dialer.dial(to, cluster.connect_timeout).await;
             connected.map(|stream| direct(stream.into(), cluster, place)).map_err(OpenError::from)
         }
@@ -139,8 +146,14 @@ fn count_failure(shared: &Shared, cluster: &Cluster, error: &ConnectError) {
 ///
 /// # Errors
 /// [`ConnectError`].
-pub async fn open_outside(shared: &Shared, to: &Outside, label: &str) -> Result<Upstream, ConnectError> {
+pub async fn open_outside(
+    shared: &Shared,
+    to: &Outside,
+    label: &str,
+    account: &mut Account,
+) -> Result<Upstream, ConnectError> {
     const LIMIT: Duration = Duration::from_secs(10);
+    account.tried(None);
     let stream = match to {
         Outside::Address(address) => shared.dialer.dial(*address, LIMIT).await?,
         Outside::Name(host, port) => shared.resolver.connect(&shared.dialer, host, *port, LIMIT).await?,
@@ -149,7 +162,7 @@ pub async fn open_outside(shared: &Shared, to: &Outside, label: &str) -> Result<
         stream: stream.into(),
         service: label.into(),
         peer: None,
-        workload: "".into(),
+        endpoint: None,
         idle: IDLE,
         verifies: None,
         _counted: None,
@@ -178,10 +191,15 @@ impl Outside {
 
 fn direct(stream: Stream, cluster: &Cluster, place: UsageGuard) -> Upstream {
     let (service, idle) = (cluster.name.clone(), cluster.idle_timeout);
-    Upstream { stream, service, peer: None, workload: "".into(), idle, verifies: None, _counted: Some((place, None)) }
+    Upstream { stream, service, peer: None, endpoint: None, idle, verifies: None, _counted: Some((place, None)) }
 }
 
-async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuard) -> Result<Upstream, OpenError> {
+async fn open_endpoint(
+    shared: &Shared,
+    cluster: &Arc<Cluster>,
+    place: UsageGuard,
+    account: &mut Account,
+) -> Result<Upstream, OpenError> {
     let mut tried: SmallVec<[SocketAddr; TRIES]> = SmallVec::new();
     loop {
         let Some(mut picked) = balance::pick(cluster, &tried) else {
@@ -191,16 +209,17 @@ async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuar
             });
         };
         let endpoint = picked.endpoint;
+        account.tried(Some(&endpoint));
         let error = match tls::connect(shared, cluster, &endpoint, Alpn::Tcp).await {
             Ok(connected) => {
                 picked.guard.answered();
-                let verifies = connected.peer.is_some().then(|| (cluster.clone(), endpoint.clone()));
+                let verifies = connected.peer.is_some().then(|| cluster.clone());
                 return Ok(Upstream {
                     verifies,
                     stream: connected.stream,
                     service: cluster.name.clone(),
                     peer: connected.peer,
-                    workload: endpoint.workload.clone(),
+                    endpoint: Some(endpoint),
                     idle: cluster.idle_timeout,
                     _counted: Some((place, Some(picked.guard))),
                 });
@@ -218,6 +237,7 @@ async fn open_endpoint(shared: &Shared, cluster: &Arc<Cluster>, place: UsageGuar
             return Err(error.into());
         }
         count_failure(shared, cluster, &error);
+        account.tries_again(error.reason());
         tracing::debug!(cluster = %cluster.name, %error, "trying another endpoint");
     }
 }
@@ -228,16 +248,17 @@ pub async fn carry(
     direction: Direction,
     client: Stream,
     peer: Option<&SpiffeId>,
-    mut upstream: Upstream,
+    upstream: Upstream,
+    account: Account,
 ) {
-    let verifies = upstream.verifies.take();
+    let verifies = upstream.verifies.clone().zip(upstream.endpoint.clone());
     let never_ends = async {
         match &verifies {
             Some((cluster, endpoint)) => match tls::keep_known(shared, cluster, endpoint).await {},
             None => std::future::pending().await,
         }
     };
-    carry_until(shared, direction, client, peer, upstream, never_ends).await;
+    carry_until(shared, direction, client, peer, upstream, account, never_ends).await;
 }
 
 /// The same, unless `ends` ends it before, and says why.
@@ -247,18 +268,22 @@ pub async fn carry_until(
     mut client: Stream,
     peer: Option<&SpiffeId>,
     upstream: Upstream,
+    mut account: Account,
     ends: impl Future<Output = Reason>,
 ) {
-    let Upstream { mut stream, service, peer: endpoint, workload, idle, verifies: _, _counted } = upstream;
+    let Upstream { mut stream, service, peer: server, endpoint, idle, verifies: _, _counted } = upstream;
     let identity = match direction {
         Direction::Inbound => peer,
-        Direction::Outbound => endpoint.as_ref(),
+        Direction::Outbound => server.as_ref(),
     };
-    let mut record = shared.metrics.tcp(direction, &service, identity.map_or("", SpiffeId::as_str), &workload);
+    let workload = endpoint.as_ref().map_or("", |endpoint| &endpoint.workload);
+    let mut record = shared.metrics.tcp(direction, &service, identity.map_or("", SpiffeId::as_str), workload);
+    account.connected(&record);
     let end = tokio::select! {
         end = copy(&mut client, &mut stream, idle, &record) => end,
         reason = ends => {
             record.failed(reason);
+            account.failed(reason, &"it was ended by this sidecar");
             tracing::info!(%service, %reason, caller = identity.map_or("", SpiffeId::as_str), "a TCP connection was ended");
             client.abort_on_drop();
             return stream.abort_on_drop();
@@ -271,6 +296,7 @@ pub async fn carry_until(
         Err(End::Upstream(_)) => Reason::UpstreamReset,
     };
     record.failed(reason);
+    account.failed(reason, &service);
     if let Err(End::Client(cause) | End::Upstream(cause)) = &end {
         tracing::debug!(%service, %reason, %cause, "a TCP connection broke");
         // What either side has received is not all that there was: a clean end would hide that.

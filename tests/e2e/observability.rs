@@ -226,7 +226,11 @@ fn every_travel_is_one_tree_of_spans() {
     // What was left was sent before the sidecars ended.
     let spans = spans(&collector);
     let mut traces: HashMap<&str, Vec<&Span>> = HashMap::new();
-    for span in &spans {
+    // Raw TCP brings no context along: in each sidecar a connection is a trace of its own.
+    let (of_connections, of_requests): (Vec<&Span>, Vec<&Span>) =
+        spans.iter().partition(|span| span.name.starts_with("TCP "));
+    assert!(of_connections.len() >= 30 && of_connections.iter().all(|span| span.parent.is_none() && !span.failed));
+    for span in of_requests {
         traces.entry(&span.trace).or_default().push(span);
     }
     assert!(traces.len() >= 30, "{} traces\n{}", traces.len(), summary.both());
@@ -282,32 +286,48 @@ fn a_collector_that_is_away_costs_nothing_but_its_spans() {
 #[test]
 fn both_sidecars_write_a_line_for_each_request() {
     let mut mesh = Mesh::new();
-    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    mesh.service(
+        "web",
+        &["{name: http, port: 80, targetPort: 8080}", "{name: raw, port: 81, targetPort: 8081, appProtocol: tcp}"],
+    );
     let (mut client, mut web) =
         (mesh.member_with("client", Sidecar::Explicit), mesh.member_with("web-1", Sidecar::Explicit));
     mesh.start();
-    let _nginx = servers::nginx(&web, "web-1", &["127.0.0.1:8080"]);
+    let _nginx = servers::nginx(&web, "web-1", &["127.0.0.1:8080", "127.0.0.1:8081"]);
     web.start_sidecar(&mesh, &["--access-log", "all"]);
     web.wait_ready();
-    let template = "{direction} {method} {service}{path} {status} {reason} {workload} {tries}";
+    let template = "{direction} {protocol} {method} {service}{path} {status} {reason} {workload} {tries}";
     client.start_sidecar(&mesh, &["--access-log", "all", "--access-log-format", template]);
     client.wait_ready();
     for url in ["http://web.shop/?token=secret", "http://nobody.shop:9/"] {
         client.exec(&["curl", "-sS", "--max-time", "10", "-x", "http://127.0.0.1:15001", url]).success();
     }
-    let line = "outbound GET web.shop:80/ 200 - web-1.shop 1";
-    wait::until("both lines of the client", Duration::from_secs(10), || {
+    let tunnel = ["curl", "-sSf", "--max-time", "10", "-p", "-x", "http://127.0.0.1:15001", "http://web.shop:81/"];
+    client.exec(&tunnel).success();
+    let lines =
+        ["outbound http/1.1 GET web.shop:80/ 200 - web-1.shop 1", "outbound tcp - web.shop:81- - - web-1.shop 1"];
+    wait::until("the lines of the client", Duration::from_secs(10), || {
         let said = client.sidecar().stdout();
         assert!(!said.contains("secret"), "{said}");
-        (said.lines().any(|said| said == line) && said.lines().count() >= 2).then_some(())
+        (lines.iter().all(|line| said.lines().any(|said| said == *line)) && said.lines().count() >= 3).then_some(())
     });
-    let inbound = wait::until("the line of the server", Duration::from_secs(10), || {
-        web.sidecar().stdout().lines().find_map(|line| serde_json::from_str::<Value>(line).ok())
-    });
+    let line = |protocol: &str| {
+        wait::until("a line of the server", Duration::from_secs(10), || {
+            let said = web.sidecar().stdout();
+            let mut lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.find(|line| line["protocol"] == protocol)
+        })
+    };
+    let carried = line("tcp");
+    assert_eq!(carried["client"].as_str(), Some(client.identity().as_str()));
+    assert_eq!((&carried["service"], carried.get("status")), (&"web.shop:81".into(), None), "{carried}");
+    let moved = ["sent_bytes", "received_bytes"].map(|field| carried[field].as_u64().unwrap_or_default());
+    assert!(moved[0] > 50 && moved[1] > 100, "{carried}");
+    let inbound = line("http/1.1");
     assert_eq!((&inbound["direction"], &inbound["status"]), (&"inbound".into(), &200.into()), "{inbound}");
     assert_eq!(inbound["client"].as_str(), Some(client.identity().as_str()));
     let time = |field: &str| inbound[field].as_f64().unwrap_or_else(|| panic!("no {field}: {inbound}"));
-    let phases = time("waiting_ms") + time("first_byte_ms") + time("body_ms");
+    let phases = time("waiting_ms") + time("connecting_ms") + time("first_byte_ms") + time("body_ms");
     assert!((phases - time("duration_ms")).abs() < 0.01, "{inbound}");
 
     let refused = client.spawn_sidecar(0, &[], &mesh, &["--access-log", "all", "--access-log-format", "{tme}"]);

@@ -233,6 +233,7 @@ pub(super) async fn forward(
         let cause;
         (cause, head, body) = match result {
             Ok((response, body, lease, upload)) => {
+                outcome.connected(lease.waited_until());
                 if let Some(load) = &mut load {
                     load.responded(response.status, &response.headers);
                 }

@@ -58,8 +58,18 @@ pub(crate) struct Held {
 /// A connection, or a stream of one.
 #[derive(Debug)]
 pub(crate) enum Lease {
-    Http1(#[allow(dead_code, reason = "held for its drop")] Http1Lease),
+    Http1(Http1Lease),
     Http2(Http2Lease),
+}
+
+impl Lease {
+    /// When the connection was there, if it was waited for.
+    pub(crate) fn waited_until(&self) -> Option<tokio::time::Instant> {
+        match self {
+            Lease::Http1(lease) => lease.waited_until(),
+            Lease::Http2(lease) => lease.waited_until(),
+        }
+    }
 }
 
 impl ResponseBody {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -100,6 +101,21 @@ struct TcpEdge {
 pub struct TcpConnection {
     edge: Arc<TcpEdge>,
     failed: bool,
+    moved: Arc<Moved>,
+}
+
+/// What one connection has carried.
+#[derive(Debug, Default)]
+pub struct Moved {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Moved {
+    /// Bytes towards the destination, and back.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.sent.load(Relaxed), self.received.load(Relaxed))
+    }
 }
 
 impl Connections {
@@ -195,7 +211,7 @@ impl Connections {
             })
         });
         edge.begun.inc();
-        TcpConnection { edge: edge.clone(), failed: false }
+        TcpConnection { edge: edge.clone(), failed: false, moved: Arc::default() }
     }
 
     pub(super) fn edges(&self, workload: &Name) -> Vec<EdgeRow> {
@@ -234,11 +250,18 @@ impl TcpConnection {
     /// Bytes carried towards the destination.
     pub fn sent(&self, bytes: u64) {
         self.edge.sent.inc_by(bytes);
+        self.moved.sent.fetch_add(bytes, Relaxed);
     }
 
     /// Bytes carried back.
     pub fn received(&self, bytes: u64) {
         self.edge.received.inc_by(bytes);
+        self.moved.received.fetch_add(bytes, Relaxed);
+    }
+
+    /// What it carries, for whoever tells of it when it is over.
+    pub fn moved(&self) -> Arc<Moved> {
+        self.moved.clone()
     }
 
     /// The connection ended for this reason; without it, in order. Only the first counts.

@@ -23,6 +23,8 @@ pub(super) struct IdleConnection {
 pub(crate) struct Http1Lease {
     host: Arc<Host>,
     connection: Option<IdleConnection>,
+    /// When it was there, if it was waited for.
+    waited_until: Option<Instant>,
 }
 
 impl IdleConnection {
@@ -50,7 +52,18 @@ impl IdleConnection {
 
 impl Http1Lease {
     pub(super) fn new(host: Arc<Host>, connection: IdleConnection) -> Self {
-        Http1Lease { host, connection: Some(connection) }
+        Http1Lease { host, connection: Some(connection), waited_until: None }
+    }
+
+    /// It was waited for until now.
+    pub(super) fn waited_for(mut self) -> Self {
+        self.waited_until = Some(Instant::now());
+        self
+    }
+
+    /// When it was there, if it was waited for.
+    pub(crate) fn waited_until(&self) -> Option<Instant> {
+        self.waited_until
     }
 
     /// For how long it had been idle when it was taken; `None` if this is its first request.

@@ -13,6 +13,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::connect::ASSUMED_STREAMS;
 use super::host::Host;
@@ -46,6 +47,8 @@ pub(crate) struct Http2Lease {
     host: Arc<Host>,
     connection: Arc<MultiplexedConnection>,
     complete: bool,
+    /// When there was one, if it was waited for.
+    waited_until: Option<Instant>,
 }
 
 impl MultiplexedConnection {
@@ -106,7 +109,18 @@ impl Http2Lease {
     pub(super) fn new(host: Arc<Host>, connection: Arc<MultiplexedConnection>) -> Self {
         connection.streams.fetch_add(1, Relaxed);
         connection.opened.fetch_add(1, Relaxed);
-        Http2Lease { host, connection, complete: false }
+        Http2Lease { host, connection, complete: false, waited_until: None }
+    }
+
+    /// It was waited for until now.
+    pub(super) fn waited_for(mut self) -> Self {
+        self.waited_until = Some(Instant::now());
+        self
+    }
+
+    /// When there was one, if it was waited for.
+    pub(crate) fn waited_until(&self) -> Option<Instant> {
+        self.waited_until
     }
 
     /// Opens the stream with the request's head.

@@ -1,4 +1,4 @@
-//! Taps: which of the requests that end are told, how many in a second, and the queue in which they wait.
+//! Taps: which of the requests and connections that end are told, how many in a second, and the queue in which they wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -142,9 +142,11 @@ fn admits(wanted: &Tap, record: &Record<'_>) -> bool {
     let is_peer = |whole: &str| {
         whole == identity || whole.strip_suffix(identity.as_str()).is_some_and(|rest| rest.ends_with('/'))
     };
-    (method.is_empty() || record.method.as_str() == method)
-        && (path.is_empty() || record.path.is_some_and(|seen| seen.path().starts_with(path.as_str())))
-        && (status.is_empty() || is_status(status, record.status))
+    let exchange = record.exchange();
+    (method.is_empty() || exchange.is_some_and(|seen| seen.method.as_str() == method))
+        && (path.is_empty()
+            || exchange.and_then(|seen| seen.path).is_some_and(|seen| seen.path().starts_with(path.as_str())))
+        && (status.is_empty() || exchange.is_some_and(|seen| is_status(status, seen.status)))
         && (identity.is_empty() || peer.is_some_and(|peer| is_peer(peer.as_str())))
         && (reason.is_empty() || record.reason.is_some_and(|seen| seen.word() == reason))
 }
@@ -167,6 +169,7 @@ mod tests {
     use super::*;
     use crate::metrics::Protocol;
     use crate::names::SpiffeId;
+    use crate::outcome::{Exchange, Of, Times};
     use crate::reason::Reason;
 
     struct Fixture {
@@ -189,24 +192,25 @@ mod tests {
         fn record(&self) -> Record<'_> {
             Record {
                 started: self.ended,
-                sent: None,
-                answered: None,
+                times: Times::default(),
                 ended: self.ended,
                 direction: Direction::Inbound,
-                protocol: Protocol::Http1,
-                method: &self.method,
-                path: Some(&self.path),
                 service: "cart.shop:80",
                 route: "default",
                 client: Some(&self.client),
                 endpoint: None,
-                status: 503,
-                grpc_status: None,
                 reason: Some(Reason::NoEndpoints),
                 what: None,
                 tries: 0,
-                hedge: None,
                 trace: None,
+                of: Of::Request(Exchange {
+                    protocol: Protocol::Http1,
+                    method: &self.method,
+                    path: Some(&self.path),
+                    status: 503,
+                    grpc_status: None,
+                    hedge: None,
+                }),
             }
         }
     }
@@ -226,6 +230,9 @@ mod tests {
         assert!(admitted(|tap| tap.status = "503".into()) && !admitted(|tap| tap.status = "50".into()));
         assert!(admitted(|tap| tap.identity = "web/sa/front".into()) && !admitted(|tap| tap.identity = "ont".into()));
         assert!(admitted(|tap| tap.reason = "no_endpoints".into()) && !admitted(|tap| tap.reason = "denied".into()));
+        let connection = Record { of: Of::Connection { sent: 1, received: 2 }, ..fixture.record() };
+        assert!(admits(&Tap::default(), &connection), "connections are told too");
+        assert!(!admits(&Tap { status: "5xx".into(), ..Tap::default() }, &connection), "they have no status");
     }
 
     #[test]

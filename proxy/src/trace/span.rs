@@ -1,5 +1,5 @@
-//! What a span says of a request, in the words of OpenTelemetry's semantic conventions for HTTP and RPC, and in `malla.…` where
-//! they have none.
+//! What a span says of a request or a connection, in the words of OpenTelemetry's semantic conventions for HTTP, RPC and networks,
+//! and in `malla.…` where they have none.
 
 use std::borrow::Cow;
 use std::time::{Instant, SystemTime};
@@ -13,7 +13,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use super::{Trace, Try};
 use crate::clock;
 use crate::metrics::{Direction, Protocol};
-use crate::outcome::Record;
+use crate::outcome::{Exchange, Of, Record};
 use crate::reason::Reason;
 
 /// The spans of a request: one inbound, one for each try outbound. A request that was refused before it was sent anywhere is one
@@ -59,7 +59,7 @@ fn of_try(trace: &Trace, record: &Record<'_>, number: usize, one: &Try, clock: &
             attributes.push(KeyValue::new("malla.peer", identity.as_str().to_owned()));
         }
     }
-    if number > 0 {
+    if number > 0 && record.exchange().is_some() {
         attributes.push(KeyValue::new("http.request.resend_count", i64::try_from(number).unwrap_or(i64::MAX)));
     }
     if one.hedge {
@@ -124,9 +124,10 @@ fn name(record: &Record<'_>) -> Cow<'static, str> {
         return format!("{service}/{method}").into();
     }
     let (host, _) = host_and_port(record.service);
-    match method(record.method) {
-        OTHER => format!("HTTP {host}").into(),
-        known => format!("{known} {host}").into(),
+    match record.exchange().map(|exchange| method(exchange.method)) {
+        None => format!("TCP {host}").into(),
+        Some(OTHER) => format!("HTTP {host}").into(),
+        Some(known) => format!("{known} {host}").into(),
     }
 }
 
@@ -139,9 +140,9 @@ fn method(method: &Method) -> &str {
 }
 
 /// Service and method of a gRPC call.
-fn rpc<'a>(record: &Record<'a>) -> Option<(&'a str, &'a str)> {
-    let path = record.path.filter(|_| record.protocol == Protocol::Grpc)?.path();
-    path.strip_prefix('/')?.split_once('/')
+fn rpc<'a>(record: &'a Record<'_>) -> Option<(&'a str, &'a str)> {
+    let exchange = record.exchange().filter(|exchange| exchange.protocol == Protocol::Grpc)?;
+    exchange.path?.path().strip_prefix('/')?.split_once('/')
 }
 
 fn host_and_port(service: &str) -> (&str, Option<i64>) {
@@ -155,23 +156,32 @@ fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
     let mut attributes = Vec::with_capacity(20);
     let mut add = |key: &'static str, value: opentelemetry::Value| attributes.push(KeyValue::new(key, value));
     let (host, port) = host_and_port(record.service);
-    add("http.request.method", method(record.method).to_owned().into());
-    if method(record.method) == OTHER {
-        add("http.request.method_original", record.method.as_str().to_owned().into());
-    }
-    add("url.scheme", "http".into());
-    add("url.path", record.path.map_or("", PathAndQuery::path).to_owned().into());
     add("server.address", host.to_owned().into());
     if let Some(port) = port {
         add("server.port", port.into());
     }
-    add("network.protocol.name", "http".into());
-    let version = match record.protocol {
-        Protocol::Http10 => "1.0",
-        Protocol::Http1 => "1.1",
-        Protocol::Http2 | Protocol::Grpc => "2",
-    };
-    add("network.protocol.version", version.into());
+    match &record.of {
+        Of::Request(Exchange { protocol, method: sent, path, .. }) => {
+            add("http.request.method", method(sent).to_owned().into());
+            if method(sent) == OTHER {
+                add("http.request.method_original", sent.as_str().to_owned().into());
+            }
+            add("url.scheme", "http".into());
+            add("url.path", path.map_or("", PathAndQuery::path).to_owned().into());
+            add("network.protocol.name", "http".into());
+            let version = match protocol {
+                Protocol::Http10 => "1.0",
+                Protocol::Http1 => "1.1",
+                Protocol::Http2 | Protocol::Grpc => "2",
+            };
+            add("network.protocol.version", version.into());
+        }
+        Of::Connection { sent, received } => {
+            add("network.transport", "tcp".into());
+            add("malla.sent_bytes", i64::try_from(*sent).unwrap_or(i64::MAX).into());
+            add("malla.received_bytes", i64::try_from(*received).unwrap_or(i64::MAX).into());
+        }
+    }
     if let Some((service, method)) = rpc(record) {
         add("rpc.system", "grpc".into());
         add("rpc.service", service.to_owned().into());
@@ -194,19 +204,22 @@ fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
 
 /// How the request ended.
 fn ending(record: &Record<'_>, attributes: &mut Vec<KeyValue>) {
-    attributes.push(KeyValue::new("http.response.status_code", i64::from(record.status)));
-    if let Some(status) = record.grpc_status {
+    let exchange = record.exchange();
+    if let Some(exchange) = exchange {
+        attributes.push(KeyValue::new("http.response.status_code", i64::from(exchange.status)));
+    }
+    if let Some(status) = exchange.and_then(|exchange| exchange.grpc_status) {
         attributes.push(KeyValue::new("rpc.grpc.status_code", i64::from(status)));
     }
-    match record.reason {
-        Some(reason) => {
+    match (record.reason, exchange) {
+        (Some(reason), _) => {
             attributes.push(KeyValue::new("error.type", reason.word()));
             attributes.push(KeyValue::new("malla.reason", reason.word()));
         }
-        None if record.has_failed() => {
-            attributes.push(KeyValue::new("error.type", record.status.to_string()));
+        (None, Some(exchange)) if record.has_failed() => {
+            attributes.push(KeyValue::new("error.type", exchange.status.to_string()));
         }
-        None => {}
+        (None, _) => {}
     }
 }
 
