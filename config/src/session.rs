@@ -51,17 +51,23 @@ pub(crate) fn of_rule<T: Serialize>(
         }
     };
     let Raw { absolute_timeout, cookie_config, idle_timeout, session_name, r#type } = raw;
-    if idle_timeout.is_some() {
-        cursor.field("idleTimeout").unsupported(diagnostics, "`idleTimeout`");
-    }
-    let lifetime = absolute_timeout.and_then(|text| {
+    let mut time = |field: &str, written: Option<String>| {
+        let text = written?;
         let duration = names::duration(&text).filter(|duration| *duration >= Duration::from_secs(1));
         if duration.is_none() {
             let message = format!("`{}` is not a duration of a second or more", shown(&text));
-            cursor.field("absoluteTimeout").error(diagnostics, Code::InvalidValue, message, names::DURATION_HELP);
+            cursor.field(field).error(diagnostics, Code::InvalidValue, message, names::DURATION_HELP);
         }
         duration
-    });
+    };
+    let (lifetime, idle) = (time("absoluteTimeout", absolute_timeout), time("idleTimeout", idle_timeout));
+    if let (Some(lifetime), Some(idle)) = (lifetime, idle)
+        && idle >= lifetime
+    {
+        let message = format!("a session that ends after {lifetime:?} is never idle for {idle:?}");
+        let help = "write a shorter `idleTimeout`, or remove it";
+        cursor.field("idleTimeout").error(diagnostics, Code::NoEffect, message, help);
+    }
     let by_header = r#type.as_deref() == Some("Header");
     let permanent = cookie_config.as_ref().and_then(|cookie| cookie.lifetime_type.as_deref()) == Some("Permanent");
     if by_header && cookie_config.is_some() {
@@ -87,7 +93,7 @@ pub(crate) fn of_rule<T: Serialize>(
         true => SessionCarrier::Header(name),
         false => SessionCarrier::Cookie { name, permanent },
     };
-    Some(Session { carrier, lifetime })
+    Some(Session { carrier, lifetime, idle })
 }
 
 fn check_name(cursor: Cursor<'_>, name: &str, by_header: bool, diagnostics: &mut Diagnostics) {

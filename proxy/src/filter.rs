@@ -17,7 +17,7 @@ pub use self::cors::Cors;
 pub use self::fault::{Abort, Fault, Share};
 pub use self::headers::{HeaderChange, HeaderChanges, Write, may_change};
 pub use self::rate_limit::{Bucket, HeaderLimits, RateLimit, TokenBucket};
-pub use self::session::{Carrier, Kept, Session};
+pub use self::session::{Carrier, Held, Kept, Session};
 pub use self::url::{PathRewrite, Redirect, Rewrite};
 
 /// What a route does to its requests and answers.

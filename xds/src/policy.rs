@@ -21,12 +21,18 @@ pub struct Session {
     /// The header that carries the token; empty where a cookie does.
     #[prost(string, tag = "1")]
     pub header: String,
-    /// The cookie that carries it, which the client keeps as long as it runs.
+    /// The cookie that carries it.
     #[prost(string, tag = "2")]
     pub cookie: String,
-    /// How long a session lasts; zero is for as long as the client has the token.
+    /// How long a session lasts, in milliseconds; zero is for as long as the client has the token.
     #[prost(uint64, tag = "3")]
     pub lifetime: u64,
+    /// How long it lasts without a request, in milliseconds; zero is for ever.
+    #[prost(uint64, tag = "4")]
+    pub idle: u64,
+    /// Whether the client keeps the cookie until the end of the lifetime; else as long as it runs.
+    #[prost(bool, tag = "5")]
+    pub permanent: bool,
 }
 
 /// Type URL of [`Hedging`].

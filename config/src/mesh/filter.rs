@@ -36,6 +36,8 @@ pub struct Session {
     pub carrier: SessionCarrier,
     /// `absoluteTimeout`: how long it lasts, a second or more; `None` is for as long as the client has the token.
     pub lifetime: Option<Duration>,
+    /// `idleTimeout`: how long it lasts without a request, a second or more; `None` is for ever.
+    pub idle: Option<Duration>,
 }
 
 /// What carries the token of a session.

@@ -308,9 +308,10 @@ fn sessions() {
     };
     expect(&field("{}"), &[]);
     expect(&field("{sessionName: basket, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}"), &[]);
-    expect(&field("{sessionName: X-Basket, type: Header, absoluteTimeout: 1h}"), &[]);
+    expect(&field("{sessionName: X-Basket, type: Header, absoluteTimeout: 1h, idleTimeout: 5m}"), &[]);
     for (session, code, column, message, help) in [
-        ("{idleTimeout: 1m}", NotSupported, 28, "`idleTimeout` is not supported yet", "remove it"),
+        ("{idleTimeout: 1ms}", InvalidValue, 41, "`1ms` is not a duration of a second", ""),
+        ("{absoluteTimeout: 1m, idleTimeout: 1h}", NoEffect, 62, "never idle for 3600s", "shorter"),
         ("{absoluteTimeout: 10ms}", InvalidValue, 45, "`10ms` is not a duration of a second", ""),
         ("{sessionName: 'a b'}", InvalidValue, 41, "`a b` cannot be the name", "letters"),
         ("{sessionName: host, type: Header}", InvalidValue, 41, "`host` cannot be the name", ""),

@@ -224,8 +224,6 @@ fn what_is_not_supported_yet() {
         ),
         &[(NotSupported, (8, 17), of, "the filter `ExternalAuth` is not supported yet", "remove")],
     );
-    let idle = "sessionPersistence: {idleTimeout: 1m}";
-    expect(&rule(idle), &[(NotSupported, (8, 28), of, "`idleTimeout`", "")]);
     let policy = |kind: &str, spec: &str| {
         format!("apiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}")
     };

@@ -1,6 +1,8 @@
 //! Mirrors; and faults, rate limits, CORS, sessions and hedging: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
 //! listeners of those routes.
 
+use std::time::Duration;
+
 use malla_config::mesh::{
     Abort, AbortStatus, Cors, Delay, Fault, HttpRoute, HttpRule, Mirror, RateLimit, Session, SessionCarrier, Share,
     TokenBucket,
@@ -93,9 +95,12 @@ pub(super) fn of_rule(route: Route, rule: &HttpRule) -> Vec<Route> {
 /// In Envoy's words where it has some that gRPC takes; else in ours, which gRPC skips. (A session that a header carries would make it
 /// refuse all routes.)
 fn session_filter(session: &Session) -> (&'static str, Any) {
-    let lifetime = || session.lifetime.map_or(0, |lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+    let time = |time: Option<Duration>| time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let mut own = policy::Session { lifetime: time(session.lifetime), idle: time(session.idle), ..Default::default() };
     match &session.carrier {
-        SessionCarrier::Cookie { name, permanent } if *permanent || session.lifetime.is_none() => {
+        SessionCarrier::Cookie { name, permanent }
+            if session.idle.is_none() && (*permanent || session.lifetime.is_none()) =>
+        {
             let ttl = session.lifetime.map(duration);
             let cookie = Cookie { name: name.to_string(), path: "/".into(), ttl, ..Default::default() };
             let state = TypedExtensionConfig {
@@ -106,12 +111,12 @@ fn session_filter(session: &Session) -> (&'static str, Any) {
             let each = StatefulSessionPerRoute { r#override: Some(Override::StatefulSession(session)) };
             (names::SESSION_FILTER, pack_any(each))
         }
-        SessionCarrier::Cookie { name, .. } => {
-            let own = policy::Session { cookie: name.to_string(), lifetime: lifetime(), ..Default::default() };
+        SessionCarrier::Cookie { name, permanent } => {
+            (own.cookie, own.permanent) = (name.to_string(), *permanent);
             (names::OWN_SESSION_FILTER, own.pack())
         }
         SessionCarrier::Header(name) => {
-            let own = policy::Session { header: name.to_string(), lifetime: lifetime(), ..Default::default() };
+            own.header = name.to_string();
             (names::OWN_SESSION_FILTER, own.pack())
         }
     }

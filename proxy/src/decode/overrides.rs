@@ -162,11 +162,12 @@ fn session(written: &StatefulSessionPerRoute) -> Result<Option<Session>, Fault> 
             }
             let name = cookie_name(&cookie.name).at("cookie.name").at(within)?;
             let carrier = Carrier::Cookie { name, path: path.into(), permanent: lifetime.is_some() };
-            Ok(Some(Session { carrier, lifetime }))
+            Ok(Some(Session { carrier, lifetime, idle: None }))
         }
         HEADER_STATE => {
             let HeaderBasedSessionState { name } = message(&config.value).at(within)?;
-            Ok(Some(Session { carrier: Carrier::Header(header_name(&name).at("name").at(within)?), lifetime: None }))
+            let carrier = Carrier::Header(header_name(&name).at("name").at(within)?);
+            Ok(Some(Session { carrier, lifetime: None, idle: None }))
         }
         other => Err(Fault::new(format!("{other:?} is not supported")).within(within)),
     }
@@ -175,11 +176,14 @@ fn session(written: &StatefulSessionPerRoute) -> Result<Option<Session>, Fault> 
 fn own_session(written: &policy::Session) -> Result<Session, Fault> {
     let carrier = match (written.header.as_str(), written.cookie.as_str()) {
         (header, "") => Carrier::Header(header_name(header).at("header")?),
-        ("", cookie) => Carrier::Cookie { name: cookie_name(cookie).at("cookie")?, path: "/".into(), permanent: false },
+        ("", cookie) => {
+            let name = cookie_name(cookie).at("cookie")?;
+            Carrier::Cookie { name, path: "/".into(), permanent: written.permanent }
+        }
         _ => return Err(Fault::new("is set together with header").within("cookie")),
     };
-    let lifetime = (written.lifetime > 0).then(|| Duration::from_millis(written.lifetime));
-    Ok(Session { carrier, lifetime })
+    let time = |milliseconds| (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
+    Ok(Session { carrier, lifetime: time(written.lifetime), idle: time(written.idle) })
 }
 
 fn hedge(written: policy::Hedging) -> Result<Hedge, Fault> {

@@ -24,6 +24,8 @@ pub struct Session {
     pub carrier: Carrier,
     /// How long a session lasts, whatever the client keeps; `None` is for as long as the client has the token.
     pub lifetime: Option<Duration>,
+    /// How long it lasts without a request; `None` is for ever.
+    pub idle: Option<Duration>,
 }
 
 /// What carries a token.
@@ -49,8 +51,19 @@ pub struct Kept<'a> {
     pub place: usize,
     /// The cluster.
     pub cluster: &'a Arc<Cluster>,
-    /// The endpoint.
+    /// The endpoint, and since when.
+    pub held: Held,
+}
+
+/// The endpoint of a session, and its times in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Where it is.
     pub address: SocketAddr,
+    /// When it began, where that is known.
+    begun: Option<u64>,
+    /// When it was used last, where that is known.
+    used: Option<u64>,
 }
 
 impl Session {
@@ -60,26 +73,36 @@ impl Session {
             Carrier::Cookie { name, .. } => cookie(headers, name)?,
             Carrier::Header(name) => headers.get(name)?.as_bytes(),
         };
-        let (wanted, issued) = parse(token)?;
-        if let Some(lifetime) = self.lifetime {
-            let issued = issued.filter(|issued| *issued <= now.saturating_add(CLOCK_SKEW))?;
-            if now.saturating_sub(issued) >= lifetime.as_secs() {
-                return None;
-            }
+        let Token { id: wanted, begun, used } = parse(token)?;
+        // A token that does not say its age is old.
+        let lasts = |limit: Option<Duration>, since: Option<u64>| {
+            limit.is_none_or(|limit| {
+                let since = since.filter(|since| *since <= now.saturating_add(CLOCK_SKEW));
+                since.is_some_and(|since| now.saturating_sub(since) < limit.as_secs())
+            })
+        };
+        if !lasts(self.lifetime, begun) || !lasts(self.idle, used) {
+            return None;
         }
         clusters.iter().enumerate().find_map(|(place, (cluster, _))| {
             let Endpoints::Set(set) = &cluster.endpoints else { return None };
             let found = set.iter().find(|endpoint| id(&cluster.name, endpoint.address) == wanted)?;
-            Some(Kept { place, cluster, address: found.address })
+            Some(Kept { place, cluster, held: Held { address: found.address, begun, used } })
         })
     }
 
-    /// Tells the client that it belongs to an endpoint from now on.
-    pub fn keep(&self, cluster: &str, address: SocketAddr, now: u64, answer: &mut HeaderMap) {
+    /// Tells the client that it belongs to an endpoint from now on, or that it still does where that has to be told.
+    pub fn keep(&self, cluster: &str, address: SocketAddr, held: Option<Held>, now: u64, answer: &mut HeaderMap) {
+        let held = held.filter(|held| held.address == address);
+        if held.is_some_and(|held| self.idle.is_none() || held.used >= Some(now)) {
+            return;
+        }
         let id = id(cluster, address);
-        let token = match self.lifetime {
-            None => format!("{id:016x}"),
-            Some(_) => format!("{id:016x}-{now:x}"),
+        let begun = held.and_then(|held| held.begun).unwrap_or(now);
+        let token = match (self.lifetime, self.idle) {
+            (None, None) => format!("{id:016x}"),
+            (Some(_), None) => format!("{id:016x}-{begun:x}"),
+            (_, Some(_)) => format!("{id:016x}-{begun:x}-{now:x}"),
         };
         match &self.carrier {
             Carrier::Header(name) => {
@@ -89,7 +112,8 @@ impl Session {
             }
             Carrier::Cookie { name, path, permanent } => {
                 let age = self.lifetime.filter(|_| *permanent);
-                let age = age.map_or_else(String::new, |lifetime| format!("; Max-Age={}", lifetime.as_secs()));
+                let left = age.map(|lifetime| lifetime.as_secs().saturating_sub(now.saturating_sub(begun)));
+                let age = left.map_or_else(String::new, |seconds| format!("; Max-Age={seconds}"));
                 if let Ok(value) = HeaderValue::from_str(&format!("{name}={token}; Path={path}{age}; HttpOnly")) {
                     answer.append(SET_COOKIE, value);
                 }
@@ -118,17 +142,19 @@ fn id(cluster: &str, address: SocketAddr) -> u64 {
     hash(&text)
 }
 
-/// The endpoint of a token, and when it was issued, where it says so.
-fn parse(token: &[u8]) -> Option<(u64, Option<u64>)> {
-    let text = std::str::from_utf8(token).ok()?;
-    let (id, issued) = match text.split_once('-') {
-        Some((id, issued)) => (id, Some(number(issued)?)),
-        None => (text, None),
-    };
-    if id.len() != 16 {
-        return None;
-    }
-    Some((number(id)?, issued))
+/// What a token says.
+struct Token {
+    id: u64,
+    begun: Option<u64>,
+    used: Option<u64>,
+}
+
+fn parse(token: &[u8]) -> Option<Token> {
+    let mut parts = std::str::from_utf8(token).ok()?.split('-');
+    let id = parts.next().filter(|id| id.len() == 16)?;
+    let begun = parts.next().map(|begun| number(begun).ok_or(())).transpose().ok()?;
+    let used = parts.next().map(|used| number(used).ok_or(())).transpose().ok()?;
+    parts.next().is_none().then_some(Token { id: number(id)?, begun, used })
 }
 
 /// Without a sign, which `from_str_radix` would take.
@@ -151,13 +177,17 @@ mod tests {
 
     fn by_cookie(lifetime: Option<u64>) -> Session {
         let carrier = Carrier::Cookie { name: "s".into(), path: "/".into(), permanent: true };
-        Session { carrier, lifetime: lifetime.map(Duration::from_secs) }
+        Session { carrier, lifetime: lifetime.map(Duration::from_secs), idle: None }
     }
 
     /// What a client sends back of an answer.
     fn returned(session: &Session, cluster: &str, host: u8, now: u64) -> HeaderMap {
         let mut answer = HeaderMap::new();
-        session.keep(cluster, SocketAddr::from(([10, 0, 0, host], 80)), now, &mut answer);
+        session.keep(cluster, SocketAddr::from(([10, 0, 0, host], 80)), None, now, &mut answer);
+        sent_back(session, &answer)
+    }
+
+    fn sent_back(session: &Session, answer: &HeaderMap) -> HeaderMap {
         let mut request = HeaderMap::new();
         match &session.carrier {
             Carrier::Header(name) => drop(request.insert(name, answer[name].clone())),
@@ -173,13 +203,14 @@ mod tests {
     #[test]
     fn a_token_leads_back_to_its_cluster_and_endpoint() {
         let clusters = clusters();
-        let by_header = Session { carrier: Carrier::Header("x-session".parse().expect("a name")), lifetime: None };
+        let carrier = Carrier::Header("x-session".parse().expect("a name"));
+        let by_header = Session { carrier, lifetime: None, idle: None };
         for session in [by_cookie(None), by_cookie(Some(60)), by_header] {
             for (place, name, host) in [(0, "a.shop:80", 1), (0, "a.shop:80", 2), (1, "b.shop:80", 2)] {
                 let request = returned(&session, name, host, 1000);
                 let kept = session.kept(&request, &clusters, 1010).expect("known");
                 let address = SocketAddr::from(([10, 0, 0, host], 80));
-                assert_eq!((kept.place, &*kept.cluster.name, kept.address), (place, name, address), "{session:?}");
+                assert_eq!((kept.place, &*kept.cluster.name, kept.held.address), (place, name, address), "{session:?}");
             }
         }
     }
@@ -210,12 +241,36 @@ mod tests {
     }
 
     #[test]
+    fn a_session_ends_when_it_is_not_used_and_each_use_prolongs_it() {
+        let (clusters, session) = (clusters(), Session { idle: Some(Duration::from_secs(10)), ..by_cookie(Some(60)) });
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let mut request = returned(&session, "a.shop:80", 1, 1000);
+        for now in (1009..1060).step_by(9) {
+            assert!(session.kept(&request, &clusters, now + 1).is_none(), "ten seconds are too long");
+            let kept = session.kept(&request, &clusters, now).expect("nine are not");
+            let mut answer = HeaderMap::new();
+            session.keep("a.shop:80", address, Some(kept.held), now, &mut answer);
+            let cookie = answer[SET_COOKIE].to_str().expect("text");
+            assert!(cookie.contains(&format!("Max-Age={};", 1060 - now)), "{cookie}");
+            request = sent_back(&session, &answer);
+            // Told once in a second.
+            let kept = session.kept(&request, &clusters, now).expect("just told");
+            let mut again = HeaderMap::new();
+            session.keep("a.shop:80", address, Some(kept.held), now, &mut again);
+            assert!(again.is_empty());
+        }
+        assert!(session.kept(&request, &clusters, 1060).is_none(), "its lifetime goes on from its beginning");
+        let without_idle = returned(&by_cookie(Some(60)), "a.shop:80", 1, 1000);
+        assert!(session.kept(&without_idle, &clusters, 1000).is_none(), "a token that does not say its use is old");
+    }
+
+    #[test]
     fn cookies_say_where_and_how_long_they_hold() {
         let told = |permanent, lifetime: Option<u64>| {
             let carrier = Carrier::Cookie { name: "s".into(), path: "/".into(), permanent };
-            let session = Session { carrier, lifetime: lifetime.map(Duration::from_secs) };
+            let session = Session { carrier, lifetime: lifetime.map(Duration::from_secs), idle: None };
             let mut answer = HeaderMap::new();
-            session.keep("a.shop:80", SocketAddr::from(([10, 0, 0, 1], 80)), 16, &mut answer);
+            session.keep("a.shop:80", SocketAddr::from(([10, 0, 0, 1], 80)), None, 16, &mut answer);
             let text = answer[SET_COOKIE].to_str().expect("text").to_owned();
             text.split_once("; ").map(|(pair, rest)| (pair.len(), rest.to_owned())).expect("attributes")
         };

@@ -24,7 +24,7 @@ use super::tunnel::Tunnel;
 use super::{Connection, Inbound, Outbound, Side};
 use crate::authorize::{Authorization, Subject, Verdict, authorize};
 use crate::clock;
-use crate::filter::{Cors, Fault, Filters, Redirect};
+use crate::filter::{Cors, Fault, Filters, Held, Redirect};
 use crate::metrics::Protocol;
 use crate::names::{self, Name, SpiffeId};
 use crate::outbound;
@@ -128,8 +128,8 @@ struct OfAnswer {
     origin: Option<HeaderValue>,
     /// The cluster, where clients keep to their endpoints.
     cluster: Option<Name>,
-    /// The endpoint at which the client has a session already.
-    kept: Option<SocketAddr>,
+    /// The session that the client has already.
+    held: Option<Held>,
 }
 
 impl OfAnswer {
@@ -144,10 +144,9 @@ impl OfAnswer {
             cors.respond(origin.clone(), headers);
         }
         if let (Some(session), Some(cluster), Some(address)) = (&self.filters.session, &self.cluster, endpoint)
-            && self.kept != endpoint
-            && !status.is_server_error()
+            && (self.held.is_some_and(|held| held.address == address) || !status.is_server_error())
         {
-            session.keep(cluster, address, since_1970(), headers);
+            session.keep(cluster, address, self.held, since_1970(), headers);
         }
     }
 }
@@ -207,11 +206,11 @@ async fn from_application(
         Box::pin(inject(fault, route)).await?;
     }
     let session = route.filters.as_ref().and_then(|filters| filters.session.as_ref());
-    let kept;
+    let held;
     let (place, cluster) = match &route.action {
         RouteAction::Forward(clusters) => {
             let resumed = session.and_then(|session| session.kept(&head.headers, &clusters.clusters, since_1970()));
-            kept = resumed.map(|kept| kept.address);
+            held = resumed.map(|kept| kept.held);
             let resumed = resumed.map(|kept| (kept.place, kept.cluster));
             resumed.or_else(|| clusters.next()).ok_or_else(|| Failure::no_backend(&route.name))?
         }
@@ -225,9 +224,10 @@ async fn from_application(
         true => body,
         false => mirror::copy(worker, route, protocol(&head), &head, body),
     };
+    let kept = held.map(|held| held.address);
     let upstream = run(connection, cluster, None, kept, route, &service.name, head, body, gate, exchange).await;
     let cluster = session.map(|_| cluster.name.clone());
-    upstream.map(|reached| reached.filtered(route, |filters| OfAnswer { filters, place, origin, cluster, kept }))
+    upstream.map(|reached| reached.filtered(route, |filters| OfAnswer { filters, place, origin, cluster, held }))
 }
 
 fn choose<'a>(routes: &'a HttpRoutes, head: &Head) -> Result<&'a Route, Failure> {

@@ -114,7 +114,7 @@ async fn clients_come_back_to_the_endpoint_that_answered_them_first() {
             true => Carrier::Header("x-session".parse().expect("a name")),
             false => Carrier::Cookie { name: "s".into(), path: "/".into(), permanent: false },
         };
-        let filters = Filters { session: Some(Session { carrier, lifetime: None }), ..Filters::default() };
+        let filters = Filters { session: Some(Session { carrier, lifetime: None, idle: None }), ..Filters::default() };
         let action = WeightedClusters::new(clusters.clone()).map_or(RouteAction::NoBackend, RouteAction::Forward);
         let sidecar = sidecar(Route { action, filters: filters.shared(), ..route(&clusters[0].0) }).await;
         let mut seen = std::collections::BTreeSet::new();
@@ -141,7 +141,7 @@ async fn a_session_at_an_endpoint_that_fails_moves_with_a_new_token() {
         Policy { outliers: Some(OutlierDetection { gateway_failures: 2, ..Default::default() }), ..Policy::default() };
     let cluster = Arc::new(with_policy(&[one, gone], policy));
     let carrier = Carrier::Cookie { name: "s".into(), path: "/".into(), permanent: false };
-    let filters = Filters { session: Some(Session { carrier, lifetime: None }), ..Filters::default() };
+    let filters = Filters { session: Some(Session { carrier, lifetime: None, idle: None }), ..Filters::default() };
     let sidecar = sidecar(Route { filters: filters.shared(), ..route(&cluster) }).await;
     let mut sent = String::new();
     eventually_async("a session at the one that will fail", async || {
