@@ -54,6 +54,7 @@ pub(crate) fn mesh(
         unreadable: &objects.unreadable,
         complete,
     };
+    external_names::resolve(&mut index, diagnostics);
     for object in of_kind(Kind::ReferenceGrant) {
         match reference_grant::ready(object, &index, diagnostics) {
             Some(grants) => index.grants.extend(grants),
@@ -75,7 +76,6 @@ pub(crate) fn mesh(
     let parents = routes(&unique, &index, &mut mesh, diagnostics);
 
     checks::addresses(&index, diagnostics);
-    external_names::check(&index, diagnostics);
     let settings = of_kind(Kind::Mesh).next().map(|object| (object, mesh_settings::ready(object, diagnostics)));
     match surroundings {
         Surroundings::Nothing => {

@@ -147,6 +147,9 @@ fn service(
     }
     let name = ServiceName::new(object.namespace.clone(), name);
     let service = index.service(cursor.field("name"), &name, diagnostics)?;
+    if !Index::is_no_other_name(cursor.field("name"), service, diagnostics) {
+        return None;
+    }
     if let Some(section) = &section_name
         && !service.ports.iter().any(|port| *port.name == **section)
     {

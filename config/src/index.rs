@@ -7,7 +7,9 @@ use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::extension::Extension;
 use crate::kinds::Kind;
-use crate::mesh::{Service, ServiceName, ServicePort, TrafficPolicy, TrafficTarget, Workload, WorkloadName};
+use crate::mesh::{
+    EndpointSource, Service, ServiceName, ServicePort, TrafficPolicy, TrafficTarget, Workload, WorkloadName,
+};
 use crate::object::Object;
 use crate::suggest::{self, shown};
 
@@ -82,6 +84,23 @@ impl Index<'_> {
             cursor.warning(diagnostics, Code::DanglingReference, message, help);
         }
         None
+    }
+
+    /// The service that a service is another name of, or itself.
+    pub(crate) fn behind<'s>(&'s self, service: &'s Service) -> Option<&'s Service> {
+        match &service.endpoints {
+            EndpointSource::Service(name) => self.services.get(name)?.ready.as_ref(),
+            _ => Some(service),
+        }
+    }
+
+    /// Says at `cursor` that a service is another name only: what is attached to the name would have no effect on the service.
+    pub(crate) fn is_no_other_name(cursor: Cursor<'_>, service: &Service, diagnostics: &mut Diagnostics) -> bool {
+        let EndpointSource::Service(behind) = &service.endpoints else { return true };
+        let message =
+            format!("{} is another name of {behind} (`ExternalName`), and has no traffic of its own", service.name);
+        cursor.error(diagnostics, Code::NoEffect, message, format!("write it about {behind}"));
+        false
     }
 
     /// That there is no service of a name, and what may have been meant; nothing if it may be in what could not be read.

@@ -168,7 +168,7 @@ pub struct Service {
     pub name: ServiceName,
     /// Virtual addresses (`clusterIP`, `clusterIPs`, `externalIPs`); empty for headless services.
     pub addresses: Vec<IpAddr>,
-    /// Ports in file order, at least one unless `ExternalName`.
+    /// Ports in file order, at least one unless `ExternalName`; of another name, those of the service that it stands for.
     pub ports: Vec<ServicePort>,
     /// Where its endpoints come from.
     pub endpoints: EndpointSource,
@@ -183,6 +183,8 @@ pub enum EndpointSource {
     Slices,
     /// `ExternalName`: a DNS name outside the mesh.
     ExternalName(Arc<str>),
+    /// `ExternalName` of a service of the mesh: another name for it. That service is none itself.
+    Service(ServiceName),
 }
 
 /// A port of a service.

@@ -147,6 +147,9 @@ impl Context<'_> {
         let namespace: Arc<str> = namespace.map_or_else(|| self.object.namespace.clone(), Arc::from);
         let service_name = ServiceName::new(namespace.clone(), name);
         let service = self.index.service(cursor.field("name"), &service_name, diagnostics)?;
+        if !Index::is_no_other_name(cursor.field("name"), service, diagnostics) {
+            return None;
+        }
         let mut number = match port.map(names::port) {
             None => None,
             Some(Ok(port)) => {
@@ -268,8 +271,12 @@ impl Context<'_> {
             }
         };
         let namespace: Arc<str> = namespace.map_or_else(|| self.object.namespace.clone(), Arc::from);
-        let service_name = ServiceName::new(namespace.clone(), name);
-        let service = self.index.service(cursor.field("name"), &service_name, diagnostics);
+        let written = ServiceName::new(namespace.clone(), name);
+        let service = self.index.service(cursor.field("name"), &written, diagnostics);
+        // A name leads to its service, and so does the permission: else whoever can give a service another name could use it.
+        let service = service.and_then(|service| self.index.behind(service));
+        let service_name = service.map_or(written, |service| service.name.clone());
+        let namespace = &service_name.namespace;
         let (kind, from) = (self.object.kind, &self.object.namespace);
         let exists = self.index.services.contains_key(&service_name);
         if exists && self.object.placed && self.index.complete && !self.index.granted(kind, from, &service_name) {

@@ -75,7 +75,7 @@ pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Se
         }
     };
     let addresses = addresses(spec, cluster_ip, cluster_ips, external_ips, diagnostics);
-    let ports = service_ports(spec.field("ports"), ports.unwrap_or_default(), diagnostics);
+    let ports = service_ports(spec.field("ports"), ports.unwrap_or_default(), external, diagnostics);
     let endpoints = match (external, external_name) {
         (true, Some(name)) => {
             external_name_conflicts(spec, &ports, diagnostics);
@@ -141,8 +141,14 @@ fn addresses(
     addresses
 }
 
-fn service_ports(list: Cursor<'_>, ports: Vec<core::ServicePort>, diagnostics: &mut Diagnostics) -> Vec<ServicePort> {
-    if ports.is_empty() {
+fn service_ports(
+    list: Cursor<'_>,
+    ports: Vec<core::ServicePort>,
+    external: bool,
+    diagnostics: &mut Diagnostics,
+) -> Vec<ServicePort> {
+    // A name may be that of a service, of which it has the ports.
+    if ports.is_empty() && !external {
         let help = "write `ports:` with at least one `- port: 80`";
         list.error(diagnostics, Code::MissingField, "a service needs a port", help);
     }

@@ -61,7 +61,7 @@ pub(crate) fn doubt(
         .iter()
         .map(|service| match &service.endpoints {
             EndpointSource::Selector(labels) => Some((&service.name.namespace, labels)),
-            EndpointSource::Slices | EndpointSource::ExternalName(_) => None,
+            EndpointSource::Slices | EndpointSource::ExternalName(_) | EndpointSource::Service(_) => None,
         })
         .collect();
     let Some(selectors) = selectors.filter(|selectors| !selectors.is_empty()) else { return };

@@ -89,6 +89,9 @@ fn target_of<'i>(
     }
     let name = ServiceName::new(object.namespace.clone(), name.as_str());
     let service = index.service_of_policy(cursor.field("name"), &name, diagnostics)?;
+    if !Index::is_no_other_name(cursor.field("name"), service, diagnostics) {
+        return None;
+    }
     let Some(section) = section_name else {
         return Some((service, TrafficTarget { service: name, port: None }));
     };

@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub ports: BTreeMap<ServicePortName, ResolvedPort>,
     /// What each workload serves: application port → the services that lead there.
     pub serving: BTreeMap<WorkloadName, BTreeMap<u16, ServedPort>>,
+    /// Service ports by other names of their services (`ExternalName`).
+    pub other_names: BTreeMap<ServicePortName, Vec<ServicePortName>>,
     /// Virtual address and port → the service port behind it.
     pub virtual_addresses: BTreeMap<SocketAddr, ServicePortName>,
     /// Address and application port of a workload → that workload. Addresses that several workloads claim, and virtual
@@ -92,6 +94,7 @@ impl World {
         let candidates = Candidates::new(&mesh);
         let mut ports = BTreeMap::new();
         let mut virtual_addresses = BTreeMap::new();
+        let mut other_names: BTreeMap<ServicePortName, Vec<ServicePortName>> = BTreeMap::new();
         for service in mesh.services.values() {
             for port in &service.ports {
                 let name = ServicePortName { service: service.name.clone(), port: port.port };
@@ -99,6 +102,11 @@ impl World {
                     virtual_addresses.entry(SocketAddr::new(*address, port.port)).or_insert_with(|| name.clone());
                 }
                 let upstream = match &service.endpoints {
+                    EndpointSource::Service(behind) => {
+                        let port = ServicePortName { service: behind.clone(), port: port.port };
+                        other_names.entry(port).or_default().push(name);
+                        continue;
+                    }
                     EndpointSource::Selector(labels) => {
                         Upstream::Endpoints(candidates.selected(&service.name, labels, port)?)
                     }
@@ -118,7 +126,7 @@ impl World {
         }
         let serving = serving::resolve(&mesh, &ports);
         let workload_addresses = workload_addresses(&mesh, &ports, &serving, &virtual_addresses);
-        Ok(World { mesh, ports, serving, virtual_addresses, workload_addresses })
+        Ok(World { mesh, ports, serving, other_names, virtual_addresses, workload_addresses })
     }
 
     /// Whether a workload takes plaintext: its own word, else its namespace's, else the mesh's.

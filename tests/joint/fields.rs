@@ -178,16 +178,23 @@ fn mesh(applications: [&Application; 2]) -> String {
                 "sessionPersistence: {{sessionName: c, absoluteTimeout: 1h, cookieConfig: {{lifetimeType: Permanent}}}}, {TO_A}"
             ),
         ),
+        at("/idle", &format!("sessionPersistence: {{type: Header, sessionName: x-idle, idleTimeout: 1s}}, {TO_A}")),
         at("/token", &format!("sessionPersistence: {{type: Header, sessionName: x-s}}, {TO_A}")),
         at("/nobody", "backendRefs: [{name: a, port: 80, weight: 0}]"),
         at("/split", "backendRefs: [{name: a, port: 80, weight: 3}, {name: b, port: 80, weight: 1}]"),
     ];
-    let hosts = ["  - {backendRefs: [{name: b, port: 80}]}\n".to_owned()];
+    let hosts = ["  - {backendRefs: [{name: also-b, port: 80}]}\n".to_owned()];
     let [a, b] = applications;
     [
         CLIENT.to_owned(),
         "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
          spec: {ports: [{name: http, port: 80, appProtocol: http}]}\n---\n"
+            .to_owned(),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: site, namespace: outer}\n\
+         spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}\n---\n"
+            .to_owned(),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: also-b, namespace: shop}\n\
+         spec: {type: ExternalName, externalName: b.shop.svc}\n---\n"
             .to_owned(),
         service(a),
         service(b),
@@ -302,7 +309,7 @@ const CASES: &[Case] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_field_of_a_route_reaches_the_application_and_the_client() {
     let (a, b) = (Application::start("a").await, Application::start("b").await);
-    let local = Local::start(&mesh([&a, &b]), &["web.shop:80"]);
+    let local = Local::start(&mesh([&a, &b]), &["web.shop:80", "site.outer:80"]);
     let web = local.listening[0];
     for (method, path, headers, expected, not_expected) in CASES {
         let answer = exchange(web, method, path, headers).await;
@@ -314,6 +321,19 @@ async fn each_field_of_a_route_reaches_the_application_and_the_client() {
             assert!(!has(part), "{method} {path} {headers:?}: {part:?} is in\n{answer}");
         }
     }
+    // Another name of the service takes its routes.
+    let by_other_name = exchange(local.listening[1], "GET", "/request", "x-set: old\r\n").await;
+    assert!(by_other_name.contains("x-set: new"), "{by_other_name}");
+    // A session that nobody uses ends, and one that is used goes on.
+    let token = |answer: &str| {
+        let line = answer.lines().find_map(|line| line.strip_prefix("x-idle: ")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no token in\n{answer}"))
+    };
+    let first = token(&exchange(web, "GET", "/idle", "").await);
+    sleep(Duration::from_millis(2100)).await;
+    let second = token(&exchange(web, "GET", "/idle", &format!("x-idle: {first}\r\n")).await);
+    let begun = |token: &str| token.split('-').nth(1).map(str::to_owned);
+    assert_ne!(begun(&first), begun(&second), "it has begun anew");
     let begun = Instant::now();
     assert!(exchange(web, "GET", "/delay", "").await.starts_with(OK));
     assert!(begun.elapsed() >= Duration::from_millis(150), "it waits: {:?}", begun.elapsed());

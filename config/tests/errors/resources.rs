@@ -85,7 +85,7 @@ fn services() {
 
 #[test]
 fn external_names() {
-    use Code::{Cycle, DanglingReference, InvalidValue, MissingField, NoEffect, NotSupported};
+    use Code::{Cycle, DanglingReference, InvalidValue, MissingField, NoEffect};
     let named = |name: &str, target: &str| {
         format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  type: ExternalName\n  \
@@ -100,11 +100,31 @@ fn external_names() {
         &named("new", "crat.shop.svc"),
         &[(DanglingReference, (6, 17), of, "does not exist", "did you mean `cart`?")],
     );
+    expect(&named("new", "cart.shop.svc.cluster.local"), &[]);
+    expect(&named("new", "ledger.bank"), &[]);
+    let with = |ports: &str| named("new", "cart").replace("[{port: 80}]", ports);
+    expect(&with("[]"), &[]);
     expect(
-        &named("new", "cart.shop.svc.cluster.local"),
-        &[(NotSupported, (6, 17), of, "not supported yet", "route to cart.shop")],
+        &named("new", "a.example").replace("[{port: 80}]", "[]"),
+        &[(MissingField, (7, 10), of, "needs a port", "443")],
     );
-    expect(&named("new", "ledger.bank"), &[(NotSupported, (6, 17), of, "not supported yet", "")]);
+    expect(&with("[{port: 81}]"), &[(DanglingReference, (7, 18), of, "cart.shop has no port 81", "80")]);
+    expect(&with("[{port: 80, targetPort: 81}]"), &[(NoEffect, (7, 22), of, "no effect on another name", "remove")]);
+    expect(
+        &with("[{port: 80, appProtocol: tcp}]"),
+        &[(InvalidValue, (7, 11), of, "carries HTTP", "the service declares it")],
+    );
+    let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec:\n  \
+                 parentRefs: [{group: \"\", kind: Service, name: new}]\n  rules: [{backendRefs: [{name: new, port: 80}]}]\n";
+    expect(
+        &(named("new", "cart") + route),
+        &[(NoEffect, (13, 49), "HTTPRoute shop/r", "another name of cart.shop", "about cart.shop")],
+    );
+    let of_others = route.replace("name: new}", "name: cart}").replace("name: new,", "name: book,");
+    expect(
+        &(named("book", "ledger.bank") + &of_others),
+        &[(Code::NotGranted, (14, 26), "HTTPRoute shop/r", "services of `bank`", "name: ledger")],
+    );
     expect(&named("new", "new.shop"), &[(Cycle, (6, 17), of, "new.shop → new.shop", "outside")]);
     let circle = format!("{}---\n{}", named("a", "b"), named("b", "a.shop.svc"));
     expect(

@@ -29,6 +29,9 @@ pub(super) fn render(
     for (address, name) in &world.virtual_addresses {
         aliases.entry(name).or_default().push(names::original_destination(*address).into());
     }
+    for (name, others) in &world.other_names {
+        aliases.entry(name).or_default().extend(others.iter().map(|other| Name::from(other.to_string())));
+    }
     let attachments = Attachments::new(&world.mesh);
     let hashing = Hashing::new(world);
     for (name, port) in &world.ports {

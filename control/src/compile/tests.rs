@@ -560,6 +560,18 @@ fn an_external_name_is_a_dns_cluster() {
     assert!(resources.get(Endpoints, "api.shop:443").is_none());
 }
 
+#[test]
+fn an_external_name_of_a_service_is_another_name_of_it() {
+    let other = "apiVersion: v1\nkind: Service\nmetadata: {name: basket, namespace: bank}\n\
+                 spec: {type: ExternalName, externalName: cart.shop.svc}\n---\n";
+    let (without, with) = (shop(""), shop(other));
+    let listener = with.get(Listener, "basket.bank:80").expect("it leads somewhere");
+    assert_eq!(&*listener.name, "cart.shop:80");
+    assert!(with.get(Cluster, "basket.bank:80").is_none(), "everything else is the service's own");
+    assert_eq!(with.all(Cluster).count(), without.all(Cluster).count());
+    assert!(without.get(Listener, "basket.bank:80").is_none());
+}
+
 fn versions(resources: &Resources) -> BTreeMap<(ResourceType, String), String> {
     let all = ResourceType::ALL.into_iter().flat_map(|kind| resources.all(kind).cloned().collect::<Vec<_>>());
     all.map(|resource| ((resource.kind, resource.name.to_string()), resource.version.to_string())).collect()

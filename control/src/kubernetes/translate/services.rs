@@ -26,8 +26,10 @@ pub(super) fn translate(objects: &Objects, translation: &mut Translation) -> Ser
         let written = &kept.content["spec"];
         let external = written["type"] == "ExternalName";
         let ports: Vec<Value> = written["ports"].as_array().into_iter().flatten().filter_map(port).collect();
-        // Of a service without TCP there is nothing to say; an external name without ports is a name of DNS.
-        if ports.is_empty() {
+        // Of a service without TCP there is nothing to say; an external name without ports is a name of DNS, unless it is another
+        // name of a service here, of which it has the ports.
+        let stands_in = external && written["externalName"].as_str().is_some_and(is_of_cluster);
+        if ports.is_empty() && !stands_in {
             continue;
         }
         let name = (key.namespace.clone(), key.name.clone());
@@ -36,7 +38,9 @@ pub(super) fn translate(objects: &Objects, translation: &mut Translation) -> Ser
             .filter_map(|port| Some((port["port"].as_u64()?, port["name"].as_str().unwrap_or_default().to_owned())));
         services.ports.insert(name.clone(), numbers.collect());
         let mut spec = Map::new();
-        spec.insert("ports".into(), Value::Array(ports));
+        if !ports.is_empty() {
+            spec.insert("ports".into(), Value::Array(ports));
+        }
         if external {
             spec.insert("type".into(), json!("ExternalName"));
             spec.insert("externalName".into(), written["externalName"].clone());
@@ -55,6 +59,12 @@ pub(super) fn translate(objects: &Objects, translation: &mut Translation) -> Ser
         translation.documents.push(document(key, &Value::Null, json!({ "spec": spec })));
     }
     services
+}
+
+/// Whether a name of DNS is that of a service of the cluster (`cart.shop.svc.cluster.local`).
+fn is_of_cluster(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.strip_suffix(".cluster.local").unwrap_or(name).ends_with(".svc")
 }
 
 /// A port; nothing if it is not TCP. Its target is what the slices say.
