@@ -49,6 +49,8 @@ pub struct Pool {
 #[derive(Debug, Default)]
 pub(crate) struct PoolShared {
     hosts: Mutex<HashMap<u64, Arc<Host>, RandomState>>,
+    /// Hosts that wait for an idle connection of another one of their cluster to end, to have its place.
+    waiting_for_place: Mutex<Vec<Weak<Host>>>,
 }
 
 /// Where a connection goes.
@@ -189,6 +191,28 @@ impl PoolShared {
         for host in hosts {
             host.rotate();
         }
+    }
+
+    /// Sees to it that a connection that nobody uses makes place for one to a host that has none, where the service's limit permits no
+    /// more; whether there was one.
+    fn make_place(&self, wanting: &Arc<Host>) -> bool {
+        let others: Vec<Arc<Host>> =
+            self.hosts.lock().values().filter(|host| host.is_beside(wanting)).cloned().collect();
+        // Told first: the connection may end at once.
+        self.waiting_for_place.lock().push(Arc::downgrade(wanting));
+        others.iter().any(|host| host.close_one())
+    }
+
+    /// A connection of a host has ended: those who wait for its place.
+    fn place_is_free(&self, of: &Arc<Host>) -> Vec<Arc<Host>> {
+        let mut waiting = self.waiting_for_place.lock();
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let (woken, rest) = waiting.drain(..).filter_map(|host| host.upgrade()).partition(|host| host.is_beside(of));
+        let rest: Vec<Arc<Host>> = rest;
+        waiting.extend(rest.iter().map(Arc::downgrade));
+        woken
     }
 
     /// Forgets a host that has nothing left.

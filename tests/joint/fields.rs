@@ -1,73 +1,12 @@
 //! Each field of a route and of the policies that it names, from YAML through the control server, xDS and the sidecar to what a real
 //! application receives and what its client sees of the answer.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::application::Application;
 use crate::local::{CLIENT, Local, PATIENCE, exchange};
-
-/// An application that answers each request with its own name and the request's head; `?status=`, `?wait=` (milliseconds) and
-/// `?once=` (a status for the first request of the path) say how.
-#[derive(Clone)]
-struct Application {
-    name: &'static str,
-    address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
-}
-
-impl Application {
-    async fn start(name: &'static str) -> Application {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let application = Application { name, address, heads: Arc::default() };
-        let own = application.clone();
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(own.clone().serve(socket));
-            }
-        });
-        application
-    }
-
-    fn heads(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.heads.lock().expect("nobody has panicked")
-    }
-
-    async fn serve(self, mut socket: TcpStream) {
-        let mut head = String::new();
-        let mut piece = [0; 4096];
-        while let Ok(length @ 1..) = socket.read(&mut piece).await {
-            head.push_str(&String::from_utf8_lossy(&piece[..length]));
-            if !head.ends_with("\r\n\r\n") {
-                continue;
-            }
-            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-            let asked = |name: &str| {
-                let query = path.split_once('?')?.1;
-                query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
-            };
-            let first = !self.heads().iter().any(|head| head.split(' ').nth(1) == Some(&path));
-            self.heads().push(head.to_ascii_lowercase());
-            sleep(Duration::from_millis(asked("wait").unwrap_or(0))).await;
-            let status = asked("status").or(asked("once").filter(|_| first)).unwrap_or(200);
-            let body = format!("{}\n{head}", self.name);
-            let answer = format!(
-                "HTTP/1.1 {status} x\r\nserver: {}\r\nx-internal: 1\r\ncontent-length: {}\r\n\r\n{body}",
-                self.name,
-                body.len()
-            );
-            head.clear();
-            if socket.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
-        }
-    }
-}
 
 /// A service that leads to an application.
 fn service(application: &Application) -> String {

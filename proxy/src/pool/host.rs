@@ -138,7 +138,10 @@ impl Host {
         receiver: oneshot::Receiver<Result<L, ConnectFailure>>,
     ) -> Result<L, ConnectFailure> {
         let waiting = cluster.usage.wait(&cluster.limits);
-        let Some(_waiting) = waiting else { return Err(circuit_open("too many requests wait for a connection")) };
+        // Whose connection can be begun at once does not wait for a limit.
+        if waiting.is_none() && !self.begin(&mut self.state.lock(), worker, cluster) {
+            return Err(circuit_open("too many requests wait for a connection"));
+        }
         {
             let mut state = self.state.lock();
             state.waiting.push_back(waiter);
@@ -176,22 +179,31 @@ impl Host {
             if state.attempts >= needed {
                 return;
             }
-            if state.live + state.attempts >= cluster.limits.endpoint_connections as usize {
-                return; // those who wait get one that becomes free
+            if self.begin(&mut state, worker, cluster) {
+                continue;
             }
-            let Some(place) = cluster.usage.connection(&cluster.limits) else {
-                if state.live == 0 && state.attempts == 0 {
-                    for waiter in state.waiting.drain(..) {
-                        waiter.fail(circuit_open("the service has reached its limit of connections"));
-                    }
-                }
-                return;
-            };
-            state.attempts += 1;
-            let generation = state.generation;
+            // Those who wait get a connection that becomes free, if there is any.
+            let alone = state.live == 0 && state.attempts == 0;
             drop(state);
-            tokio::spawn(connect::attempt(self.clone(), worker.clone(), cluster.clone(), place, generation));
+            if alone && !self.pool.upgrade().is_some_and(|pool| pool.make_place(self)) {
+                for waiter in self.state.lock().waiting.drain(..) {
+                    waiter.fail(circuit_open("the service has reached its limit of connections"));
+                }
+            }
+            return;
         }
+    }
+
+    /// Begins an attempt, if the limits permit one more connection.
+    fn begin(self: &Arc<Self>, state: &mut State, worker: &Arc<Worker>, cluster: &Arc<Cluster>) -> bool {
+        if state.live + state.attempts >= cluster.limits.endpoint_connections as usize {
+            return false;
+        }
+        let Some(place) = cluster.usage.connection(&cluster.limits) else { return false };
+        state.attempts += 1;
+        let generation = state.generation;
+        tokio::spawn(connect::attempt(self.clone(), worker.clone(), cluster.clone(), place, generation));
+        true
     }
 
     /// An HTTP/1 connection was made.
@@ -245,7 +257,25 @@ impl Host {
         if waiting {
             self.attempt_for_the_waiting(worker, cluster);
         }
+        for other in self.pool.upgrade().map(|pool| pool.place_is_free(self)).unwrap_or_default() {
+            other.attempt_for_the_waiting(worker, cluster);
+        }
         self.remove_if_empty();
+    }
+
+    /// Whether it is another host of the same cluster.
+    pub(super) fn is_beside(&self, other: &Host) -> bool {
+        self.cluster == other.cluster && !std::ptr::eq(self, other)
+    }
+
+    /// Closes a connection that nobody uses; whether there was one.
+    pub(super) fn close_one(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.idle.pop().is_some() {
+            return true;
+        }
+        let unused = state.multiplexed.iter().position(|connection| connection.streams() == 0);
+        unused.map(|place| state.multiplexed.swap_remove(place)).is_some()
     }
 
     /// An HTTP/1 connection is free: for the first who waits, or to be kept.

@@ -68,6 +68,37 @@ async fn too_many_requests_open_the_circuit() {
 }
 
 #[tokio::test]
+async fn a_connection_that_nobody_uses_makes_place_for_one_to_another_endpoint() {
+    let (one, let_go, requests_of_one, _connections, _running) = held().await;
+    let (two, let_other_go, requests_of_two, _other_connections, _running_too) = held().await;
+    let_go.send_replace(true);
+    let_other_go.send_replace(true);
+    let limits = Limits { connections: 1, pending: 1, ..Limits::default() };
+    let cluster = Cluster { limits, ..cluster("cart.shop:80", vec![endpoint(one), endpoint(two)]) };
+    let sidecar = sidecar(cluster, Version::Http1).await;
+    for _ in 0..40 {
+        let answer = exchange_raw(sidecar.address, GET).await;
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
+    let each = [requests_of_one, requests_of_two].map(|requests| requests.load(Relaxed));
+    assert!(each[0] > 0 && each[1] > 0, "{each:?}");
+    // While the only connection is in use there is no place for another, and it is said at once.
+    let_go.send_replace(false);
+    let_other_go.send_replace(false);
+    let first = tokio::spawn(exchange_raw(sidecar.address, GET));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut refused = 0;
+    for _ in 0..10 {
+        let answer = tokio::time::timeout(Duration::from_millis(100), exchange_raw(sidecar.address, GET)).await;
+        refused += usize::from(answer.is_ok_and(|answer| answer.contains("malla-reason: circuit_open")));
+    }
+    assert!(refused > 0);
+    let_go.send_replace(true);
+    let_other_go.send_replace(true);
+    assert!(first.await.expect("no panic").ends_with("ok"));
+}
+
+#[tokio::test]
 async fn connections_that_nobody_uses_are_closed_in_the_end() {
     let (application, let_go, _requests, _connections, _running) = held().await;
     let_go.send_replace(true);
