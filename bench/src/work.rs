@@ -195,6 +195,14 @@ pub(crate) fn all() -> Vec<Work> {
         ),
         load(true, "tcp", "raw TCP, one connection, as many bytes as come", pair(Carried::Source), &["source"], BYTES),
         load(
+            false,
+            "tcp-hop",
+            "raw TCP, one hop without TLS, one connection, as many bytes as come",
+            Way { carried: Carried::Source, ..HOP },
+            &["source"],
+            BYTES,
+        ),
+        load(
             true,
             "tcp-byte",
             "raw TCP, one byte there and back",
