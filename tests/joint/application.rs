@@ -1,5 +1,5 @@
 //! An application that answers each request with its own name and the request's head. The path says how: `?status=`, `?wait=`
-//! (milliseconds), `?once=` (a status for the first request of the path); and `/refused-by-NAME` is answered with 503 by one.
+//! (milliseconds; `?wait-NAME=` for one application), `?once=` (a status for the first request of the path); and `/refused-by-NAME` is answered with 503 by one.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -54,7 +54,8 @@ impl Application {
             };
             let first = !self.heads().iter().any(|head| head.split(' ').nth(1) == Some(&path));
             self.heads().push(head.to_ascii_lowercase());
-            sleep(Duration::from_millis(asked("wait").unwrap_or(0))).await;
+            let wait = asked("wait").or(asked(&format!("wait-{}", self.name)));
+            sleep(Duration::from_millis(wait.unwrap_or(0))).await;
             let refuses = path.strip_prefix("/refused-by-").is_some_and(|name| name == self.name);
             let status = refuses.then_some(503).or(asked("status")).or(asked("once").filter(|_| first)).unwrap_or(200);
             let body = format!("{}\n{head}", self.name);

@@ -27,6 +27,7 @@ const POLICIES: &[(&str, &str)] = &[
     ("pending", "limits: {maxConnections: 1, pendingTimeout: 100ms}"),
     ("each", "limits: {perEndpoint: {maxRequests: 1}}"),
     ("overload", "overload: {adaptiveConcurrency: {minimum: 1, maximum: 1}}"),
+    ("hedged", "loadBalancer: {algorithm: roundRobin}"),
     ("still", "timeouts: {requestIdle: 200ms}"),
     ("ejects", "{loadBalancer: {algorithm: roundRobin}, outlierDetection: {consecutive5xx: 1}}"),
     ("forgives", "{loadBalancer: {algorithm: roundRobin}, outlierDetection: {disabled: true}}"),
@@ -56,7 +57,22 @@ fn mesh(applications: [&Application; 2]) -> String {
             slices.concat()
         )
     });
-    CLIENT.to_owned() + &services.collect::<String>()
+    let hedged = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: hedged, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: hedged}]
+  rules:
+  - filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: hedged}}]
+    backendRefs: [{name: hedged, port: 80}]
+---
+apiVersion: malla.dev/v1alpha1
+kind: RetryPolicy
+metadata: {name: hedged, namespace: shop}
+spec: {hedging: {quantile: 50, minimumDelay: 50ms, minimumSamples: 10}}
+---
+";
+    CLIENT.to_owned() + hedged + &services.collect::<String>()
 }
 
 /// Both applications and a sidecar before them.
@@ -160,6 +176,35 @@ async fn policies_choose_among_the_applications() {
     let checked = behind.several("checked", 6, "/", "").await;
     assert!(checked.iter().all(|answer| answer == "a"), "{checked:?}");
     behind.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_application_is_helped_by_another_where_a_policy_hedges() {
+    let (a, b) = (Application::start("a").await, Application::start("b").await);
+    let local = Local::start(&mesh([&a, &b]), &["hedged.shop:80"]);
+    let asks = async |path: &str| {
+        let begun = Instant::now();
+        let answer = exchange(local.listening[0], "GET", path, "").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        (answer.contains("\r\n\r\nb\n"), begun.elapsed())
+    };
+    // Nothing is known of its usual latency yet.
+    let (mut waited, patient) = (Duration::ZERO, "/?wait-a=300");
+    for _ in 0..2 {
+        waited = waited.max(asks(patient).await.1);
+    }
+    assert!(waited >= Duration::from_millis(300), "the first are alone: {waited:?}");
+    for _ in 0..20 {
+        asks("/").await;
+    }
+    let slow = "/?wait-a=3000";
+    for _ in 0..4 {
+        let (by_other, waited) = asks(slow).await;
+        assert!(by_other && waited < Duration::from_secs(2), "{waited:?}");
+    }
+    let began = a.heads().iter().filter(|head| head.contains(slow)).count();
+    assert!(began >= 1, "some began at the slow one");
+    local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
