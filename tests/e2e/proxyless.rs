@@ -99,6 +99,84 @@ metadata: {name: all, namespace: shop}
 spec: {delay: {duration: 10ms, percent: 50}, abort: {grpcStatus: Unavailable}, onlyWithHeader: {name: x-chaos, value: '1'}}
 ";
 
+/// What a call came to (the reply, or the status), and how long it took.
+type Outcome = (String, u64);
+
+#[test]
+fn a_stock_grpc_client_follows_time_outs_retries_limits_and_ejections() {
+    let mut mesh = Mesh::new();
+    mesh.service("echo", &["{name: grpc, port: 80, targetPort: 9001}"]);
+    let mut members = ["echo-1", "echo-2"].map(|name| mesh.member(name));
+    mesh.start();
+    let _servers: Vec<_> =
+        members.iter().map(|member| servers::grpc(member, Grpc::Python, member.name(), 9001)).collect();
+    mesh.join(&mut members);
+    let client = mesh.stranger("proxyless");
+    let certificates = mesh.sandbox().writable_directory("certificates");
+    let _keeper = servers::certificates(&mesh, &client, "proxyless", &certificates);
+    let file = client.directory().join("bootstrap.json");
+    fs::write(&file, bootstrap(&mesh, &certificates)).expect("the pod's directory is writable");
+    let (python, program) = (tools::python(), tools::program("xds_calls.py"));
+    let calls = |method: &str, message: &str, calls: &str, at_once: &str, seconds: &str| -> Vec<Outcome> {
+        let (python, program) = (python.to_string_lossy(), program.to_string_lossy());
+        let command = [&*python, "-u", &*program, "xds:///echo.shop:80", method, message, calls, at_once, seconds];
+        let process = client.spawn_as(0, &command, &[("GRPC_XDS_BOOTSTRAP", &file.to_string_lossy())]);
+        let said = process.end(Duration::from_secs(60)).success().text();
+        serde_json::from_str(said.lines().last().unwrap_or_default()).expect("JSON")
+    };
+    let count = |outcomes: &[Outcome], what: &str| outcomes.iter().filter(|(outcome, _)| outcome == what).count();
+    let eventually = |what: &str, condition: &dyn Fn() -> Result<(), String>| {
+        let mut last = String::new();
+        let found = wait::within(Duration::from_secs(30), || condition().map_err(|said| last = said).ok());
+        assert!(found.is_some(), "{what}: {last}");
+    };
+
+    // Without a word from the mesh: every other call fails, nobody is left out, nothing is limited.
+    let plain = calls("Flaky", "", "20", "1", "5");
+    assert!(count(&plain, "UNAVAILABLE") >= 5, "{plain:?}");
+
+    let rule = |rest: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: echo, namespace: shop}}\nspec:\n  \
+             parentRefs: [{{group: '', kind: Service, name: echo, port: 80}}]\n  rules:\n  - backendRefs: [{{name: echo, port: 80}}]\n    \
+             {rest}\n"
+        )
+    };
+    mesh.write("route.yaml", &rule("timeouts: {request: 500ms}"));
+    eventually("the route's time-out", &|| match &calls("Never", "", "1", "1", "5")[..] {
+        [(status, took)] if status == "DEADLINE_EXCEEDED" && *took < 3000 => Ok(()),
+        others => Err(format!("{others:?}")),
+    });
+    mesh.write(
+        "route.yaml",
+        &(rule("filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: again}}]")
+            + "---\napiVersion: malla.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {name: again, namespace: shop}\n\
+               spec: {attempts: 3, grpcStatuses: [Unavailable], backoff: {base: 10ms, max: 50ms}}\n"),
+    );
+    eventually("retries", &|| match calls("Flaky", "", "20", "1", "5") {
+        all if count(&all, "UNAVAILABLE") == 0 => Ok(()),
+        others => Err(format!("{others:?}")),
+    });
+    mesh.remove("route.yaml");
+
+    mesh.write("policy.yaml", &policy("limits: {maxRequests: 1}"));
+    eventually("the limit", &|| {
+        let all = calls("Never", "", "3", "3", "2");
+        let at_once = all.iter().filter(|(status, took)| status == "UNAVAILABLE" && *took < 1500).count();
+        if count(&all, "DEADLINE_EXCEEDED") == 1 && at_once == 2 { Ok(()) } else { Err(format!("{all:?}")) }
+    });
+    let ejects = "loadBalancer: {algorithm: roundRobin}\n  outlierDetection: {interval: 1s, failurePercentage: \
+                  {threshold: 50, minimumEndpoints: 2, requestVolume: 5}}";
+    mesh.write("policy.yaml", &policy(ejects));
+    eventually("the ejection", &|| {
+        let all = calls("Moody", "echo-1", "200", "1", "5");
+        let late = &all[100..];
+        let (failed, served) = (count(&all, "UNAVAILABLE"), count(late, "echo-2"));
+        if failed > 0 && served == late.len() { Ok(()) } else { Err(format!("{failed} failed; later {late:?}")) }
+    });
+    assert_eq!(servers::rejections(&mesh.status()), Vec::<String>::new());
+}
+
 #[test]
 fn a_stock_grpc_client_balances_and_follows_weights() {
     let mut mesh = Mesh::new();

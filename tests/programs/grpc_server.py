@@ -8,6 +8,7 @@ import grpc
 
 port, name = sys.argv[1], sys.argv[2].encode()
 cancelled = 0
+called = 0
 lock = threading.Lock()
 
 
@@ -40,6 +41,24 @@ def fail(message, context):
     context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not today: ñ")
 
 
+def flaky(message, context):
+    """Every other call fails."""
+    global called
+    with lock:
+        called += 1
+        fails = called % 2 == 1
+    if fails:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "every other time")
+    return name
+
+
+def moody(message, context):
+    """Fails at the server that the message names."""
+    if message == name:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "not here")
+    return name
+
+
 def count(message, context):
     for number in range(int(message)):
         yield str(number).encode()
@@ -61,6 +80,8 @@ server.add_generic_rpc_handlers([
         "Timeout": grpc.unary_unary_rpc_method_handler(timeout),
         "Cancelled": grpc.unary_unary_rpc_method_handler(lambda message, context: str(cancelled).encode()),
         "Never": grpc.unary_unary_rpc_method_handler(never),
+        "Flaky": grpc.unary_unary_rpc_method_handler(flaky),
+        "Moody": grpc.unary_unary_rpc_method_handler(moody),
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
         "Count": grpc.unary_stream_rpc_method_handler(count),
         "Sum": grpc.stream_unary_rpc_method_handler(total),
