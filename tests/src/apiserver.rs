@@ -113,6 +113,11 @@ impl ApiServer {
         &self.client
     }
 
+    /// A file by which others find it, and may do everything.
+    pub fn administrator(&self) -> PathBuf {
+        self.kubeconfig(ADMINISTRATOR)
+    }
+
     /// A file by which others find it, and are taken for whoever the token says.
     pub fn kubeconfig(&self, token: &str) -> PathBuf {
         let path = self.directory.path().join(format!("kubeconfig-{}", token.len()));

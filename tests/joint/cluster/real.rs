@@ -46,6 +46,7 @@ async fn a_real_api_server_and_the_control_server_understand_each_other() {
     a_mesh_is_served(&cluster, &first).await;
     pods_are_injected(&cluster, &first, &chart).await;
     a_pod_joins(&cluster, &first, directory.path()).await;
+    it_is_checked(&cluster).await;
     conditions_are_written(&cluster, first, directory.path(), &chart).await;
 }
 
@@ -256,6 +257,18 @@ async fn a_pod_joins(cluster: &ApiServer, control: &Control, directory: &Path) {
     for proxy in [unbound, elsewhere, proxy] {
         proxy.drain_and_stop().await;
     }
+}
+
+/// `malla check --cluster` finds what is there, and what is not.
+async fn it_is_checked(cluster: &ApiServer) {
+    let mut command = std::process::Command::new(tools::binary("malla"));
+    command.args(["check", "--cluster", "--kubeconfig"]).arg(cluster.administrator());
+    let output = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("no panic");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let failed: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("failed  ")).collect();
+    assert_eq!(failed, ["the control server runs", "its Service leads to it"], "no kubelet has started it: {said}");
+    let ok = said.lines().filter(|line| line.starts_with("ok ")).count();
+    assert!(!output.status.success() && ok >= 10, "{said}");
 }
 
 /// Conditions of routes are written, by one replica; the other goes on when it ends.
