@@ -85,10 +85,12 @@ fn port_behind(
         cursor.field("port").error(diagnostics, Code::DanglingReference, message, help);
         return None;
     };
-    if written.protocol != AppProtocol::Detect && written.protocol != port.protocol {
+    // What a name or a number merely implies does not contradict the service.
+    if cursor.has("appProtocol") && written.protocol != AppProtocol::Detect && written.protocol != port.protocol {
         let (own, other) = (protocol::describe(written.protocol), protocol::describe(port.protocol));
         let message = format!("port {} of {} carries {other}, not {own}", port.port, behind.name);
-        cursor.error(diagnostics, Code::InvalidValue, message, "leave `appProtocol` out: the service declares it");
+        let help = "leave `appProtocol` out here, and declare it on the service";
+        cursor.error(diagnostics, Code::InvalidValue, message, help);
     }
     Some(ServicePort { name: written.name.clone(), ..port.clone() })
 }

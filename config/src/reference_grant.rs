@@ -51,7 +51,9 @@ pub(crate) fn ready(object: &Object, index: &Index<'_>, diagnostics: &mut Diagno
         }
         if let Some(name) = &name {
             let name = ServiceName::new(object.namespace.clone(), name.as_str());
-            index.service(cursor.field("name"), &name, diagnostics);
+            let service = index.service(cursor.field("name"), &name, diagnostics);
+            // The permission is that of the service behind a name.
+            service.map(|service| Index::is_no_other_name(cursor.field("name"), service, diagnostics));
         }
         grants.extend(sources.iter().map(|(kind, namespace)| Grant {
             kind: *kind,

@@ -73,8 +73,11 @@ fn expectation(
         for (at, TestBackend { name, namespace, port, subset, percent }) in backends.into_iter().enumerate() {
             let place = cursor.field("backends").item(at);
             let namespace = namespace.map_or_else(|| object.namespace.clone(), Into::into);
-            let name = ServiceName::new(namespace, name);
-            if let Some(service) = index.service(place.field("name"), &name, diagnostics) {
+            let written = ServiceName::new(namespace, name);
+            let service = index.service(place.field("name"), &written, diagnostics);
+            let service = service.and_then(|service| index.behind(service));
+            let name = service.map_or(written, |service| service.name.clone());
+            if let Some(service) = service {
                 index.port(place.field("port"), service, port, diagnostics);
             }
             if let Some(subset) = &subset {

@@ -1,4 +1,4 @@
-//! The access log: a line for each request that is over, and for each connection that carried bytes, on standard output.
+//! The access log: a line for each request that is over, and for each raw TCP connection, on standard output.
 //!
 //! Off unless asked for: failures are told in the sidecar's own log anyway. A line is made on the worker and written by a thread of
 //! its own; lines for which there is no room are dropped and counted, for a reader that stalls must not hold up requests.
@@ -90,9 +90,9 @@ macro_rules! fields {
 fields! {
     Time = "time", "when the request or the connection was over (RFC 3339, UTC)";
     DirectionWord = "direction", "`inbound` or `outbound`";
-    Service = "service", "the service that it was for: `name.namespace:port`, or `outside`";
+    Service = "service", "the service that it was for: `name.namespace:port`; `outside` of the mesh, or `unknown`";
     Route = "route", "the route that it took";
-    Protocol = "protocol", "what the client speaks; `tcp` for a connection that carried bytes, of which there is no method, path or status";
+    Protocol = "protocol", "what the client speaks; `tcp` for a raw connection, of which there is no method, path or status";
     Method = "method", "the method";
     Path = "path", "the path, without the query";
     Status = "status", "the status that the client got, or would have got";
@@ -103,11 +103,11 @@ fields! {
     Endpoint = "endpoint", "outbound: the address of the last endpoint that was tried";
     Workload = "workload", "outbound: the workload there";
     Peer = "peer", "outbound: the identity of the endpoint";
-    Tries = "tries", "how often the request was sent to an endpoint, or the connection was tried at one";
+    Tries = "tries", "how often the request was sent to an endpoint, or the connection was begun";
     HedgeWord = "hedge", "`won` or `lost`: whether a second try, beside a first that took long, was the one to be answered";
     Sent = "sent_bytes", "of a connection: bytes from the client";
     Received = "received_bytes", "of a connection: bytes to the client";
-    Duration = "duration_ms", "from the complete head of the request to the end of the response; of a connection, from its arrival to its end";
+    Duration = "duration_ms", "from the complete head of the request to the end of the response; of a connection, from its arrival (inbound: from when it is known what it carries) to its end";
     Waiting = "waiting_ms", "of that, until the last try began: looking up, limits, faults, earlier tries";
     Connecting = "connecting_ms", "then, until there was a connection, mTLS included: 0 on one that was there already";
     FirstByte = "first_byte_ms", "then, until the response began: the work of the upstream";
@@ -324,8 +324,6 @@ impl Field {
         };
         let number = |number: Option<u64>| number.map_or(Value::Absent, Value::Number);
         let times = record.times;
-        // Until there is an answer nobody knows which connection brings it.
-        let connected = times.connected.or(times.sent.filter(|_| times.answered.is_some()));
         match self {
             Field::Time => Value::Made(now()),
             Field::DirectionWord => Value::Text(record.direction.word()),
@@ -360,9 +358,9 @@ impl Field {
             Field::Received => number(moved.map(|(_, received)| received)),
             Field::Duration => Value::Time(record.duration()),
             Field::Waiting => between(Some(record.started), times.sent),
-            Field::Connecting => between(times.sent, connected),
-            Field::FirstByte => between(connected, times.answered),
-            Field::Body if moved.is_some() => between(connected, Some(record.ended)),
+            Field::Connecting => between(times.sent, times.connected),
+            Field::FirstByte => between(times.connected, times.answered),
+            Field::Body if moved.is_some() => between(times.connected, Some(record.ended)),
             Field::Body => between(times.answered, Some(record.ended)),
             Field::Trace => made(record.trace.map(|trace| format!("{trace:032x}"))),
         }
@@ -415,6 +413,15 @@ mod tests {
                 hedge: None,
             }),
         }
+    }
+
+    #[test]
+    fn who_never_connected_has_no_time_of_connecting() {
+        let (method, path) = (http::Method::GET, PathAndQuery::from_static("/"));
+        let mut refused = record(&method, &path, Some(Reason::ConnectTimeout));
+        refused.times.connected = None;
+        let format: Format = "{connecting_ms} {first_byte_ms}".parse().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(format.line(&refused), "- -");
     }
 
     #[test]

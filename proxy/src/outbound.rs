@@ -8,6 +8,7 @@ mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 
@@ -31,6 +32,7 @@ const OUTSIDE: &str = "outside";
 
 /// A connection that the kernel has redirected.
 pub async fn transparent(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
+    let arrived = clock::now();
     let shared = worker.shared.clone();
     let Ok(original) = original_dst(&socket) else { return };
     let stream = Stream::from(socket);
@@ -44,14 +46,15 @@ pub async fn transparent(worker: Arc<Worker>, socket: TcpStream, peer: SocketAdd
         tracing::error!(%peer, %destination, "the redirection does not exempt this sidecar: see `malla-proxy init --help`");
         return refuse(&shared, stream, Reason::Loop, &destination);
     }
-    Box::pin(to(worker, stream, Some(peer.ip()), destination, found)).await;
+    Box::pin(to(worker, stream, Some(peer.ip()), destination, found, arrived)).await;
 }
 
 /// A connection to a local port that leads to one destination.
 pub async fn local(worker: Arc<Worker>, socket: TcpStream, destination: Name) {
+    let arrived = clock::now();
     let found = worker.shared.directory.lookup(&destination).await;
     let source = source(&socket);
-    Box::pin(to(worker, socket.into(), source, destination, found)).await;
+    Box::pin(to(worker, socket.into(), source, destination, found, arrived)).await;
 }
 
 /// A connection to the HTTP listener of explicit mode: each request says where it goes.
@@ -80,9 +83,9 @@ async fn to(
     source: Option<IpAddr>,
     destination: Name,
     found: Result<Arc<Outbound>, Reason>,
+    arrived: Instant,
 ) {
     let shared = worker.shared.clone();
-    let arrived = clock::now();
     let account = |service: &Name| Account::begin(&shared, Direction::Outbound, service, arrived);
     let service = match found.as_deref() {
         Ok(Outbound::Service(service)) => service,

@@ -48,7 +48,7 @@ pub struct Outcome {
 pub(crate) struct Times {
     /// The last try began.
     pub(crate) sent: Option<Instant>,
-    /// The connection that it waited for was there; nothing where there was one already.
+    /// There was a connection for it: at once, or after it was waited for.
     pub(crate) connected: Option<Instant>,
     /// The answer began.
     pub(crate) answered: Option<Instant>,
@@ -185,10 +185,10 @@ impl Outcome {
         }
     }
 
-    /// The try that is answered had to wait for its connection until then, if it had to.
+    /// The try that is answered had its connection at that time, if it had to wait for it; else at once.
     pub(crate) fn connected(&mut self, at: Option<tokio::time::Instant>) {
         if let Some(times) = &mut self.times {
-            times.connected = at.map(tokio::time::Instant::into_std);
+            times.connected = at.map(tokio::time::Instant::into_std).or(times.sent);
         }
     }
 

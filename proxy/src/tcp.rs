@@ -290,7 +290,7 @@ pub async fn carry_until(
         }
     };
     let reason = match &end {
-        Ok(()) => return,
+        Ok(()) => return account.ended(),
         Err(End::Idle) => Reason::IdleTimeout,
         Err(End::Client(_)) => Reason::ClientReset,
         Err(End::Upstream(_)) => Reason::UpstreamReset,

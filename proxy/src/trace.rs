@@ -201,7 +201,8 @@ impl Trace {
         let tracer = &self.tracer;
         let kept = self.followed
             || (tracer.failures && record.has_failed())
-            || tracer.slow.is_some_and(|slow| record.duration() >= slow);
+            // How long a raw connection lives says nothing.
+            || record.exchange().is_some() && tracer.slow.is_some_and(|slow| record.duration() >= slow);
         if !kept {
             return;
         }

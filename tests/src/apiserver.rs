@@ -120,7 +120,8 @@ impl ApiServer {
 
     /// A file by which others find it, and are taken for whoever the token says.
     pub fn kubeconfig(&self, token: &str) -> PathBuf {
-        let path = self.directory.path().join(format!("kubeconfig-{}", token.len()));
+        let file = tempfile::Builder::new().prefix("kubeconfig-").tempfile_in(self.directory.path());
+        let (_, path) = file.expect("a file").keep().expect("a file");
         fs::write(&path, kubeconfig_of(self.address, &self.authority, token)).expect("written");
         path
     }

@@ -49,7 +49,7 @@ fn escaped(text: &str) -> String {
     })
 }
 
-/// `cart-1.shop ← web/sa/front  GET /items  200  1.2 ms`.
+/// `cart-1.shop ← web/sa/front  GET /items  200  1.2 ms`, or `cart-1.shop → db.shop:5432  TCP  10 bytes sent, 20 received  60.0 ms`.
 fn sentence(request: &Value) -> String {
     let text = |field: &str| request.get(field).and_then(Value::as_str).unwrap_or_default();
     let short = |identity: &str| identity.split_once("/ns/").map_or(identity, |(_, rest)| rest).to_owned();
@@ -58,13 +58,12 @@ fn sentence(request: &Value) -> String {
         _ => ("→", text("service").to_owned()),
     };
     let milliseconds = request.get("duration_ms").and_then(Value::as_f64).unwrap_or_default();
-    let status = request.get("status").and_then(Value::as_u64).unwrap_or_default();
-    let mut line = format!(
-        "{} {arrow} {other}  {} {}  {status}  {milliseconds:.1} ms",
-        text("sidecar"),
-        text("method"),
-        text("path")
-    );
+    let number = |field: &str| request.get(field).and_then(Value::as_u64).unwrap_or_default();
+    let what = match text("protocol") {
+        "tcp" => format!("TCP  {} bytes sent, {} received", number("sent_bytes"), number("received_bytes")),
+        _ => format!("{} {}  {}", text("method"), text("path"), number("status")),
+    };
+    let mut line = format!("{} {arrow} {other}  {what}  {milliseconds:.1} ms", text("sidecar"));
     if let Some(status) = request.get("grpc_status").and_then(Value::as_u64) {
         let _ = write!(line, "  gRPC {status}");
     }
@@ -78,6 +77,15 @@ fn sentence(request: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_is_one_too() {
+        let connection = serde_json::json!({
+            "sidecar": "cart-1.shop", "direction": "outbound", "service": "db.shop:5432", "protocol": "tcp",
+            "sent_bytes": 10, "received_bytes": 20, "duration_ms": 60.0,
+        });
+        assert_eq!(sentence(&connection), "cart-1.shop → db.shop:5432  TCP  10 bytes sent, 20 received  60.0 ms");
+    }
 
     #[test]
     fn a_request_is_a_sentence_that_steers_no_terminal() {

@@ -118,7 +118,7 @@ pub(super) fn policies(route: &RouteSpec) -> Vec<String> {
         }
         policies.extend(session.as_ref().map(|session| {
             let until = session.lifetime.map_or_else(String::new, |lifetime| format!(" for {lifetime:?}"));
-            let idle = session.idle.map_or_else(String::new, |idle| format!(", and {idle:?} without a request"));
+            let idle = session.idle.map_or_else(String::new, |idle| format!(", until {idle:?} without a request"));
             format!("clients keep to their endpoint by the {}{until}{idle}", session.word())
         }));
         policies.extend(cors.as_ref().map(|_| "answers for pages of other origins (CORS)".to_owned()));

@@ -104,6 +104,7 @@ fn external_names() {
     expect(&named("new", "ledger.bank"), &[]);
     let with = |ports: &str| named("new", "cart").replace("[{port: 80}]", ports);
     expect(&with("[]"), &[]);
+    expect(&with("[{name: tcp, port: 80}]"), &[]);
     expect(
         &named("new", "a.example").replace("[{port: 80}]", "[]"),
         &[(MissingField, (7, 10), of, "needs a port", "443")],
@@ -112,7 +113,7 @@ fn external_names() {
     expect(&with("[{port: 80, targetPort: 81}]"), &[(NoEffect, (7, 22), of, "no effect on another name", "remove")]);
     expect(
         &with("[{port: 80, appProtocol: tcp}]"),
-        &[(InvalidValue, (7, 11), of, "carries HTTP", "the service declares it")],
+        &[(InvalidValue, (7, 11), of, "carries HTTP", "declare it on the service")],
     );
     let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec:\n  \
                  parentRefs: [{group: \"\", kind: Service, name: new}]\n  rules: [{backendRefs: [{name: new, port: 80}]}]\n";

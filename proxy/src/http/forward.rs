@@ -12,7 +12,7 @@
 //! It may also ask for a second try beside a first that takes unusually long ([`hedge`]).
 //!
 //! All of it is bounded by the retry budget, but for what nobody has more to do by: going to another endpoint because no connection
-//! came about, and taking another connection because the first had ended before anything was sent.
+//! came about, and taking another connection because the first had ended before anything was sent, or says that it did not look at it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -538,7 +538,8 @@ async fn over_http2(
             let untouched = if ended { Some(Body::empty()) } else { upload.and_then(untouched) };
             let again = kept.zip(untouched).filter(|_| was_not_processed(&cause));
             // Who refuses one stream has too much to do; who says goodbye has less than before.
-            let got = if again.is_some() && cause.is_go_away() { Got::ToConnection } else { Got::ToUpstream };
+            let goodbye = cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+            let got = if again.is_some() && goodbye { Got::ToConnection } else { Got::ToUpstream };
             Err(TryFailure { failure: reset(target, &cause), again, got })
         }
         Some(Ok(response)) => {

@@ -40,6 +40,8 @@ const RESETS_AHEAD_OF_MANY: usize = 1000;
 /// Resets that the client's mistakes make us send, in the life of a connection; one more ends it (CVE-2025-8671). Each may have
 /// reached an upstream that others share.
 const PROVOKED_RESETS: usize = 100;
+/// The same for another sidecar, whose mistakes these are not: what comes late for streams that we have reset counts too.
+const PROVOKED_RESETS_OF_MANY: usize = 10_000;
 /// Streams that we have reset and of which late frames are still expected, and for how long.
 const RESET_STREAMS: usize = 50;
 const RESET_REMEMBERED: Duration = Duration::from_secs(1);
@@ -59,7 +61,7 @@ where
         .max_header_list_size(LARGEST_HEAD)
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(if of_many { RESETS_AHEAD_OF_MANY } else { RESETS_AHEAD })
-        .max_local_error_reset_streams(Some(PROVOKED_RESETS))
+        .max_local_error_reset_streams(Some(if of_many { PROVOKED_RESETS_OF_MANY } else { PROVOKED_RESETS }))
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_REMEMBERED)
         .enable_connect_protocol()

@@ -66,7 +66,7 @@ impl Tunnel {
             Way::Connected(upstream, account) => Box::pin(async move {
                 tcp::carry(&worker.shared, Direction::Outbound, stream, None, upstream, account).await;
             }),
-            Way::Peek(destination, found) => Box::pin(to(worker, stream, None, destination, Ok(found))),
+            Way::Peek(destination, found) => Box::pin(to(worker, stream, None, destination, Ok(found), clock::now())),
         }
     }
 }

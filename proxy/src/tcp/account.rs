@@ -34,6 +34,8 @@ struct Told {
     endpoint: Option<Arc<Endpoint>>,
     tries: u8,
     moved: Option<Arc<Moved>>,
+    /// Both of its ends have ended, in order.
+    ended: bool,
     reason: Option<Reason>,
     what: Option<String>,
     trace: Option<Box<Trace>>,
@@ -58,6 +60,7 @@ impl Account {
             endpoint: None,
             tries: 0,
             moved: None,
+            ended: false,
             reason: None,
             what: None,
             trace,
@@ -105,6 +108,13 @@ impl Account {
         }
     }
 
+    /// Both ends have ended, in order.
+    pub fn ended(&mut self) {
+        if let Some(told) = &mut self.0 {
+            told.ended = true;
+        }
+    }
+
     /// It failed. The first reason stays.
     pub fn failed(&mut self, reason: Reason, what: &dyn fmt::Display) {
         if let Some(told) = self.0.as_mut().filter(|told| told.reason.is_none()) {
@@ -115,6 +125,11 @@ impl Account {
 
 impl Drop for Told {
     fn drop(&mut self) {
+        if !self.ended {
+            // It was dropped on its way: the sidecar stops, or its client has gone.
+            let stops = self.shared.drain.is_draining();
+            self.reason.get_or_insert(if stops { Reason::Draining } else { Reason::ClientReset });
+        }
         let trace = self.trace.take();
         let (sent, received) = self.moved.as_ref().map_or((0, 0), |moved| moved.bytes());
         let record = Record {

@@ -176,11 +176,7 @@ fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
             };
             add("network.protocol.version", version.into());
         }
-        Of::Connection { sent, received } => {
-            add("network.transport", "tcp".into());
-            add("malla.sent_bytes", i64::try_from(*sent).unwrap_or(i64::MAX).into());
-            add("malla.received_bytes", i64::try_from(*received).unwrap_or(i64::MAX).into());
-        }
+        Of::Connection { .. } => add("network.transport", "tcp".into()),
     }
     if let Some((service, method)) = rpc(record) {
         add("rpc.system", "grpc".into());
@@ -204,6 +200,11 @@ fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
 
 /// How the request ended.
 fn ending(record: &Record<'_>, attributes: &mut Vec<KeyValue>) {
+    if let Of::Connection { sent, received } = record.of {
+        let count = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        attributes.push(KeyValue::new("malla.sent_bytes", count(sent)));
+        attributes.push(KeyValue::new("malla.received_bytes", count(received)));
+    }
     let exchange = record.exchange();
     if let Some(exchange) = exchange {
         attributes.push(KeyValue::new("http.response.status_code", i64::from(exchange.status)));

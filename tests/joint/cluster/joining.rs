@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use malla_control::run::Control;
 use malla_proxy::run::Proxy;
 use malla_proxy::settings::Settings;
 use serde_json::{Value, json};
@@ -31,13 +32,13 @@ fn sidecar(mesh: &Fixture, directory: &std::path::Path, workload: &str, token: &
     Proxy::start(Settings::embedded(workload, "shop", mesh.control.xds_address(), trust, path)).expect("starts")
 }
 
-fn refusals(metrics: &str, reason: &str) -> f64 {
+pub(super) fn refusals(metrics: &str, reason: &str) -> f64 {
     malla_tests::metrics::sum(metrics, "malla_control_certificates_refused_total", &[("reason", reason)])
 }
 
-async fn metrics(mesh: &Fixture) -> String {
+pub(super) async fn metrics(control: &Control) -> String {
     use http_body_util::BodyExt as _;
-    let socket = tokio::net::TcpStream::connect(mesh.control.admin_address()).await.expect("connects");
+    let socket = tokio::net::TcpStream::connect(control.admin_address()).await.expect("connects");
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await.expect("HTTP");
     tokio::spawn(connection);
@@ -90,10 +91,10 @@ async fn a_pod_joins_with_its_own_token_and_with_no_other() {
         if let Some(known) = known {
             mesh.cluster.know_token(&shown, known);
         }
-        let before = refusals(&metrics(&mesh).await, reason);
+        let before = refusals(&metrics(&mesh.control).await, reason);
         let proxy = sidecar(&mesh, directory.path(), "cart-1", &shown);
         let waiting = async {
-            while refusals(&metrics(&mesh).await, reason) <= before {
+            while refusals(&metrics(&mesh.control).await, reason) <= before {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -241,19 +241,25 @@ async fn a_pod_joins(cluster: &ApiServer, control: &Control, directory: &Path) {
     let named = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": name["metadata"], "status": status });
     cluster.status(&named).await;
     let pod = cluster.get(&name).await.expect("it is there");
-    let sidecar = |token: String| {
-        let (trust, path) = (directory.join("trust.pem"), directory.join(format!("token-{}", token.len())));
+    let sidecar = |name: &str, token: String| {
+        let (trust, path) = (directory.join("trust.pem"), directory.join(format!("token-{name}")));
         std::fs::write(&trust, control.trust_bundle().as_bytes()).expect("written");
         std::fs::write(&path, token).expect("written");
         Proxy::start(Settings::embedded("cart-1", "shop", control.xds_address(), trust, path)).expect("starts")
     };
     let identities =
         || -> Vec<String> { control.status().streams.iter().map(|stream| stream.identity.clone()).collect() };
-    let unbound = sidecar(cluster.token("shop", "cart", "malla", None).await);
-    let elsewhere = sidecar(cluster.token("shop", "cart", "vault", Some(&pod)).await);
-    let proxy = sidecar(cluster.token("shop", "cart", "malla", Some(&pod)).await);
-    eventually!("it has an identity", identities().contains(&"spiffe://cluster.local/ns/shop/sa/cart".to_owned()));
-    assert_eq!(identities().len(), 1, "the others have none");
+    let unbound = sidecar("unbound", cluster.token("shop", "cart", "malla", None).await);
+    let elsewhere = sidecar("elsewhere", cluster.token("shop", "cart", "vault", Some(&pod)).await);
+    for reason in ["not_a_pod", "wrong_audience"] {
+        eventually!(reason, {
+            let page = super::joining::metrics(control).await;
+            super::joining::refusals(&page, reason) > 0.0
+        });
+    }
+    assert_eq!(identities(), Vec::<String>::new(), "none of them has an identity");
+    let proxy = sidecar("good", cluster.token("shop", "cart", "malla", Some(&pod)).await);
+    eventually!("it has an identity", identities() == ["spiffe://cluster.local/ns/shop/sa/cart"]);
     for proxy in [unbound, elsewhere, proxy] {
         proxy.drain_and_stop().await;
     }

@@ -23,7 +23,7 @@ pub(super) fn translate(objects: &Objects, services: &mut Services, translation:
     for (key, kept) in routes {
         let mut spec = kept.content["spec"].clone();
         let (parents, absent): (Vec<Value>, Vec<Value>) =
-            mesh_parents(&spec).into_iter().partition(|parent| services.ports.contains_key(&named(key, parent)));
+            mesh_parents(&spec).into_iter().partition(|parent| services.takes_routes(&named(key, parent)));
         for parent in &absent {
             let (namespace, name) = named(key, parent);
             let sentence = format!("there is no service {name} in the namespace {namespace}");

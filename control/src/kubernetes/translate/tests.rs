@@ -226,6 +226,35 @@ fn external_names_and_words_of_others_are_taken_as_far_as_they_go() {
     assert_eq!(translation.notices, ["Service shop/sticky: sidecars do not follow `sessionAffinity: ClientIP`"]);
 }
 
+#[test]
+fn other_names_of_services_are_names_and_those_of_nothing_cost_nobody_else() {
+    let named = |name: &str, of: &str| service(name, json!({ "type": "ExternalName", "externalName": of }));
+    let parent = |name: &str| json!({ "group": "", "kind": "Service", "name": name });
+    let backends = json!([{ "name": "cart", "port": 80, "weight": 9 }, { "name": "lost", "port": 80 }]);
+    let translation = translated(&[
+        meshed(),
+        service("cart", json!({ "selector": { "app": "cart" }, "ports": [{ "port": 80, "appProtocol": "http" }] })),
+        service("dns", json!({ "ports": [{ "port": 53, "protocol": "UDP" }] })),
+        named("basket", "trolley.shop.svc.cluster.local"),
+        named("trolley", "cart.shop.svc"),
+        named("lost", "gone.shop.svc.cluster.local"),
+        named("round", "round.shop.svc"),
+        named("datagrams", "dns.shop.svc"),
+        named("of-a-pod", "cart-0.cart.shop.svc.cluster.local"),
+        route("split", "2026-01-01T00:00:00Z", json!([parent("cart"), parent("basket")]), backends),
+    ]);
+    let names: Vec<&str> = translation.documents.iter().map(|document| &*document.file.path).collect();
+    assert!(names.contains(&"Service shop/basket") && names.contains(&"Service shop/trolley"), "{names:?}");
+    for absent in ["Service shop/round", "Service shop/datagrams", "Service shop/of-a-pod"] {
+        assert!(!names.contains(&absent), "{names:?}");
+    }
+    let route = translation.documents.iter().find(|document| document.file.path.contains("split")).expect("it goes on");
+    assert!(!route.file.text.contains("basket"), "it is attached to services, not to names: {}", route.file.text);
+    let told: Vec<&str> =
+        translation.notices.iter().map(String::as_str).filter(|told| told.contains("externalName")).collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+}
+
 fn route(name: &str, created: &str, parents: Value, backends: Value) -> Value {
     let metadata = json!({ "name": name, "namespace": "shop", "creationTimestamp": created });
     json!({ "kind": "HTTPRoute", "metadata": metadata, "spec": { "parentRefs": parents, "rules": [{ "backendRefs": backends }] } })
