@@ -1,10 +1,10 @@
 //! A stock gRPC client takes its configuration from our control server: this keeps our xDS honest.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use malla_tests::{Load, Mesh, tools, wait};
+use malla_tests::{Load, Mesh, Pod, Process, tools, wait};
 use serde_json::json;
 
 use crate::servers::{self, Grpc};
@@ -99,6 +99,32 @@ metadata: {name: all, namespace: shop}
 spec: {delay: {duration: 10ms, percent: 50}, abort: {grpcStatus: Unavailable}, onlyWithHeader: {name: x-chaos, value: '1'}}
 ";
 
+/// Where clients without a sidecar run: a pod with a certificate that is kept new, and what finds the control server.
+struct Client {
+    pod: Pod,
+    bootstrap: PathBuf,
+    _keeper: Process,
+}
+
+impl Client {
+    fn start(mesh: &Mesh) -> Client {
+        let pod = mesh.stranger("proxyless");
+        let certificates = mesh.sandbox().writable_directory("certificates");
+        let keeper = servers::certificates(mesh, &pod, "proxyless", &certificates);
+        let file = pod.directory().join("bootstrap.json");
+        fs::write(&file, bootstrap(mesh, &certificates)).expect("the pod's directory is writable");
+        Client { pod, bootstrap: file, _keeper: keeper }
+    }
+
+    /// Starts a program of `tests/programs`.
+    fn spawn(&self, program: &str, arguments: &[&str]) -> Process {
+        let (python, program) = (tools::python(), tools::program(program));
+        let (python, program) = (python.to_string_lossy(), program.to_string_lossy());
+        let command: Vec<&str> = [&*python, "-u", &*program].into_iter().chain(arguments.iter().copied()).collect();
+        self.pod.spawn_as(0, &command, &[("GRPC_XDS_BOOTSTRAP", &self.bootstrap.to_string_lossy())])
+    }
+}
+
 /// What a call came to (the reply, or the status), and how long it took.
 type Outcome = (String, u64);
 
@@ -111,17 +137,10 @@ fn a_stock_grpc_client_follows_time_outs_retries_limits_and_ejections() {
     let _servers: Vec<_> =
         members.iter().map(|member| servers::grpc(member, Grpc::Python, member.name(), 9001)).collect();
     mesh.join(&mut members);
-    let client = mesh.stranger("proxyless");
-    let certificates = mesh.sandbox().writable_directory("certificates");
-    let _keeper = servers::certificates(&mesh, &client, "proxyless", &certificates);
-    let file = client.directory().join("bootstrap.json");
-    fs::write(&file, bootstrap(&mesh, &certificates)).expect("the pod's directory is writable");
-    let (python, program) = (tools::python(), tools::program("xds_calls.py"));
+    let client = Client::start(&mesh);
     let calls = |method: &str, message: &str, calls: &str, at_once: &str, seconds: &str| -> Vec<Outcome> {
-        let (python, program) = (python.to_string_lossy(), program.to_string_lossy());
-        let command = [&*python, "-u", &*program, "xds:///echo.shop:80", method, message, calls, at_once, seconds];
-        let process = client.spawn_as(0, &command, &[("GRPC_XDS_BOOTSTRAP", &file.to_string_lossy())]);
-        let said = process.end(Duration::from_secs(60)).success().text();
+        let arguments = ["xds:///echo.shop:80", method, message, calls, at_once, seconds];
+        let said = client.spawn("xds_calls.py", &arguments).end(Duration::from_secs(60)).success().text();
         serde_json::from_str(said.lines().last().unwrap_or_default()).expect("JSON")
     };
     let count = |outcomes: &[Outcome], what: &str| outcomes.iter().filter(|(outcome, _)| outcome == what).count();
@@ -188,18 +207,9 @@ fn a_stock_grpc_client_balances_and_follows_weights() {
     let _servers: Vec<_> =
         members.iter().map(|member| servers::grpc(member, Grpc::Tonic, member.name(), 9001)).collect();
     mesh.join(&mut members);
-    let client = mesh.stranger("proxyless");
-    let certificates = mesh.sandbox().writable_directory("certificates");
-    let _keeper = servers::certificates(&mesh, &client, "proxyless", &certificates);
-    let file = client.directory().join("bootstrap.json");
-    fs::write(&file, bootstrap(&mesh, &certificates)).expect("the pod's directory is writable");
+    let client = Client::start(&mesh);
 
-    let (python, program) = (tools::python(), tools::program("xds_client.py"));
-    let load = Load::follow(client.spawn_as(
-        0,
-        &[&python.to_string_lossy(), "-u", &program.to_string_lossy(), "xds:///echo.shop:80"],
-        &[("GRPC_XDS_BOOTSTRAP", &file.to_string_lossy())],
-    ));
+    let load = Load::follow(client.spawn("xds_client.py", &["xds:///echo.shop:80"]));
     load.wait_backend("echo-1", 20);
     load.wait_backend("echo-2", 20);
     mesh.write("route.yaml", &route(1, 0));
@@ -242,12 +252,7 @@ fn a_stock_grpc_client_balances_and_follows_weights() {
     assert!(malla_tests::metrics::sum(&metrics, "malla_control_responses_total", &[]) > 0.0, "{metrics}");
     assert_eq!(malla_tests::metrics::sum(&metrics, "malla_control_rejections_total", &[]), 0.0, "{metrics}");
     // A name that does not exist fails at once, not after gRPC's 15 seconds.
-    let unknown = client.spawn_as(
-        0,
-        &[&python.to_string_lossy(), "-u", &program.to_string_lossy(), "xds:///nobody.shop:80"],
-        &[("GRPC_XDS_BOOTSTRAP", &file.to_string_lossy())],
-    );
-    let unknown = Load::follow_failing(unknown);
+    let unknown = Load::follow_failing(client.spawn("xds_client.py", &["xds:///nobody.shop:80"]));
     let account = wait::until("calls to an unknown name to fail", Duration::from_secs(10), || {
         Some(unknown.account()).filter(|account| account.failed > 0)
     });

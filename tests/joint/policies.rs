@@ -81,6 +81,12 @@ struct Behind {
 }
 
 impl Behind {
+    fn start(applications: [&Application; 2]) -> Behind {
+        let destinations: Vec<String> = POLICIES.iter().map(|(name, _)| format!("{name}.shop:80")).collect();
+        let destinations: Vec<&str> = destinations.iter().map(String::as_str).collect();
+        Behind { local: Local::start(&mesh(applications), &destinations) }
+    }
+
     fn address(&self, service: &str) -> SocketAddr {
         let place = POLICIES.iter().position(|(name, _)| *name == service).expect("a service of the table");
         self.local.listening[place]
@@ -89,9 +95,8 @@ impl Behind {
     /// Who answers: `a`, `b`, or the sidecar's reason.
     async fn ask(&self, service: &str, path: &str, headers: &str) -> String {
         let answer = exchange(self.address(service), "GET", path, headers).await;
-        let reason = answer.lines().find_map(|line| line.strip_prefix("malla-reason: "));
         let body = || answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).lines().next().unwrap_or_default();
-        reason.unwrap_or_else(body).to_owned()
+        reason(&answer).unwrap_or_else(body).to_owned()
     }
 
     async fn several(&self, service: &str, times: usize, path: &str, headers: &str) -> Vec<String> {
@@ -114,11 +119,17 @@ impl Behind {
         let mut answers = Vec::new();
         for one in running {
             let answer = one.await.expect("no panic");
-            let reason = answer.lines().find_map(|line| line.strip_prefix("malla-reason: "));
-            answers.push(reason.unwrap_or(if answer.starts_with("HTTP/1.1 200") { "ok" } else { "?" }).to_owned());
+            answers.push(
+                reason(&answer).unwrap_or(if answer.starts_with("HTTP/1.1 200") { "ok" } else { "?" }).to_owned(),
+            );
         }
         answers
     }
+}
+
+/// Why the sidecar answered in the applications' place.
+fn reason(answer: &str) -> Option<&str> {
+    answer.lines().find_map(|line| line.strip_prefix("malla-reason: "))
 }
 
 fn both(answers: &[String]) -> bool {
@@ -129,9 +140,7 @@ fn both(answers: &[String]) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_choose_among_the_applications() {
     let (a, b) = (Application::start("a").await, Application::start("b").await);
-    let destinations: Vec<String> = POLICIES.iter().map(|(name, _)| format!("{name}.shop:80")).collect();
-    let destinations: Vec<&str> = destinations.iter().map(String::as_str).collect();
-    let behind = Behind { local: Local::start(&mesh([&a, &b]), &destinations) };
+    let behind = Behind::start([&a, &b]);
 
     let turns = behind.several("turns", 10, "/", "").await;
     assert!(both(&turns) && turns.windows(2).all(|two| two[0] != two[1]), "{turns:?}");
@@ -207,9 +216,7 @@ async fn a_slow_application_is_helped_by_another_where_a_policy_hedges() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_limit_what_is_under_way() {
     let (a, b) = (Application::start("a").await, Application::start("b").await);
-    let destinations: Vec<String> = POLICIES.iter().map(|(name, _)| format!("{name}.shop:80")).collect();
-    let destinations: Vec<&str> = destinations.iter().map(String::as_str).collect();
-    let behind = Behind { local: Local::start(&mesh([&a, &b]), &destinations) };
+    let behind = Behind::start([&a, &b]);
     // The first look at each service.
     for (service, _) in POLICIES {
         assert!(["a", "b"].contains(&&*behind.ask(service, "/", "").await), "{service}");

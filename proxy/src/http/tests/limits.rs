@@ -80,13 +80,14 @@ async fn a_connection_that_nobody_uses_makes_place_for_one_to_another_endpoint()
         let answer = exchange_raw(sidecar.address, GET).await;
         assert!(answer.ends_with("ok"), "{answer}");
     }
-    let each = [requests_of_one, requests_of_two].map(|requests| requests.load(Relaxed));
-    assert!(each[0] > 0 && each[1] > 0, "{each:?}");
+    let each = || [&requests_of_one, &requests_of_two].map(|requests| requests.load(Relaxed));
+    assert!(each().iter().all(|requests| *requests > 0), "{:?}", each());
+    let before: usize = each().iter().sum();
     // While the only connection is in use there is no place for another, and it is said at once.
     let_go.send_replace(false);
     let_other_go.send_replace(false);
     let first = tokio::spawn(exchange_raw(sidecar.address, GET));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("the first is under way", || each().iter().sum::<usize>() > before).await;
     let mut refused = 0;
     for _ in 0..10 {
         let answer = tokio::time::timeout(Duration::from_millis(100), exchange_raw(sidecar.address, GET)).await;
