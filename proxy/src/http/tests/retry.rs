@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::super::Version;
@@ -15,6 +15,7 @@ use super::super::testing::{
     worker,
 };
 use super::grpc;
+use super::limits::frame;
 use crate::snapshot::{Cluster, Endpoint, Retry, Route, UpstreamHttp};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
@@ -230,6 +231,45 @@ async fn a_stream_that_was_reset_otherwise_is_not_sent_again() {
     let response = get_over_http2(&sidecar).await;
     assert_eq!((response.status().as_u16(), streams.load(Relaxed)), (502, 1));
     assert_eq!(response.headers()["malla-reason"], "upstream_reset");
+}
+
+/// An HTTP/2 application whose first connection ends with GOAWAY and this error code before any request is looked at.
+async fn says_goodbye(code: u32) -> (SocketAddr, impl Sized) {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    scripted(move |number, mut socket| async move {
+        let mut preface = [0; 24];
+        let _ = socket.read_exact(&mut preface).await;
+        let _ = socket.write_all(&frame(SETTINGS, 0, 0, &[])).await;
+        let mut head = [0; 9];
+        while socket.read_exact(&mut head).await.is_ok() {
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let _ = socket.read_exact(&mut vec![0; length]).await;
+            let answer = match head[3] {
+                // A status of 200 (RFC 7541, Appendix A).
+                HEADERS if number > 0 => frame(HEADERS, 0x5, 1, &[0x88]),
+                HEADERS => frame(GOAWAY, 0, 0, &[[0; 4], code.to_be_bytes()].concat()),
+                _ => continue,
+            };
+            let _ = socket.write_all(&answer).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_that_a_goodbye_left_unread_costs_no_budget_and_one_that_was_too_much_does() {
+    for (code, status) in [(h2::Reason::NO_ERROR, 200), (h2::Reason::ENHANCE_YOUR_CALM, 503)] {
+        let (application, _running) = says_goodbye(code.into()).await;
+        let cluster = http2(application);
+        cluster.retry_budget.set(0, 0, u32::MAX);
+        let sidecar = sidecar(route(&cluster), Version::Http2).await;
+        let answer = get_over_http2(&sidecar).await;
+        assert_eq!(answer.status(), status, "{code:?}");
+        let reason = answer.headers().get("malla-reason").map(|reason| reason.as_bytes());
+        assert_eq!(reason, (status == 503).then_some(&b"retry_budget_spent"[..]), "{code:?}");
+    }
 }
 
 #[tokio::test]
