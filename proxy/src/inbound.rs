@@ -11,6 +11,7 @@ mod tests;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::snapshot::{Inbound, InboundPort, Plaintext, Protocol};
 use crate::stream::{PeekLimits, Peeked, Replay, Stream};
 use crate::tcp::{self, Account};
 use crate::tls::{self, Alpn};
+use crate::woken::when_woken;
 
 /// For a client that must speak first, and shows in its first bytes who it is.
 const CLIENT_HELLO: PeekLimits = PeekLimits { first: Duration::from_secs(10), rest: Duration::from_secs(10) };
@@ -178,10 +180,10 @@ async fn carry(
                 before: Some((port.upstream.clone(), port.authorization.clone())),
             });
             // Requests under way when the client's proof ends have the time to end that those of a drained sidecar have.
-            let grace = shared.settings.drain;
+            let ended = pin!(outlived(proof.as_ref(), shared.settings.drain));
             tokio::select! {
                 () = Box::pin(http::serve(worker, stream, version, side)) => {}
-                () = outlived(proof.as_ref(), grace) => {
+                () = when_woken(ended) => {
                     shared.metrics.connection_refused(Direction::Inbound, Reason::PeerExpired);
                     tracing::info!(reason = %Reason::PeerExpired, %peer, service = %port.service, "inbound connection cut");
                 }

@@ -67,4 +67,5 @@ mod testing;
 pub mod tls;
 pub mod token;
 pub mod trace;
+mod woken;
 pub mod worker;

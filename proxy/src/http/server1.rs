@@ -32,6 +32,7 @@ use super::{Connection, HEAD_LIMIT, IDLE_LIMIT};
 use crate::outbound;
 use crate::pool::LARGEST_HEAD;
 use crate::reason::Reason;
+use crate::woken::when_woken;
 
 /// A connection that has switched, after hyper has let go of it.
 #[allow(clippy::large_enum_variant, reason = "one per connection that is upgraded")]
@@ -152,14 +153,15 @@ impl Watched<'_> {
         S: hyper::service::HttpService<Incoming, ResBody = ResponseBody> + Unpin,
         S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut draining = pin!(self.connection.closing());
+        let closing = pin!(self.connection.closing());
+        let mut draining = when_woken(closing);
         let mut drains = false;
         std::future::poll_fn(|cx| {
             loop {
                 if let Poll::Ready(result) = Pin::new(&mut *http).poll(cx) {
                     return Poll::Ready(End::Finished(result));
                 }
-                if !drains && draining.as_mut().poll(cx).is_ready() {
+                if !drains && Pin::new(&mut draining).poll(cx).is_ready() {
                     drains = true;
                     Pin::new(&mut *http).graceful_shutdown();
                     continue;

@@ -29,6 +29,7 @@ use super::tunnel::{StreamIo, TunnelIo};
 use super::{Connection, HEAD_LIMIT, IDLE_LIMIT, Side};
 use crate::pool::{CONNECTION_WINDOW, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain};
 use crate::reason::Reason;
+use crate::woken::Part;
 
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
@@ -45,6 +46,8 @@ const PROVOKED_RESETS_OF_MANY: usize = 10_000;
 /// Streams that we have reset and of which late frames are still expected, and for how long.
 const RESET_STREAMS: usize = 50;
 const RESET_REMEMBERED: Duration = Duration::from_secs(1);
+/// How often a connection looks at what its requests have for it, and at them, before others have their turn.
+const ROUNDS: usize = 8;
 /// A client that sends no requests is asked for a sign of life after this, and given up if none comes within the same time.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
@@ -90,49 +93,57 @@ where
     let mut idle = pin!(sleep(IDLE_LIMIT));
     let (mut drains, mut accepted, mut accepted_before) = (false, 0_u64, 0);
     let mut life = SignOfLife::new(http.ping_pong());
+    let (peer, chores) = (Part::new(), Part::new());
     std::future::poll_fn(|cx| {
-        loop {
-            // Accepting also drives the connection: reads, and writes what the requests have queued.
-            while let Poll::Ready(next) = http.poll_accept(cx) {
-                match next {
-                    Some(Ok((request, respond))) => {
-                        accepted = accepted.saturating_add(1);
-                        requests.push(guarded(connection.clone(), request, respond));
+        peer.begins();
+        chores.begins();
+        for _ in 0..ROUNDS {
+            // Accepting also drives the connection: reads, and writes what the requests have queued (which wakes it).
+            if peer.was_woken() {
+                while let Poll::Ready(next) = http.poll_accept(&mut peer.context()) {
+                    match next {
+                        Some(Ok((request, respond))) => {
+                            accepted = accepted.saturating_add(1);
+                            requests.push(guarded(connection.clone(), request, respond));
+                        }
+                        Some(Err(cause)) => return Poll::Ready(Err(cause)),
+                        None => return Poll::Ready(Ok(())),
                     }
-                    Some(Err(cause)) => return Poll::Ready(Err(cause)),
-                    None => return Poll::Ready(Ok(())),
                 }
             }
-            if !drains && draining.as_mut().poll(cx).is_ready() {
-                drains = true;
-                http.graceful_shutdown();
-                continue;
-            }
-            let mut progressed = false;
-            while let Poll::Ready(Some(())) = Pin::new(&mut requests).poll_next(cx) {
-                progressed = true;
-            }
-            if progressed {
-                continue; // flush what the finished requests have queued
-            }
-            match life.poll(cx, accepted) {
-                Alive::Yes => {}
-                Alive::Asked => continue, // flush the question
-                Alive::No => {
-                    connection.count(Reason::IdleTimeout);
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            if idle.as_mut().poll(cx).is_ready() {
-                idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
-                if requests.is_empty() && accepted == accepted_before {
+            while let Poll::Ready(Some(())) = Pin::new(&mut requests).poll_next(cx) {}
+            if chores.was_woken() {
+                let cx = &mut chores.context();
+                if !drains && draining.as_mut().poll(cx).is_ready() {
+                    drains = true;
                     http.graceful_shutdown();
+                    peer.wake();
                 }
-                accepted_before = accepted;
-                continue;
+                match life.poll(cx, accepted) {
+                    Alive::Yes => {}
+                    Alive::Asked => peer.wake(), // flush the question
+                    Alive::No => {
+                        connection.count(Reason::IdleTimeout);
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                if idle.as_mut().poll(cx).is_ready() {
+                    idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
+                    chores.wake();
+                    if requests.is_empty() && accepted == accepted_before {
+                        http.graceful_shutdown();
+                        peer.wake();
+                    }
+                    accepted_before = accepted;
+                }
             }
-            return Poll::Pending;
+            if peer.rests(cx) && chores.rests(cx) {
+                return Poll::Pending;
+            }
         }
+        // Others have their turn; what was not looked at is still woken.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     })
     .await
 }

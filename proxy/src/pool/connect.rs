@@ -24,6 +24,7 @@ use crate::shared::{Shared, Worker};
 use crate::snapshot::Cluster;
 use crate::stream::Stream;
 use crate::tls::{self, Alpn, ConnectError};
+use crate::woken::when_woken;
 
 /// Streams that a peer is assumed to permit until its settings have come. Not 100, which many announce: so it can be told
 /// whether they have come.
@@ -90,10 +91,13 @@ pub(super) async fn attempt(
             };
             // What is under way on it when the certificate is renewed may take long.
             match host.target() {
-                Target::Endpoint(endpoint) if endpoint.identity.is_some() => tokio::select! {
-                    () = driven => {}
-                    never = tls::keep_known(&worker.shared, &cluster, endpoint) => match never {},
-                },
+                Target::Endpoint(endpoint) if endpoint.identity.is_some() => {
+                    let known = pin!(tls::keep_known(&worker.shared, &cluster, endpoint));
+                    tokio::select! {
+                        () = driven => {}
+                        never = when_woken(known) => match never {},
+                    }
+                }
                 Target::Endpoint(_) | Target::Address(_) | Target::Name(..) => driven.await,
             }
             drop(place);
@@ -200,15 +204,15 @@ impl Http1Connection {
     /// To its end. What goes wrong, the request that it concerns is told.
     async fn drive(self) {
         let Http1Connection { connection, host, idle } = self;
-        let grow_old = async {
+        let grow_old = pin!(async {
             loop {
                 sleep(idle).await;
                 host.close_idle(idle);
             }
-        };
+        });
         let result = tokio::select! {
             result = connection.with_upgrades() => result,
-            () = grow_old => Ok(()),
+            () = when_woken(grow_old) => Ok(()),
         };
         if let Err(cause) = result {
             tracing::debug!(cause = %chain(&cause), "an HTTP/1 connection to an upstream ended");
