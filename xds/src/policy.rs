@@ -89,6 +89,9 @@ pub struct ClusterPolicy {
     /// A request on whose stream nothing moves for so long ends; zero is never.
     #[prost(uint64, tag = "5")]
     pub request_idle: u64,
+    /// Slow start with a balancing policy of Envoy's that has no field for it (random, ring hash, Maglev); absent is at once.
+    #[prost(message, optional, tag = "6")]
+    pub slow_start: Option<SlowStart>,
 }
 
 /// Preference by locality.

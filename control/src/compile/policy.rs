@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use malla_config::mesh::{
     Algorithm, HashOn, HealthCheck, HealthCheckKind, Locality, LocalityPolicy, LocalityPreference, OutlierDetection,
-    TrafficLimits, TrafficPolicy,
+    SlowStart, TrafficLimits, TrafficPolicy,
 };
 use malla_xds::envoy::cluster::circuit_breakers::{Thresholds, thresholds::RetryBudget};
 use malla_xds::envoy::cluster::cluster::{CommonLbConfig, DiscoveryType, LbPolicy};
@@ -108,10 +108,7 @@ fn balancing(policy: &TrafficPolicy) -> LoadBalancingPolicy {
     };
     let mut policies = match &balancer.algorithm {
         Algorithm::PeakEwma => {
-            let slow_start = balancer.slow_start.as_ref().map(|slow_start| policy::SlowStart {
-                window: milliseconds(slow_start.window),
-                minimum_percent: slow_start.minimum_percent,
-            });
+            let slow_start = balancer.slow_start.as_ref().map(own_slow_start);
             vec![("peak_ewma", PeakEwma { slow_start }.pack())]
         }
         Algorithm::LeastRequest { choices } => {
@@ -261,10 +258,14 @@ fn idle_timeout(limit: Duration, cluster: &mut Cluster) {
 
 fn extension(policy: &TrafficPolicy, several: bool) -> ClusterPolicy {
     let outliers = policy.outlier_detection.as_ref();
+    let balancer = &policy.load_balancer;
+    let says_itself =
+        matches!(balancer.algorithm, Algorithm::PeakEwma | Algorithm::LeastRequest { .. } | Algorithm::RoundRobin);
     ClusterPolicy {
         pending_timeout: milliseconds(policy.limits.pending_timeout),
         request_idle: policy.request_idle_timeout.map_or(0, milliseconds),
-        locality: several.then(|| locality(&policy.load_balancer.locality)),
+        locality: several.then(|| locality(&balancer.locality)),
+        slow_start: balancer.slow_start.as_ref().filter(|_| several && !says_itself).map(own_slow_start),
         latency_outlier: outliers.and_then(|outliers| outliers.latency.as_ref()).map(|latency| {
             policy::LatencyOutlier {
                 threshold_percent: latency.threshold_percent,
@@ -279,6 +280,10 @@ fn extension(policy: &TrafficPolicy, several: bool) -> ClusterPolicy {
             priority_header: overload.priority_header.as_deref().unwrap_or_default().to_owned(),
         }),
     }
+}
+
+fn own_slow_start(written: &SlowStart) -> policy::SlowStart {
+    policy::SlowStart { window: milliseconds(written.window), minimum_percent: written.minimum_percent }
 }
 
 fn locality(written: &LocalityPolicy) -> policy::Locality {

@@ -225,7 +225,8 @@ fn every_algorithm_ends_with_round_robin() {
     let in_turn = balancer("algorithm: roundRobin, slowStart: {window: 5s}");
     assert_eq!(names(&in_turn), ["RoundRobin"]);
     assert!(first::<RoundRobin>(&in_turn).slow_start_config.is_some());
-    assert_eq!(names(&balancer("algorithm: random")), ["Random", "RoundRobin"]);
+    let random = balancer("algorithm: random");
+    assert_eq!((names(&random), own(&random).slow_start), (vec!["Random".to_owned(), "RoundRobin".to_owned()], None));
 
     let hash = "hash: [{header: X-User}, {cookie: id}, {queryParameter: q}, {sourceAddress: true}]";
     let ring = balancer(&format!("algorithm: ringHash, minimumRingSize: 2048, boundedLoadPercent: 125, {hash}"));
@@ -238,6 +239,13 @@ fn every_algorithm_ends_with_round_robin() {
     let maglev = balancer(&format!("algorithm: maglev, tableSize: 101, {hash}"));
     assert_eq!(names(&maglev), ["Maglev", "RingHash", "RoundRobin"], "gRPC knows the ring");
     assert_eq!(first::<Maglev>(&maglev).table_size.map(|size| size.value), Some(101));
+    // Envoy's messages of these have no field for it.
+    for algorithm in ["random", "ringHash, hash: [{cookie: id}]", "maglev, hash: [{cookie: id}]"] {
+        let cluster = balancer(&format!("algorithm: {algorithm}, slowStart: {{window: 5s, minimumPercent: 3}}"));
+        let slow_start = own(&cluster).slow_start.expect("is set");
+        assert_eq!((slow_start.window, slow_start.minimum_percent), (5000, 3), "{algorithm}");
+    }
+    assert_eq!(own(&in_turn).slow_start, None);
     let panic = balancer("panicThresholdPercent: 0").common_lb_config.and_then(|common| common.healthy_panic_threshold);
     assert_eq!(panic.map(|percent| percent.value), Some(0.0));
 }

@@ -57,7 +57,7 @@ pub(super) fn decode(written: &Cluster) -> Result<Decoded, Fault> {
     Ok(Decoded {
         policy: Policy {
             algorithm,
-            slow_start,
+            slow_start: slow_start.or(own.slow_start.as_ref().map(own_slow_start)),
             locality,
             panic_threshold: panic.map_or(50, |percent| percent.value.clamp(0.0, 100.0) as u32),
             outliers,
@@ -109,11 +109,7 @@ fn known(written: &load_balancing_policy::Policy) -> Result<Option<Balancing>, F
     let Some(any) = any else { return Ok(None) };
     if any.type_url.ends_with(PEAK_EWMA) {
         let ours: wire::PeakEwma = message(&any.value)?;
-        let slow_start = ours.slow_start.map(|slow_start| SlowStart {
-            window: Duration::from_millis(slow_start.window).min(LONGEST),
-            minimum_percent: slow_start.minimum_percent.clamp(1, 100),
-        });
-        return Ok(Some((Algorithm::PeakEwma, slow_start)));
+        return Ok(Some((Algorithm::PeakEwma, ours.slow_start.as_ref().map(own_slow_start))));
     }
     let Some(name) = type_name(&any.type_url).strip_prefix("envoy.extensions.load_balancing_policies.") else {
         return Ok(None);
@@ -147,6 +143,13 @@ fn within(written: Option<UInt64Value>, default: u32, bounds: std::ops::RangeInc
     let Some(UInt64Value { value }) = written else { return Ok(default) };
     let fits = bounds.contains(&value).then_some(value).and_then(|value| u32::try_from(value).ok());
     fits.ok_or_else(|| Fault::new(format!("{value} is not from {} to {}", bounds.start(), bounds.end())))
+}
+
+fn own_slow_start(written: &wire::SlowStart) -> SlowStart {
+    SlowStart {
+        window: Duration::from_millis(written.window).min(LONGEST),
+        minimum_percent: written.minimum_percent.clamp(1, 100),
+    }
 }
 
 fn slow_start(written: Option<&SlowStartConfig>) -> Result<Option<SlowStart>, Fault> {
@@ -434,6 +437,7 @@ mod tests {
                 interval: 100,
                 priority_header: "x-priority".into(),
             }),
+            slow_start: Some(wire::SlowStart { window: 6000, minimum_percent: 5 }),
         };
         let with =
             |own: &wire::ClusterPolicy| decode(&Cluster { metadata: Some(own.metadata()), ..Default::default() });
@@ -441,6 +445,8 @@ mod tests {
         assert_eq!((pending_timeout, request_idle), (Duration::from_millis(250), Some(Duration::from_millis(1500))));
         assert!(policy.locality.nearest && policy.locality.minimum_healthy == 80);
         assert_eq!(policy.outliers.and_then(|outliers| outliers.latency).map(|latency| latency.threshold), Some(300));
+        let window = Duration::from_secs(6);
+        assert_eq!(policy.slow_start, Some(SlowStart { window, minimum_percent: 5 }));
         assert_eq!(policy.overload.map(|overload| (overload.minimum, overload.maximum)), Some((5, 50)));
         let upside_down = wire::Overload { minimum: 9, maximum: 5, interval: 1, priority_header: String::new() };
         assert!(with(&wire::ClusterPolicy { overload: Some(upside_down), ..own }).is_err());
