@@ -161,6 +161,46 @@ fn when_all_replicas_fail_retries_are_no_storm_and_recovery_is_at_once() {
 }
 
 #[test]
+fn a_zone_that_fails_is_left_for_the_next_and_taken_again() {
+    let (mesh, client, mut replicas) = mesh_of(4, POLICY);
+    // The client and two replicas in one zone, the other two in another of the region.
+    let place = |member: &Member, zone: &str| {
+        let text = member.workload(&format!("  locality: {{region: eu, zone: {zone}}}\n"));
+        mesh.write(&format!("workloads/{}.yaml", member.name()), &text);
+    };
+    place(&client, "a");
+    replicas.iter().zip(["a", "a", "b", "b"]).for_each(|(replica, zone)| place(&replica.member, zone));
+    let load = Load::start(&client, &["http://web.shop/", "--rate", "100", "--connections", "4"]);
+    load.wait_only(&["web-1", "web-2"]);
+    for manner in ["unavailable", "gone"] {
+        let before = Traffic::now(&load, &replicas);
+        for replica in &mut replicas[..2] {
+            match manner {
+                "gone" => drop(replica.server.take().map(Process::kill)),
+                manner => replica.behaves(manner),
+            }
+        }
+        offer(&load, 300);
+        let during = Traffic::now(&load, &replicas);
+        // Until both are left out, a request and its other try may meet both; and whenever they are asked again.
+        let lost = during.failed - before.failed;
+        assert!(lost <= 60, "{lost} lost to a zone that is {manner}: {:#?}", load.account());
+        during.is_not_amplified_since(&before, manner);
+        for replica in &mut replicas[..2] {
+            match manner {
+                "gone" => replica.start(),
+                _ => replica.behaves("well"),
+            }
+        }
+        let mended = Instant::now();
+        load.wait_only(&["web-1", "web-2"]);
+        let recovery = mended.elapsed();
+        assert!(recovery < Duration::from_secs(30), "{manner}: the own zone serves again after {recovery:?}");
+    }
+    load.stop();
+}
+
+#[test]
 fn an_endpoint_that_drains_keeps_what_it_has_and_gets_nothing_new() {
     let mut mesh = Mesh::new();
     mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);

@@ -161,7 +161,13 @@ async fn a_zone_that_is_lost_is_left_as_soon_as_its_replicas_have_failed_five_ti
     let zones = ["a", "a", "a", "b", "b", "b"];
     // Five failures of each of the three, and what is under way; where nothing answers, whatever comes within the time of a request.
     let unanswered = (f64::from(RATE) * 2.5) as usize;
-    for (manner, failed) in [(Manner::Gone, 10), (Manner::Unavailable, 25), (Manner::Vanished, unanswered)] {
+    for (manner, failed) in [
+        (Manner::Gone, 10),
+        (Manner::Unavailable, 25),
+        (Manner::Resets, 25),
+        (Manner::Hangs, unanswered),
+        (Manner::Vanished, unanswered),
+    ] {
         let run = Run::in_zones(&zones, usual(), &[0, 1, 2], manner, limited).await;
         let what = format!("{manner:?}");
         holds(&run, &what, failed, WRONG + 5 * SECOND, 1.01);
@@ -186,8 +192,16 @@ async fn all_replicas_fail_and_their_return_is_noticed_at_once() {
         holds(&run, &what, meanwhile + 2, MENDED + SECOND, 1.2);
         assert!(run.failed() > meanwhile * 9 / 10, "{}", run.told(&what));
     }
-    let run = Run::of(&[0, 1, 2, 3], Manner::Hangs, limited).await;
-    holds(&run, "all hang", usize::MAX, MENDED + 3 * SECOND, 1.0);
+    for manner in [Manner::Hangs, Manner::Vanished] {
+        let run = Run::of(&[0, 1, 2, 3], manner, limited).await;
+        holds(&run, &format!("all {manner:?}"), usize::MAX, MENDED + 3 * SECOND, 1.01);
+    }
+    // Slow is not ill: nobody is left out, and nothing is sent twice.
+    let slow = SECOND / 2;
+    let run = Run::of(&[0, 1, 2, 3], Manner::Slow(slow), limited).await;
+    holds(&run, "all slow", 0, Duration::ZERO, 1.0);
+    assert!(run.within(99, WRONG, MENDED) <= slow + 20 * MS, "nobody waits for anything else");
+    assert!(run.within(99, MENDED + SECOND, END) <= 20 * MS, "and it is over when they are fast");
 }
 
 #[tokio::test(start_paused = true)]
