@@ -6,52 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::application::Application;
+use crate::documents::{extension, own, route, service};
 use crate::local::{CLIENT, Local, PATIENCE, exchange};
-
-/// A service that leads to an application.
-fn service(application: &Application) -> String {
-    let Application { name, address, .. } = application;
-    let port = address.port();
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: shop}}
-spec: {{ports: [{{name: http, port: 80, appProtocol: http}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{name: http, port: {port}}}]
-endpoints: [{{addresses: [127.0.0.1]}}]
----
-"
-    )
-}
-
-/// One of our own kinds, in the namespace `shop`.
-fn own(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: malla.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n---\n"
-    )
-}
-
-/// Rules of a route of the service `web`; each begins with two spaces and a dash.
-fn route(name: &str, rest: &str, rules: &[String]) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
-         parentRefs: [{{group: '', kind: Service, name: web, port: 80}}]\n{rest}  rules:\n{}---\n",
-        rules.concat()
-    )
-}
 
 /// A rule for all below a path.
 fn at(path: &str, rest: &str) -> String {
     format!("  - {{matches: [{{path: {{value: {path}}}}}], {rest}}}\n")
-}
-
-fn extension(kind: &str, name: &str) -> String {
-    format!("{{type: ExtensionRef, extensionRef: {{group: malla.dev, kind: {kind}, name: {name}}}}}")
 }
 
 const TO_A: &str = "backendRefs: [{name: a, port: 80}]";
@@ -135,8 +95,8 @@ fn mesh(applications: [&Application; 2]) -> String {
         "apiVersion: v1\nkind: Service\nmetadata: {name: also-b, namespace: shop}\n\
          spec: {type: ExternalName, externalName: b.shop.svc}\n---\n"
             .to_owned(),
-        service(a),
-        service(b),
+        service(a.name, "http", &[a.address]),
+        service(b.name, "http", &[b.address]),
         own("RetryPolicy", "any", "{attempts: 1, codes: [500], methods: any, backoff: {base: 1ms}}"),
         own("FaultInjection", "abort", "{abort: {httpStatus: 418}}"),
         own("FaultInjection", "tester", "{abort: {httpStatus: 418}, onlyWithHeader: {name: x-tester, value: '1'}}"),
@@ -147,11 +107,11 @@ fn mesh(applications: [&Application; 2]) -> String {
             "{requests: 100, interval: 1h, clients: [{serviceAccount: shop/client, requests: 2, interval: 1h}], \
              header: {name: x-plan, values: [{value: gold, requests: 1, interval: 1h}]}}",
         ),
-        route("matches", "", &matches),
-        route("changes", "", &changes),
-        route("redirects", "", &redirects),
-        route("failing", "", &failing),
-        route("hosts", "  hostnames: ['*.special.example']\n", &hosts),
+        route("HTTPRoute", "matches", "web", "", &matches),
+        route("HTTPRoute", "changes", "web", "", &changes),
+        route("HTTPRoute", "redirects", "web", "", &redirects),
+        route("HTTPRoute", "failing", "web", "", &failing),
+        route("HTTPRoute", "hosts", "web", "  hostnames: ['*.special.example']\n", &hosts),
     ]
     .concat()
 }

@@ -76,6 +76,21 @@ impl Local {
         replace(&config(&self.directory), configuration);
     }
 
+    /// Waits until a line of the sidecar's metrics is there.
+    pub(crate) async fn wait_metric(&self, line: &str) {
+        let admin = self.proxy.addresses().admin;
+        let told = async {
+            loop {
+                let metrics = exchange(admin, "GET", "/metrics", "").await;
+                if metrics.lines().any(|told| told == line) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("the metrics never say {line}"));
+    }
+
     /// Ends both.
     pub(crate) async fn stop(self) {
         self.proxy.drain_and_stop().await;

@@ -2,11 +2,17 @@
 
 mod application;
 mod authorization;
+mod callee;
+mod calls;
+mod checks;
 mod cluster;
+mod documents;
 mod draining;
 mod federation;
 mod fields;
 mod local;
+mod places;
 mod policies;
 mod precedence;
 mod rendering;
+mod streams;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::application::Application;
+use crate::documents::{extension, own, policy, route, service};
 use crate::local::{CLIENT, Local, PATIENCE, exchange};
 
 /// Services behind which both applications are, each with its policy.
@@ -15,64 +16,68 @@ const POLICIES: &[(&str, &str)] = &[
     ("turns", "loadBalancer: {algorithm: roundRobin}"),
     ("chance", "loadBalancer: {algorithm: random}"),
     ("least", "loadBalancer: {algorithm: leastRequest}"),
+    ("least-of-all", "loadBalancer: {algorithm: leastRequest, choices: 10}"),
     ("ring", "loadBalancer: {algorithm: ringHash, hash: [{header: x-user}]}"),
     ("maglev", "loadBalancer: {algorithm: maglev, tableSize: 1009, hash: [{cookie: u}, {queryParameter: u}]}"),
+    (
+        "bounded",
+        "loadBalancer: {algorithm: ringHash, minimumRingSize: 16, boundedLoadPercent: 110, hash: [{header: x-user}]}",
+    ),
     ("source", "loadBalancer: {algorithm: ringHash, hash: [{sourceAddress: true}]}"),
     ("requests", "limits: {maxRequests: 1}"),
-    ("connections", "{limits: {maxConnections: 1}, loadBalancer: {algorithm: leastRequest}}"),
+    ("connections", "limits: {maxConnections: 1}, loadBalancer: {algorithm: leastRequest}"),
     (
         "none-waits",
-        "{limits: {maxPendingRequests: 0, perEndpoint: {maxConnections: 1}}, loadBalancer: {algorithm: roundRobin}}",
+        "limits: {maxPendingRequests: 0, perEndpoint: {maxConnections: 1}}, loadBalancer: {algorithm: roundRobin}",
     ),
     ("pending", "limits: {maxConnections: 1, pendingTimeout: 100ms}"),
     ("each", "limits: {perEndpoint: {maxRequests: 1}}"),
     ("overload", "overload: {adaptiveConcurrency: {minimum: 1, maximum: 1}}"),
+    (
+        "shedding",
+        "overload: {adaptiveConcurrency: {minimum: 10, maximum: 10, interval: 1s}, priorityHeader: x-priority}",
+    ),
     ("hedged", "loadBalancer: {algorithm: roundRobin}"),
     ("still", "timeouts: {requestIdle: 200ms}"),
-    ("ejects", "{loadBalancer: {algorithm: roundRobin}, outlierDetection: {consecutive5xx: 1}}"),
-    ("forgives", "{loadBalancer: {algorithm: roundRobin}, outlierDetection: {disabled: true}}"),
+    ("ejects", "loadBalancer: {algorithm: roundRobin}, outlierDetection: {consecutive5xx: 1}"),
+    (
+        "briefly",
+        "loadBalancer: {algorithm: roundRobin}, \
+         outlierDetection: {consecutiveGatewayFailures: 1, baseEjectionTime: 1s, maxEjectionTime: 1s}",
+    ),
+    (
+        "nobody-out",
+        "loadBalancer: {algorithm: roundRobin}, outlierDetection: {consecutiveGatewayFailures: 0, consecutive5xx: 0}",
+    ),
+    ("no-budget", "retryBudget: {percent: 0, minRetriesPerSecond: 0}"),
+    ("no-retries", "limits: {maxRetries: 0}"),
+    ("forgives", "loadBalancer: {algorithm: roundRobin}, outlierDetection: {disabled: true}"),
     (
         "checked",
-        "{loadBalancer: {algorithm: roundRobin, panicThresholdPercent: 0}, \
-         healthCheck: {interval: 100ms, unhealthyThreshold: 1, http: {path: /refused-by-b}}}",
+        "loadBalancer: {algorithm: roundRobin, panicThresholdPercent: 0}, \
+         healthCheck: {interval: 100ms, unhealthyThreshold: 1, http: {path: /refused-by-b}}",
     ),
 ];
 
 fn mesh(applications: [&Application; 2]) -> String {
-    let services = POLICIES.iter().map(|(name, policy)| {
-        let slices = applications.map(|Application { name: of, address, .. }| {
-            format!(
-                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-                 metadata: {{name: {name}-{of}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-                 addressType: IPv4\nports: [{{name: http, port: {}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n---\n",
-                address.port()
-            )
-        });
-        let policy = policy.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(policy);
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{ports: [{{name: http, port: 80, appProtocol: http}}]}}\n---\n\
-             apiVersion: malla.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{targetRefs: [{{group: '', kind: Service, name: {name}}}], {policy}}}\n---\n{}",
-            slices.concat()
+    let addresses = applications.map(|application| application.address);
+    let services = POLICIES.iter().map(|(name, fields)| service(name, "http", &addresses) + &policy(name, fields));
+    let rule = |service: &str, rest: &str| {
+        route(
+            "HTTPRoute",
+            service,
+            service,
+            "",
+            &[format!("  - {{{rest}, backendRefs: [{{name: {service}, port: 80}}]}}\n")],
         )
-    });
-    let hedged = "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: hedged, namespace: shop}
-spec:
-  parentRefs: [{group: '', kind: Service, name: hedged}]
-  rules:
-  - filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: hedged}}]
-    backendRefs: [{name: hedged, port: 80}]
----
-apiVersion: malla.dev/v1alpha1
-kind: RetryPolicy
-metadata: {name: hedged, namespace: shop}
-spec: {hedging: {quantile: 50, minimumDelay: 50ms, minimumSamples: 10}}
----
-";
-    CLIENT.to_owned() + hedged + &services.collect::<String>()
+    };
+    let routes = [
+        rule("hedged", &format!("filters: [{}]", extension("RetryPolicy", "hedged"))),
+        own("RetryPolicy", "hedged", "{hedging: {quantile: 50, minimumDelay: 50ms, minimumSamples: 10}}"),
+        rule("no-budget", "retry: {codes: [503]}"),
+        rule("no-retries", "retry: {codes: [503]}"),
+    ];
+    CLIENT.to_owned() + &routes.concat() + &services.collect::<String>()
 }
 
 /// Both applications and a sidecar before them.
@@ -107,23 +112,30 @@ impl Behind {
         answers
     }
 
-    /// Who answers several requests at once, of which each takes a while.
-    async fn at_once(&self, service: &str, times: usize) -> Vec<String> {
+    /// What is answered to several requests at once, one with each of these headers, of which each takes so long.
+    async fn held(&self, service: &str, milliseconds: u32, headers: &[&'static str]) -> Vec<String> {
         let mut running = Vec::new();
-        for _ in 0..times {
-            let address = self.address(service);
-            running.push(tokio::spawn(async move { exchange(address, "GET", "/?wait=600", "").await }));
+        for header in headers {
+            let (address, header, path) = (self.address(service), *header, format!("/?wait={milliseconds}"));
+            running.push(tokio::spawn(async move { exchange(address, "GET", &path, header).await }));
             // One after the other: who comes second finds the first under way.
             sleep(Duration::from_millis(50)).await;
         }
         let mut answers = Vec::new();
         for one in running {
-            let answer = one.await.expect("no panic");
-            answers.push(
-                reason(&answer).unwrap_or(if answer.starts_with("HTTP/1.1 200") { "ok" } else { "?" }).to_owned(),
-            );
+            answers.push(one.await.expect("no panic"));
         }
         answers
+    }
+
+    /// Whether several requests at once, of which each takes a while, are answered well, or why not.
+    async fn at_once(&self, service: &str, times: usize) -> Vec<String> {
+        let answers = self.held(service, 600, &vec![""; times]).await;
+        let outcome = |answer: &String| {
+            let well = if answer.starts_with("HTTP/1.1 200") { "ok" } else { "?" };
+            reason(answer).unwrap_or(well).to_owned()
+        };
+        answers.iter().map(outcome).collect()
     }
 }
 
@@ -144,7 +156,7 @@ async fn policies_choose_among_the_applications() {
 
     let turns = behind.several("turns", 10, "/", "").await;
     assert!(both(&turns) && turns.windows(2).all(|two| two[0] != two[1]), "{turns:?}");
-    for service in ["chance", "least"] {
+    for service in ["chance", "least", "least-of-all"] {
         let answers = behind.several(service, 60, "/", "").await;
         assert!(both(&answers), "{service}: {answers:?}");
     }
@@ -163,6 +175,10 @@ async fn policies_choose_among_the_applications() {
         }
         assert!(both(&first), "{service}: {first:?}");
     }
+    // What is too much for the endpoint of a key goes to the other.
+    let held = behind.held("bounded", 600, &["x-user: u\r\n"; 4]).await;
+    let by = |name: &str| held.iter().filter(|answer| answer.contains(&format!("\r\n\r\n{name}\n"))).count();
+    assert!(by("a") > 0 && by("b") > 0 && by("a") + by("b") == 4, "{held:?}");
     let from_here = behind.several("source", 10, "/", "").await;
     assert!(from_here.iter().all(|answer| *answer == from_here[0]), "{from_here:?}");
 
@@ -173,6 +189,20 @@ async fn policies_choose_among_the_applications() {
     assert!(!both(&after), "one is left out, and never all: {after:?}");
     let failing = behind.several("forgives", 2, "/?status=500", "").await;
     assert!(both(&failing) && both(&behind.several("forgives", 2, "/", "").await));
+    behind.several("nobody-out", 20, "/refused-by-b", "").await;
+    let after = behind.several("nobody-out", 4, "/", "").await;
+    assert!(both(&after), "no number of failures is too many: {after:?}");
+    let failed = behind.several("briefly", 2, "/refused-by-b", "").await;
+    assert!(both(&failed), "{failed:?}");
+    let ejected = "malla_outlier_ejections_total{cluster=\"briefly.shop:80\",cause=\"consecutive_gateway_failures\"} 1";
+    behind.local.wait_metric(ejected).await;
+    let back = async { while !both(&behind.several("briefly", 40, "/", "").await) {} };
+    timeout(PATIENCE, back).await.expect("it comes back after a second");
+    for service in ["no-budget", "no-retries"] {
+        let answer = exchange(behind.address(service), "GET", "/?once=503", "").await;
+        let told = "malla-not-retried: retry_budget_spent\r\n";
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(told), "{service}: {answer}");
+    }
     let checked = async {
         while both(&behind.several("checked", 4, "/", "").await) {
             sleep(Duration::from_millis(50)).await;
@@ -232,6 +262,11 @@ async fn policies_limit_what_is_under_way() {
         assert_eq!(behind.at_once(service, times).await, expected, "{service}");
         assert!(["a", "b"].contains(&&*behind.ask(service, "/", "").await), "{service}: it closes again");
     }
+    // Seven of ten: the rest is for what matters more.
+    let headers = [&["x-priority: none\r\n"; 7][..], &["x-priority: low\r\n", "x-priority: high\r\n"]].concat();
+    let answers = behind.held("shedding", 2000, &headers).await;
+    let refused: Vec<Option<&str>> = answers.iter().map(|answer| reason(answer)).collect();
+    assert_eq!(refused, [&[None; 7][..], &[Some("overloaded"), None]].concat());
     let begun = Instant::now();
     assert_eq!(behind.at_once("pending", 2).await, ["ok", "circuit_open"]);
     assert!(begun.elapsed() >= Duration::from_millis(600), "the first was not disturbed");
