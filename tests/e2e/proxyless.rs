@@ -1,9 +1,14 @@
 //! A stock gRPC client takes its configuration from our control server: this keeps our xDS honest.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use malla_config::SourceFile;
+use malla_config::mesh::AppProtocol;
+use malla_config::mesh::EndpointSource::ExternalName;
+use malla_tests::examples::Example;
 use malla_tests::{Load, Mesh, Pod, Process, tools, wait};
 use serde_json::json;
 
@@ -258,4 +263,49 @@ fn a_stock_grpc_client_balances_and_follows_weights() {
     });
     assert_eq!(account.succeeded, 0);
     assert!(account.slowest_milliseconds < 5000, "{account:?}");
+}
+
+#[test]
+fn a_stock_grpc_client_refuses_nothing_of_any_example() {
+    let mut mesh = Mesh::new();
+    let examples = malla_tests::examples::all();
+    mesh.write("example.yaml", &examples[0].text);
+    mesh.start();
+    let client = Client::start(&mesh);
+    // Nobody is where the examples say: that is to be known at once.
+    client.pod.shell("ip route replace unreachable default").success();
+    let mut version = String::new();
+    for (number, Example { name, text }) in examples.iter().enumerate() {
+        // The client's certificate is of this mesh; and no two examples are the same.
+        let text = text.replace("trustDomain: example.org", "trustDomain: cluster.local");
+        let text = format!(
+            "{text}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: example-{number}, namespace: outside}}\n\
+             spec: {{type: ExternalName, externalName: example.com, ports: [{{port: 80, appProtocol: http}}]}}\n"
+        );
+        let loaded = malla_config::load(&[SourceFile::new(name.as_str(), text.as_str())]);
+        let known = loaded.unwrap_or_else(|report| panic!("{name}:\n{report}"));
+        mesh.write("example.yaml", &text);
+        let status = mesh.wait_status(&format!("{name} to be loaded"), |status| {
+            assert_eq!(status["last_reload"]["errors"], "", "{name}");
+            status["version"].as_str().is_some_and(|now| !now.is_empty() && *now != version)
+        });
+        version = status["version"].as_str().unwrap_or_default().to_owned();
+        let services = known.services.values().filter(|service| !matches!(service.endpoints, ExternalName(_)));
+        let targets = services.flat_map(|service| {
+            let calls =
+                service.ports.iter().filter(|port| !matches!(port.protocol, AppProtocol::Tcp | AppProtocol::Tls));
+            calls.map(|port| format!("xds:///{}:{}", service.name, port.port))
+        });
+        let targets: Vec<String> = targets.collect();
+        let asking = client.spawn("xds_names.py", &targets.iter().map(String::as_str).collect::<Vec<_>>());
+        let said = asking.end(Duration::from_secs(60)).success();
+        let what = format!("{name}: {}", said.both());
+        assert!(!what.contains("NACK"), "{what}");
+        let outcomes: BTreeMap<String, (String, String)> = serde_json::from_str(&said.text()).expect("JSON");
+        assert_eq!(outcomes.len(), targets.len(), "{what}");
+        // It has taken all that leads to the endpoints, or knows that a route leads nowhere.
+        let known = |(_, why): &(String, String)| why.contains("No route to host") || why.contains("No matching route");
+        assert!(outcomes.values().all(known), "{what}");
+    }
+    assert_eq!(mesh.control_metric("malla_control_rejections_total", &[]), 0.0);
 }

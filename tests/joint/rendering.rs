@@ -1,4 +1,4 @@
-//! Every example, as the control server renders it, is understood by the sidecar of each of its workloads.
+//! Every example of the documentation, as the control server renders it, is understood by the sidecar of each of its workloads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,29 +11,31 @@ use malla_control::token::JoinClaims;
 use malla_proxy::reason::Reason;
 use malla_proxy::run::Proxy;
 use malla_proxy::settings::Settings;
+use malla_tests::examples::Example;
 use malla_xds::SpiffeId;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_example_is_understood() {
-    let examples = malla_tests::tools::repository().join("config/examples");
-    let mut seen = 0;
-    for entry in fs::read_dir(examples).expect("examples") {
-        let path = entry.expect("an example").path();
-        if path.is_dir() {
-            understood(&path).await;
-            seen += 1;
-        }
+    let examples = malla_tests::examples::all();
+    for example in &examples {
+        understood(example).await;
     }
-    assert!(seen > 0);
+    let of_pages = examples.iter().filter(|example| example.name.starts_with("docs/")).count();
+    assert!(of_pages >= 11, "the pages have lost examples: {of_pages} were found");
 }
 
-async fn understood(example: &Path) {
-    let mesh = load(&files(example)).unwrap_or_else(|report| panic!("{report}"));
+async fn understood(example: &Example) {
+    let Example { name, text } = example;
+    let config = tempfile::tempdir().expect("a directory");
+    fs::write(config.path().join("mesh.yaml"), text).expect("written");
+    let loaded = load(&[SourceFile::new(name.as_str(), text.as_str())]);
+    let mesh = loaded.unwrap_or_else(|report| panic!("{name}:\n{report}"));
     let state = tempfile::tempdir().expect("a directory");
     let any_port = "127.0.0.1:0".parse().expect("an address");
-    let settings = ControlSettings { listen: any_port, admin: any_port, ..ControlSettings::new(example, state.path()) };
+    let settings =
+        ControlSettings { listen: any_port, admin: any_port, ..ControlSettings::new(config.path(), state.path()) };
     let control = Control::start(settings).expect("started");
     let trust = state.path().join("trust.pem");
     fs::write(&trust, control.trust_bundle().as_bytes()).expect("written");
@@ -41,9 +43,9 @@ async fn understood(example: &Path) {
         let proxy = sidecar(&control, &mesh, workload, state.path(), trust.clone());
         for service in mesh.services.values() {
             for port in &service.ports {
-                let name = format!("{}:{}", service.name, port.port);
-                let found = proxy.shared().directory.lookup(&name).await;
-                assert!(found.is_ok(), "{}: {} → {name}: {found:?}", example.display(), workload.name);
+                let destination = format!("{}:{}", service.name, port.port);
+                let found = proxy.shared().directory.lookup(&destination).await;
+                assert!(found.is_ok(), "{name}: {} → {destination}: {found:?}", workload.name);
             }
         }
         let ready = async {
@@ -55,7 +57,7 @@ async fn understood(example: &Path) {
         let unknown = proxy.shared().directory.lookup("nothing.nowhere:80").await;
         assert!(!matches!(unknown, Err(Reason::NoConfiguration)), "a name of nothing is answered");
         let state = proxy.shared().directory.status().state();
-        assert_eq!((state.last_rejection, state.problems), (None, Default::default()), "{}", example.display());
+        assert_eq!((state.last_rejection, state.problems), (None, Default::default()), "{name}");
         proxy.drain_and_stop().await;
     }
     control.stop().await;
@@ -69,16 +71,4 @@ fn sidecar(control: &Control, mesh: &Mesh, workload: &Workload, directory: &Path
     let claims = JoinClaims::new(&identity, Duration::from_secs(60));
     fs::write(&token, control.tokens().create(&claims).expect("a token")).expect("written");
     Proxy::start(Settings::embedded(name, namespace, control.xds_address(), trust, token)).expect("started")
-}
-
-fn files(directory: &Path) -> Vec<SourceFile> {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(directory).expect("readable").map(|entry| entry.expect("a file").path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
-    paths.sort();
-    let file = |path: &PathBuf| SourceFile {
-        path: path.display().to_string(),
-        text: fs::read_to_string(path).expect("readable"),
-    };
-    paths.iter().map(file).collect()
 }

@@ -12,6 +12,7 @@ pub mod capture;
 pub mod chart;
 pub mod clock;
 pub mod cluster;
+pub mod examples;
 pub mod load;
 pub mod member;
 pub mod mesh;
