@@ -152,6 +152,7 @@ fn workloads(addresses: &Addresses) -> String {
              \x20 serviceAccount: {service}\n\
              \x20 address: {ip}\n\
              {ports}\
+             \x20 locality: {{region: demo, zone: {zone}}}\n\
              \x20 sidecar: {{mode: explicit, inboundPort: {inbound}, application: {ip}}}\n",
             name = instance.name,
             namespace = instance.namespace,
@@ -164,6 +165,7 @@ fn workloads(addresses: &Addresses) -> String {
                 String::new()
             },
             inbound = place.inbound.port(),
+            zone = if instance.version == "v2" { "b" } else { "a" },
         );
     }
     text

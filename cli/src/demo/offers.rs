@@ -9,7 +9,7 @@ use anyhow::Context;
 pub(crate) const DIRECTORY: &str = "try";
 
 /// Name and text of each file. The first lines say what will be seen.
-pub(crate) const OFFERS: [(&str, &str); 17] = [
+pub(crate) const OFFERS: [(&str, &str); 26] = [
     ("fault", FAULT),
     ("delay", DELAY),
     ("timeout", TIMEOUT),
@@ -17,14 +17,23 @@ pub(crate) const OFFERS: [(&str, &str); 17] = [
     ("retries", RETRIES),
     ("hedging", HEDGING),
     ("canary-by-header", CANARY),
+    ("matches", MATCHES),
+    ("own-route", OWN_ROUTE),
+    ("route-test", ROUTE_TEST),
+    ("tcp-weights", TCP_WEIGHTS),
+    ("grpc", GRPC),
     ("subsets", SUBSETS),
     ("sessions", SESSIONS),
     ("mirror", MIRROR),
     ("redirect", REDIRECT),
     ("headers", HEADERS),
+    ("cors", CORS),
     ("balancing", BALANCING),
     ("circuit-breaker", CIRCUIT),
+    ("locality", LOCALITY),
     ("outliers", OUTLIERS),
+    ("slow-start", SLOW_START),
+    ("health-checks", HEALTH_CHECKS),
     ("overload", OVERLOAD),
     ("authorization", AUTHORIZATION),
 ];
@@ -155,6 +164,100 @@ spec:
     backendRefs: [{name: travels-v2, port: 8000}]
 "#;
 
+const MATCHES: &str = r#"# A regular expression, a query parameter and a method decide: of the travels to cities whose names begin with a letter up to M, and of
+# those that nobody pays for. `travels-v2` gets them. Ask, also with another city, another value or another method:
+#   malla explain --config DIR --from travel-portal/travels 'http://travels.travel-agency:8000/travels/London'
+#   malla explain --config DIR --from travel-portal/travels DELETE 'http://travels.travel-agency:8000/travels/Rome?paid=no'
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: travels-matches, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: travels}]
+  rules:
+  - name: first-half
+    matches: [{path: {type: RegularExpression, value: "/travels/[A-Ma-m].*"}}]
+    backendRefs: [{name: travels-v2, port: 8000}]
+  - name: unpaid
+    matches: [{method: DELETE, queryParams: [{name: paid, value: "no"}]}]
+    backendRefs: [{name: travels-v2, port: 8000}]
+"#;
+
+const OWN_ROUTE: &str = r#"# The portals, in their own namespace, go to `travels-v1` alone and wait 2 s: for other callers of `travels` nothing changes. The agency
+# permits it by the grant. Ask, and compare with `--from travel-agency/cars`:
+#   malla explain --config DIR --from travel-portal/travels http://travels.travel-agency:8000/travels
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: travels-of-portals, namespace: travel-portal}
+spec:
+  parentRefs: [{group: "", kind: Service, name: travels, namespace: travel-agency}]
+  rules:
+  - timeouts: {request: 2s}
+    backendRefs: [{name: travels-v1, namespace: travel-agency, port: 8000}]
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: portals, namespace: travel-agency}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: travel-portal}]
+  to: [{group: "", kind: Service}]
+"#;
+
+const ROUTE_TEST: &str = r#"# A promise about a request: half of the travels are `travels-v2`'s. `malla check DIR` holds it, and fails when somebody has
+# shifted the traffic (see 1.).
+apiVersion: malla.dev/v1alpha1
+kind: RouteTest
+metadata: {name: travels-are-shared, namespace: travel-agency}
+spec:
+  from: travel-portal/travels
+  request: {url: "http://travels.travel-agency:8000/travels/Rome"}
+  expect:
+    backends:
+    - {name: travels-v1, port: 8000, percent: 50}
+    - {name: travels-v2, port: 8000, percent: 50}
+"#;
+
+const TCP_WEIGHTS: &str = r#"# Every other connection to the database goes to a port on which none listens, and fails. Change the weights; with 0 and 0 no connection is
+# let through, and each fails with `no_endpoints`.
+apiVersion: v1
+kind: Service
+metadata: {name: mysqldb-next, namespace: travel-agency}
+spec: {selector: {app: mysqldb}, ports: [{name: mysql, port: 3306, targetPort: 3307}]}
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: mysqldb-weights, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: mysqldb}]
+  rules:
+  - backendRefs:
+    - {name: mysqldb, port: 3306, weight: 1}
+    - {name: mysqldb-next, port: 3306, weight: 1}
+"#;
+
+const GRPC: &str = r#"# Routes of gRPC choose by service and method, and try calls again by their status. Nobody here speaks gRPC; ask what would happen, also
+# with another method:
+#   malla explain --config DIR --from travel-agency/travels POST http://quotes.travel-agency:9000/travel.Quotes/Best
+apiVersion: v1
+kind: Service
+metadata: {name: quotes, namespace: travel-agency}
+spec: {selector: {app: insurances}, ports: [{name: grpc, port: 9000}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: quotes, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: quotes}]
+  rules:
+  - matches: [{method: {service: travel.Quotes, method: Best}}]
+    filters: [{type: ExtensionRef, extensionRef: {group: malla.dev, kind: RetryPolicy, name: quotes}}]
+    backendRefs: [{name: quotes, port: 9000}]
+---
+apiVersion: malla.dev/v1alpha1
+kind: RetryPolicy
+metadata: {name: quotes, namespace: travel-agency}
+spec: {attempts: 2, grpcStatuses: [Unavailable, ResourceExhausted], perTryTimeout: 500ms}
+"#;
+
 const SUBSETS: &str = r#"# All calls below /discounts go to the workloads of `discounts` with the label `version: v2`.
 apiVersion: malla.dev/v1alpha1
 kind: TrafficPolicy
@@ -223,13 +326,26 @@ spec:
     backendRefs: [{name: flights, port: 8000}]
 "#;
 
+const CORS: &str = r#"# Pages of `https://shop.example` may ask `travels` from a browser: the sidecar answers what browsers ask in advance. Ask:
+#   malla explain --config DIR --from travel-portal/travels http://travels.travel-agency:8000/travels -H 'origin: https://shop.example'
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: travels-cors, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: travels}]
+  rules:
+  - matches: [{path: {value: /travels}}]
+    filters: [{type: CORS, cors: {allowOrigins: ["https://shop.example"], allowMethods: [GET], maxAge: 600}}]
+    backendRefs: [{name: travels, port: 8000}]
+"#;
+
 const BALANCING: &str = r#"# `discounts-v1` and `-v2` behind one name get the same customer each time, by consistent hashing of a header.
 apiVersion: malla.dev/v1alpha1
 kind: TrafficPolicy
 metadata: {name: discounts-balancing, namespace: travel-agency}
 spec:
   targetRefs: [{group: "", kind: Service, name: discounts}]
-  loadBalancer: {algorithm: maglev, hash: [{header: user}, {sourceAddress: true}]}
+  loadBalancer: {algorithm: maglev, hash: [{header: user}, {sourceAddress: true}], locality: {preference: none}}
 "#;
 
 const CIRCUIT: &str = r#"# Each caller may have one request in flight to `hotels`: under load, more fail at once with `circuit_open`.
@@ -241,6 +357,28 @@ spec:
   limits: {maxRequests: 1, maxPendingRequests: 0}
 "#;
 
+const LOCALITY: &str = r#"# The instances `-v1` run in the zone `a`, `-v2` in `b`. With this route who calls `discounts` stays in its own zone, and the edges to
+# `discounts-v2` have no traffic; break `discounts-v1` (see 2.), and all of it goes over there, until you mend it.
+# With `preference: none` instead, both get the same; `distribute: [{from: demo/a, to: {demo/a: 80, demo/b: 20}}]` says shares.
+apiVersion: malla.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: discounts-near, namespace: travel-agency}
+spec:
+  targetRefs: [{group: "", kind: Service, name: discounts}]
+  loadBalancer: {locality: {preference: nearest}, panicThresholdPercent: 0}
+  outlierDetection: {consecutive5xx: 2, baseEjectionTime: 5s}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: discounts-near, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: discounts}]
+  rules:
+  # More specific than the route that is there, so it goes first.
+  - matches: [{path: {value: /discounts}}]
+    backendRefs: [{name: discounts, port: 8000}]
+"#;
+
 const OUTLIERS: &str = r#"# An instance of `discounts` that is broken (see 2.) is left out after two failures, and tried again after 5 s.
 apiVersion: malla.dev/v1alpha1
 kind: TrafficPolicy
@@ -250,6 +388,51 @@ spec:
   - {group: "", kind: Service, name: discounts-v1}
   - {group: "", kind: Service, name: discounts-v2}
   outlierDetection: {consecutiveGatewayFailures: 2, consecutive5xx: 2, baseEjectionTime: 5s}
+"#;
+
+const SLOW_START: &str = r#"# An instance of `discounts` that comes back, or is new, gets its share over 30 s: break one and mend it (see 2.), and watch the
+# rate of its edges.
+apiVersion: malla.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: discounts-slow-start, namespace: travel-agency}
+spec:
+  targetRefs: [{group: "", kind: Service, name: discounts}]
+  loadBalancer:
+    algorithm: roundRobin
+    locality: {preference: none}
+    slowStart: {window: 30s, minimumPercent: 5}
+  outlierDetection: {consecutive5xx: 2, baseEjectionTime: 5s}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: discounts-slow-start, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: discounts}]
+  rules:
+  # More specific than the route that is there, so it goes first.
+  - matches: [{path: {value: /discounts}}]
+    backendRefs: [{name: discounts, port: 8000}]
+"#;
+
+const HEALTH_CHECKS: &str = r#"# Each caller of `discounts` asks each instance every second whether it is well: a broken one (see 2.) gets nothing after two failed
+# checks, and is back after two good ones. `malla_health_checks_total` of the callers' sidecars counts them.
+apiVersion: malla.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: discounts-checks, namespace: travel-agency}
+spec:
+  targetRefs: [{group: "", kind: Service, name: discounts}]
+  loadBalancer: {algorithm: roundRobin, locality: {preference: none}, panicThresholdPercent: 0}
+  healthCheck: {http: {path: /discounts}, interval: 1s, unhealthyThreshold: 2, healthyThreshold: 2}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: discounts-checks, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: discounts}]
+  rules:
+  # More specific than the route that is there, so it goes first.
+  - matches: [{path: {value: /discounts}}]
+    backendRefs: [{name: discounts, port: 8000}]
 "#;
 
 const OVERLOAD: &str = r#"# The limit on requests in flight to `travels-v1` follows its latency; what is beyond fails with `overloaded`.
