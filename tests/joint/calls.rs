@@ -83,7 +83,7 @@ fn mesh([a, b]: [&Callee; 2]) -> String {
         own(
             "RetryPolicy",
             "time-elsewhere",
-            "{attempts: 1, perTryTimeout: 500ms, resets: true, methods: any, backoff: {base: 1ms}}",
+            "{attempts: 1, perTryTimeout: 1500ms, resets: true, methods: any, backoff: {base: 1ms}}",
         ),
         own("RetryPolicy", "hedged", "{methods: any, hedging: {quantile: 50, minimumDelay: 50ms, minimumSamples: 10}}"),
         route("GRPCRoute", "matches", "web", "", &matches),
@@ -148,9 +148,9 @@ const CASES: &[Case] = &[
     ("/r.Elsewhere/M", "do: status-b=14\n", &[OK, FROM_A], &[]),
     // The time of a try, and of the call.
     ("/r.Time/M", "do: wait=3000\n", &["HTTP 200", "grpc-status: 4\n", "malla-reason: try_timeout\n"], &[]),
-    ("/r.TimeElsewhere/M", "do: wait-a=5000\n", &[OK, FROM_B], &[]),
-    ("/r.TimeElsewhere/N", "do: wait-b=5000\n", &[OK, FROM_A], &[]),
-    ("/r.Plain/M", "grpc-timeout: 9S\n", &[OK, "grpc-timeout: 8"], &[]),
+    ("/r.TimeElsewhere/M", "do: wait-a=15000\n", &[OK, FROM_B], &[]),
+    ("/r.TimeElsewhere/N", "do: wait-b=15000\n", &[OK, FROM_A], &[]),
+    ("/r.Plain/M", "grpc-timeout: 99S\n", &[OK, "grpc-timeout: 9"], &["grpc-timeout: 99"]),
     (
         "/r.Plain/M",
         "do: wait=3000\ngrpc-timeout: 100m\n",

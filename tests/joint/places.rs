@@ -156,7 +156,7 @@ async fn traffic_goes_where_the_locality_of_a_policy_says() {
 const JUDGED: [(&str, &str, &str); 3] = [
     ("rate", "successRate: {deviationPercent: 100, minimumEndpoints: 3, requestVolume: 3}", "/refused-by-us"),
     ("share", "failurePercentage: {threshold: 60, minimumEndpoints: 3, requestVolume: 3}", "/refused-by-us"),
-    ("latency", "latency: {thresholdPercent: 1000, minimumEndpoints: 3, requestVolume: 3}", "/?wait-us=300"),
+    ("latency", "latency: {thresholdPercent: 500, minimumEndpoints: 3, requestVolume: 3}", "/?wait-us=300"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,7 +165,7 @@ async fn who_stands_out_among_the_others_is_left_out() {
     for (name, judgement, _) in JUDGED {
         let fields = format!(
             "loadBalancer: {{algorithm: roundRobin, locality: {{preference: none}}}}, \
-             outlierDetection: {{consecutiveGatewayFailures: 0, interval: 1s, baseEjectionTime: 1h, maxEjectionTime: 1h, {judgement}}}"
+             outlierDetection: {{consecutiveGatewayFailures: 0, interval: 1s, baseEjectionTime: 5s, maxEjectionTime: 5s, {judgement}}}"
         );
         mesh += &(selecting(name, "all") + &policy(name, &fields));
     }

@@ -199,7 +199,7 @@ async fn policies_choose_among_the_applications() {
     let back = async { while !both(&behind.several("briefly", 40, "/", "").await) {} };
     timeout(PATIENCE, back).await.expect("it comes back after a second");
     for service in ["no-budget", "no-retries"] {
-        let answer = exchange(behind.address(service), "GET", "/?once=503", "").await;
+        let answer = exchange(behind.address(service), "GET", "/?status=503", "").await;
         let told = "malla-not-retried: retry_budget_spent\r\n";
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(told), "{service}: {answer}");
     }
