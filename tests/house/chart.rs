@@ -5,7 +5,7 @@ use std::process::Command;
 
 use malla_control::ca::RootSource;
 use malla_control::run::{Control, ControlSettings};
-use malla_tests::chart::{Rendered, chart, python, renderer};
+use malla_tests::chart::{Rendered, chart, documents, python, renderer};
 use malla_tests::tools;
 use serde_json::Value;
 
@@ -140,6 +140,43 @@ fn more_replicas_older_clusters_and_own_values_render_too() {
     assert!(refused("control: {replica: 3}").contains("'replica' was unexpected"));
     assert!(refused("webhook: {failurePolicy: Maybe}").contains("webhook.failurePolicy"));
     assert!(refused("ca: {existingSecret: mine}").contains("ca.certificate: give the root certificate"));
+}
+
+#[test]
+fn monitors_rules_and_dashboards_are_those_of_the_repository() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let renderer = renderer(directory.path());
+    let values = directory.path().join("values.yaml");
+    let render = |monitoring: &str| {
+        fs::write(&values, format!("monitoring: {{{monitoring}}}\n")).expect("written");
+        Rendered::with(&renderer, "v1.34.0", "malla-system", &[&values])
+    };
+    let more = "rules: true, dashboards: true, labels: {release: prometheus}";
+    for (form, kind) in [("podMonitors", "PodMonitor"), ("serviceMonitor", "ServiceMonitor")] {
+        let rendered = render(&format!("{form}: true, {more}")).unwrap_or_else(|error| panic!("{error}"));
+        let of_kind = |kind: &str| rendered.kinds().iter().filter(|other| **other == kind).count();
+        assert_eq!(of_kind("PodMonitor") + of_kind("ServiceMonitor"), 2, "{form}: {:?}", rendered.kinds());
+        let control = rendered.get(kind);
+        assert_eq!(control["metadata"]["labels"]["release"], "prometheus");
+        // What the alerts ask for as the job.
+        let label = control["spec"]["jobLabel"].as_str().expect("a label");
+        assert_eq!(rendered.get("Service")["metadata"]["labels"][label], "malla-control");
+        assert_eq!(rendered.get("Deployment")["spec"]["template"]["metadata"]["labels"][label], "malla-control");
+
+        let rules = documents(&tools::repository().join("deploy/prometheus/rules.yaml"));
+        assert_eq!([rendered.get("PrometheusRule")["spec"].clone()], *rules);
+        let dashboards = rendered.0.iter().find(|document| document["metadata"]["name"] == "malla-dashboards");
+        let dashboards = dashboards.expect("a ConfigMap")["data"].as_object().expect("files");
+        let directory = fs::read_dir(tools::repository().join("deploy/grafana/dashboards")).expect("a directory");
+        let files: Vec<_> = directory.map(|file| file.expect("a file").path()).collect();
+        assert_eq!(dashboards.len(), files.len(), "{:?}", dashboards.keys());
+        for file in files {
+            let name = file.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+            assert_eq!(dashboards[name], fs::read_to_string(&file).expect("read"), "{name}");
+        }
+    }
+    let twice = render("podMonitors: true, serviceMonitor: true").err().expect("refused");
+    assert!(twice.contains("would be scraped twice"), "{twice}");
 }
 
 #[test]

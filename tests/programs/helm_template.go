@@ -1,5 +1,5 @@
 // Renders a chart as `helm template` does, by the libraries that Helm itself uses (text/template, sprig), for machines without Helm.
-// It knows what this repository's charts use: values files merged over values.yaml, include, toYaml, toJson, lookup (which finds nothing).
+// It knows what this repository's charts use: values files merged over values.yaml, include, toYaml, toJson, lookup (which finds nothing), .Files.Get.
 //
 //	helm_template KUBE_VERSION RELEASE NAMESPACE CHART [VALUES.json…]
 package main
@@ -18,6 +18,14 @@ import (
 
 type object = map[string]interface{}
 
+// files of a chart beside its templates. As Helm's, it finds an empty text where there is none.
+type files string
+
+func (chart files) Get(name string) string {
+	text, _ := os.ReadFile(filepath.Join(string(chart), name))
+	return string(text)
+}
+
 func main() {
 	if len(os.Args) < 5 {
 		fail(fmt.Errorf("usage: helm_template KUBE_VERSION RELEASE NAMESPACE CHART VALUES.json…"))
@@ -33,6 +41,7 @@ func main() {
 		"Release":      object{"Name": release, "Namespace": namespace, "Service": "Helm", "IsInstall": true, "IsUpgrade": false},
 		"Chart":        object{"Name": about["name"], "Version": about["version"], "AppVersion": about["appVersion"]},
 		"Capabilities": object{"KubeVersion": object{"Version": version}},
+		"Files":        files(chart),
 	}
 	root := template.New("chart").Option("missingkey=zero")
 	functions := sprig.TxtFuncMap()
