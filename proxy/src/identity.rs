@@ -79,6 +79,15 @@ impl Identity {
             federated: federated.collect(),
         }
     }
+
+    /// Whether workloads of this trust domain may be peers.
+    fn trusts(&self, domain: &str) -> bool {
+        self.is_own(domain) || self.federated.contains_key(domain)
+    }
+
+    fn is_own(&self, domain: &str) -> bool {
+        self.spiffe_id.trust_domain() == domain
+    }
 }
 
 impl IdentityStore {
@@ -125,6 +134,23 @@ impl IdentityStore {
         {
             tokio::time::sleep(left.min(Duration::from_secs(60))).await;
         }
+    }
+
+    /// Ends when workloads of this trust domain may be peers no longer: what was agreed with them before ends too. Those of the own
+    /// always may.
+    pub async fn distrusted(&self, domain: &str) {
+        if self.last().is_some_and(|last| last.is_own(domain)) {
+            return std::future::pending().await;
+        }
+        let mut generations = self.subscribe();
+        // It may have happened already.
+        generations.mark_changed();
+        while generations.changed().await.is_ok() {
+            if self.last().is_some_and(|last| !last.trusts(domain)) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Why the last attempt to obtain a certificate failed, and when; `None` if it succeeded.

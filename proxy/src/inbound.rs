@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::authorize::{Subject, Verdict, authorize};
@@ -32,6 +31,7 @@ use crate::peers::Proof;
 use crate::reason::Reason;
 use crate::shared::{Shared, Worker};
 use crate::snapshot::{Inbound, InboundPort, Plaintext, Protocol};
+use crate::stays::denied_later;
 use crate::stream::{PeekLimits, Peeked, Replay, Stream};
 use crate::tcp::{self, Account};
 use crate::tls::{self, Alpn};
@@ -173,21 +173,20 @@ async fn carry(
             let side = Side::Inbound(http::Inbound {
                 service: port.service.clone(),
                 port: port.port,
-                peer: client,
+                peer: client.clone(),
                 proof: proof.clone(),
                 source: peer.ip(),
                 original_destination: Some(destination),
                 before: Some((port.upstream.clone(), port.authorization.clone())),
             });
             // Requests under way when the client's proof ends have the time to end that those of a drained sidecar have.
-            let ended = pin!(outlived(proof.as_ref(), shared.settings.drain));
-            tokio::select! {
-                () = Box::pin(http::serve(worker, stream, version, side)) => {}
-                () = when_woken(ended) => {
-                    shared.metrics.connection_refused(Direction::Inbound, Reason::PeerExpired);
-                    tracing::info!(reason = %Reason::PeerExpired, %peer, service = %port.service, "inbound connection cut");
-                }
-            }
+            let ended = pin!(nobody_any_more(&shared, client.as_ref(), proof.as_ref(), shared.settings.drain));
+            let reason = tokio::select! {
+                () = Box::pin(http::serve(worker, stream, version, side)) => return,
+                reason = when_woken(ended) => reason,
+            };
+            shared.metrics.connection_refused(Direction::Inbound, reason);
+            tracing::info!(%reason, %peer, service = %port.service, "inbound connection cut");
         }
         None => raw(&shared, port, stream, client.as_ref(), proof.as_ref(), destination, peer).await,
     }
@@ -205,11 +204,15 @@ async fn application_tls(
     raw(shared, port, stream.into(), None, None, destination, peer).await;
 }
 
-/// Ends when a client that has proved who it is has not done so for this long; never in plaintext.
-async fn outlived(proof: Option<&Proof>, grace: Duration) {
-    match proof {
-        Some(proof) => Box::pin(proof.outlived(grace)).await,
-        None => std::future::pending().await,
+/// Ends, and says why, when a client that has proved who it is has not done so for this long, or at once when its trust domain is
+/// trusted no longer; never in plaintext.
+async fn nobody_any_more(shared: &Shared, client: Option<&SpiffeId>, proof: Option<&Proof>, grace: Duration) -> Reason {
+    match (client, proof) {
+        (Some(client), Some(proof)) => tokio::select! {
+            () = Box::pin(proof.outlived(grace)) => Reason::PeerExpired,
+            () = Box::pin(shared.identity.distrusted(client.trust_domain())) => Reason::TlsUntrusted,
+        },
+        _ => std::future::pending().await,
     }
 }
 
@@ -233,10 +236,11 @@ async fn raw(
     match Box::pin(tcp::open(shared, &port.upstream, Some(destination), &mut account)).await {
         Ok(upstream) => {
             let upstream = upstream.labelled(&port.service);
+            let subject = subject(port, client, peer);
             let ends = async {
                 tokio::select! {
-                    () = outlived(proof, Duration::ZERO) => Reason::PeerExpired,
-                    () = denied_later(shared, port, changes, client, peer) => Reason::Denied,
+                    reason = nobody_any_more(shared, client, proof, Duration::ZERO) => reason,
+                    () = denied_later(shared, &port.service, &subject, changes) => Reason::Denied,
                 }
             };
             tcp::carry_until(shared, Direction::Inbound, stream, client, upstream, account, ends).await;
@@ -249,11 +253,15 @@ async fn raw(
     }
 }
 
+/// What is known of a raw stream.
+fn subject<'a>(port: &InboundPort, client: Option<&'a SpiffeId>, peer: SocketAddr) -> Subject<'a> {
+    Subject { peer: client, source: peer.ip(), port: port.port, head: None }
+}
+
 /// Asks the rules of the port about a raw stream.
 fn may(shared: &Shared, port: &InboundPort, client: Option<&SpiffeId>, peer: SocketAddr) -> bool {
     let Some(rules) = &port.authorization else { return true };
-    let subject = Subject { peer: client, source: peer.ip(), port: port.port, head: None };
-    let Verdict { denied, audited } = authorize(rules, &subject);
+    let Verdict { denied, audited } = authorize(rules, &subject(port, client, peer));
     if let Some(policy) = audited {
         shared.metrics.audited(&port.service, policy);
         let caller = client.map_or("", SpiffeId::as_str);
@@ -263,29 +271,6 @@ fn may(shared: &Shared, port: &InboundPort, client: Option<&SpiffeId>, peer: Soc
         shared.metrics.denied(&port.service, policy);
     }
     denied.is_none()
-}
-
-/// Ends when the rules of the port would no longer let a raw stream in that they have let in.
-async fn denied_later(
-    shared: &Shared,
-    port: &InboundPort,
-    mut changes: watch::Receiver<()>,
-    client: Option<&SpiffeId>,
-    peer: SocketAddr,
-) {
-    // What was asked may have been older than what is applied by now.
-    changes.mark_changed();
-    while changes.changed().await.is_ok() {
-        let snapshot = shared.directory.snapshot();
-        let same = |known: &&InboundPort| known.service == port.service && known.port == port.port;
-        let now = snapshot.inbound.as_ref().and_then(|inbound| inbound.ports.iter().find(same));
-        let Some(rules) = now.and_then(|port| port.authorization.as_ref()) else { continue };
-        let subject = Subject { peer: client, source: peer.ip(), port: port.port, head: None };
-        if let Some(policy) = authorize(rules, &subject).denied {
-            return shared.metrics.denied(&port.service, policy);
-        }
-    }
-    std::future::pending().await
 }
 
 /// Counts, says why, and resets: a clean end would look like an empty answer.

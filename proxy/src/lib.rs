@@ -58,6 +58,7 @@ pub mod shared;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;
+mod stays;
 pub mod stream;
 pub mod subscribe;
 pub mod tcp;

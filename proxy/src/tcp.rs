@@ -252,13 +252,17 @@ pub async fn carry(
     account: Account,
 ) {
     let verifies = upstream.verifies.clone().zip(upstream.endpoint.clone());
-    let never_ends = async {
-        match &verifies {
-            Some((cluster, endpoint)) => match tls::keep_known(shared, cluster, endpoint).await {},
+    let server = upstream.peer.clone();
+    let ends = async {
+        match verifies.as_ref().zip(server.as_ref()) {
+            Some(((cluster, endpoint), server)) => tokio::select! {
+                never = tls::keep_known(shared, cluster, endpoint) => match never {},
+                () = shared.identity.distrusted(server.trust_domain()) => Reason::TlsUntrusted,
+            },
             None => std::future::pending().await,
         }
     };
-    carry_until(shared, direction, client, peer, upstream, account, never_ends).await;
+    carry_until(shared, direction, client, peer, upstream, account, ends).await;
 }
 
 /// The same, unless `ends` ends it before, and says why.

@@ -8,6 +8,7 @@ mod clocks;
 mod command_line;
 mod explicit;
 mod failures;
+mod federation;
 mod harness;
 mod http1;
 mod http2;

@@ -20,7 +20,7 @@ use super::idle::{Idle, Watch};
 use super::mirror;
 use super::request_body::Gate;
 use super::response::{Exchange, ResponseBody};
-use super::tunnel::Tunnel;
+use super::tunnel::{Judged, Tunnel};
 use super::{Connection, Inbound, Outbound, Side};
 use crate::authorize::{Authorization, Subject, Verdict, authorize};
 use crate::clock;
@@ -78,7 +78,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Ser
         Err(failure) => Err(failure),
     };
     match result {
-        Ok(Reached::Upstream(upstream, context)) => answer(connection, upstream, &context, exchange),
+        Ok(Reached::Upstream(upstream, context)) => answer(connection, upstream, context, exchange),
         Ok(Reached::Answered(response)) => Served::Answer(own(response, exchange)),
         Ok(Reached::Proxied(tunnel)) => {
             exchange.outcome.status(StatusCode::OK);
@@ -117,6 +117,8 @@ struct Context {
     idle: Option<Arc<Idle>>,
     /// What the route does to the answer.
     filters: Option<OfAnswer>,
+    /// What the rules of the port were asked about, if it may become a tunnel.
+    judged: Option<Box<Head>>,
 }
 
 /// What a route does to the answer of one of its clusters.
@@ -351,7 +353,12 @@ async fn to_application(
     };
     let route = connection.worker.pool.pass_through();
     exchange.outcome.route(route.name.clone());
-    run(connection, upstream, fixed, None, route, &side.service, head, body, gate, exchange).await
+    let judged = head.upgrade.is_some().then(|| head.clone());
+    let mut reached = run(connection, upstream, fixed, None, route, &side.service, head, body, gate, exchange).await?;
+    if let Reached::Upstream(_, context) = &mut reached {
+        context.judged = judged;
+    }
+    Ok(reached)
 }
 
 /// Asks the rules of the port about the request that will be forwarded.
@@ -394,7 +401,8 @@ async fn run(
     let default_host = default_host(service);
     let idle = cluster.request_idle_timeout.map(Idle::new);
     let upgrade = head.upgrade.clone();
-    let context = Context { http2: connection.http2, upgrade, deadline, idle: idle.clone(), filters: None };
+    let context =
+        Context { http2: connection.http2, upgrade, deadline, idle: idle.clone(), filters: None, judged: None };
     let plan = Plan {
         cluster,
         fixed,
@@ -459,7 +467,7 @@ fn own(response: Response<Body>, mut exchange: Exchange) -> Response<ResponseBod
 }
 
 /// Makes an upstream's response fit for the client.
-fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut exchange: Exchange) -> Served {
+fn answer(connection: &Arc<Connection>, upstream: Upstream, context: Context, mut exchange: Exchange) -> Served {
     let Upstream { mut head, body, from_sidecar, held, endpoint, try_deadline, not_retried } = upstream;
     if from_sidecar {
         if let Some(reason) = told(&head.headers) {
@@ -481,11 +489,12 @@ fn answer(connection: &Connection, upstream: Upstream, context: &Context, mut ex
     exchange.held = Some(held);
     match body {
         UpstreamBody::Switched(protocol, upstream) => {
-            switched(connection, context, &mut head, protocol);
+            switched(connection, &context, &mut head, protocol);
             if context.upgrade != Some(Upgrade::Connect) {
                 exchange.outcome.status(StatusCode::SWITCHING_PROTOCOLS);
             }
-            let tunnel = Tunnel { upstream: *upstream, exchange };
+            let judged = context.judged.map(|head| Judged { connection: connection.clone(), head });
+            let tunnel = Tunnel { upstream: *upstream, exchange, judged };
             Served::Switched(head, Box::new(tunnel))
         }
         UpstreamBody::Body(body) => {

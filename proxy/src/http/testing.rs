@@ -1,6 +1,7 @@
 //! Sidecars for tests, in one process: real HTTP connections, real mTLS between two of them, on loopback sockets.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -299,6 +300,25 @@ where
         }
     });
     (address, AbortOnDropHandle::new(accepting))
+}
+
+/// An application that switches to another protocol: sends back what it is sent. Also the number of its connections that have ended.
+pub(crate) async fn upgrades() -> (SocketAddr, Arc<AtomicUsize>, AbortOnDropHandle<()>) {
+    let ended = Arc::<AtomicUsize>::default();
+    let count = ended.clone();
+    let (address, running) = scripted(move |_, mut socket| {
+        let count = count.clone();
+        async move {
+            read_until(&mut socket, "\r\n\r\n").await;
+            let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            let _ = socket.write_all(head.as_bytes()).await;
+            let (mut read, mut write) = socket.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            count.fetch_add(1, Relaxed);
+        }
+    })
+    .await;
+    (address, ended, running)
 }
 
 /// Reads from a connection until `end` was read; what came so far if it ends before.

@@ -11,3 +11,4 @@ mod retry;
 mod retry_on;
 mod simulated;
 mod trace;
+mod tunnels;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -10,7 +11,12 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
+use super::head::Head;
 use super::response::Exchange;
+use super::{Connection, Side};
+use crate::authorize::Subject;
+use crate::reason::Reason;
+use crate::stays::denied_later;
 
 /// Largest piece that is written into an HTTP/2 stream at once.
 const PIECE: usize = 16 * 1024;
@@ -30,16 +36,57 @@ pub(crate) struct Tunnel {
     pub(crate) upstream: TunnelIo,
     /// Ends with the tunnel.
     pub(crate) exchange: Exchange,
+    /// What it was let in for, towards the application.
+    pub(super) judged: Option<Judged>,
+}
+
+/// A request that became a tunnel, to be judged again when the rules change.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) connection: Arc<Connection>,
+    pub(super) head: Box<Head>,
+}
+
+impl Judged {
+    /// Ends when it would not be let in any more.
+    async fn denied(&self) {
+        let Side::Inbound(side) = &self.connection.side else { return std::future::pending().await };
+        let subject =
+            Subject { peer: side.peer.as_ref(), source: side.source, port: side.port, head: Some(self.head.seen()) };
+        let shared = &self.connection.worker.shared;
+        denied_later(shared, &side.service, &subject, shared.directory.inbound_changes()).await;
+    }
 }
 
 impl Tunnel {
-    /// Carries bytes until both sides have ended.
+    /// Carries bytes until both sides have ended, or the caller may no longer.
     pub(crate) async fn run(mut self, mut client: TunnelIo) {
-        let copied = copy_bidirectional_with_sizes(&mut client, &mut self.upstream, PIECE, PIECE).await;
+        let denied = async {
+            match &self.judged {
+                Some(judged) => judged.denied().await,
+                None => std::future::pending().await,
+            }
+        };
+        let copied = tokio::select! {
+            copied = copy_bidirectional_with_sizes(&mut client, &mut self.upstream, PIECE, PIECE) => copied,
+            () = denied => {
+                self.exchange.outcome.failed(Reason::Denied, &"the rules have changed since it was let in");
+                return client.abort();
+            }
+        };
         if let Err(cause) = copied {
             tracing::debug!(%cause, "an upgraded connection broke");
         }
         self.exchange.finish();
+    }
+}
+
+impl TunnelIo {
+    /// Tells the other side of a failure instead of an end, where that can be told.
+    fn abort(self) {
+        if let TunnelIo::Http2(mut stream) = self {
+            stream.send.send_reset(h2::Reason::CONNECT_ERROR);
+        }
     }
 }
 

@@ -90,15 +90,25 @@ pub(super) async fn attempt(
                 }
             };
             // What is under way on it when the certificate is renewed may take long.
-            match host.target() {
-                Target::Endpoint(endpoint) if endpoint.identity.is_some() => {
-                    let known = pin!(tls::keep_known(&worker.shared, &cluster, endpoint));
+            let peer = match host.target() {
+                Target::Endpoint(endpoint) => endpoint.identity.as_ref().map(|identity| (endpoint, identity)),
+                Target::Address(_) | Target::Name(..) => None,
+            };
+            match peer {
+                Some((endpoint, identity)) => {
+                    let known = pin!(async {
+                        tokio::select! {
+                            never = tls::keep_known(&worker.shared, &cluster, endpoint) => match never {},
+                            // What is under way with whom we would not speak any more is cut.
+                            () = worker.shared.identity.distrusted(identity.trust_domain()) => {}
+                        }
+                    });
                     tokio::select! {
                         () = driven => {}
-                        never = when_woken(known) => match never {},
+                        () = when_woken(known) => {}
                     }
                 }
-                Target::Endpoint(_) | Target::Address(_) | Target::Name(..) => driven.await,
+                None => driven.await,
             }
             drop(place);
             metrics.upstream_closed(&cluster.name);
