@@ -138,12 +138,19 @@ impl Dialer {
     }
 }
 
+/// A connection on which nothing moves is probed after this, and so often at this interval, before it is given up: two minutes.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const PROBES: u32 = 4;
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Options of every connection of the sidecar: no Nagle, and keep-alive so that a peer that vanished is noticed.
 /// A socket that refuses an option has just died, which the first read tells better.
+///
+/// No limit on how long sent data may go unacknowledged (`TCP_USER_TIMEOUT`): it would also end connections whose receiver takes its
+/// time to read.
 pub(crate) fn prepare(socket: &TcpStream) {
     let _ = socket.set_nodelay(true);
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(60)).with_retries(3);
+    let keepalive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(PROBE_INTERVAL).with_retries(PROBES);
     let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
@@ -164,6 +171,22 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn connections_of_either_direction_are_kept_alive() {
+        let settings = Settings::embedded("a", "b", ([127, 0, 0, 1], 1).into(), "".into(), "".into());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let to = listener.local_addr().expect("bound");
+        let dialled = Dialer::new(&settings).dial(to, Duration::from_secs(5)).await.expect("listens");
+        let (accepted, _) = listener.accept().await.expect("accepted");
+        prepare(&accepted);
+        for socket in [SockRef::from(dialled.get_ref()), SockRef::from(&accepted)] {
+            assert!(socket.keepalive().expect("known") && socket.tcp_nodelay().expect("known"));
+            assert_eq!(socket.tcp_keepalive_time().expect("known"), KEEP_ALIVE);
+            assert_eq!(socket.tcp_keepalive_interval().expect("known"), PROBE_INTERVAL);
+            assert_eq!(socket.tcp_keepalive_retries().expect("known"), PROBES);
+        }
+    }
 
     #[tokio::test]
     async fn a_program_on_a_port_of_ours_towards_somewhere_else_is_no_loop() {

@@ -12,6 +12,7 @@ mod connect;
 mod host;
 mod http1;
 mod http2;
+mod life;
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -32,6 +33,8 @@ use crate::snapshot::{Cluster, Endpoint, Endpoints, PathMatch, Retry, Route, Rou
 pub(crate) use self::connect::{CONNECTION_WINDOW, ConnectFailure, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain};
 pub(crate) use self::http1::Http1Lease;
 pub(crate) use self::http2::Http2Lease;
+#[cfg(test)]
+pub(crate) use self::life::{PATIENCE, SILENCE};
 
 /// The pool of a worker. Made empty; connects on demand.
 #[derive(Debug)]

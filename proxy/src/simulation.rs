@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep};
 
 use crate::balance::EndpointSet;
@@ -34,6 +34,8 @@ const WINDOW: usize = 64 * 1024;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Network {
     replicas: Arc<Mutex<HashMap<SocketAddr, Arc<Replica>>>>,
+    /// Where the test itself answers.
+    taken: Arc<Mutex<HashMap<SocketAddr, mpsc::UnboundedSender<DuplexStream>>>>,
 }
 
 /// How a replica behaves.
@@ -64,8 +66,22 @@ pub(crate) struct Replica {
 }
 
 impl Network {
+    /// The connections that are made to an address; without their receiver they are refused.
+    pub(crate) fn take(&self, at: SocketAddr) -> mpsc::UnboundedReceiver<DuplexStream> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.taken.lock().insert(at, sender);
+        receiver
+    }
+
     /// A connection, as [`Dialer::dial`] would make one.
     pub(crate) async fn connect(&self, to: SocketAddr, limit: Duration) -> Result<Stream, ConnectError> {
+        let taken = self.taken.lock().get(&to).cloned();
+        if let Some(taken) = taken {
+            sleep(DISTANCE).await;
+            let (near, far) = tokio::io::duplex(WINDOW);
+            let refused = |_| ConnectError::tcp(to, io::ErrorKind::ConnectionRefused.into());
+            return taken.send(far).map_err(refused).map(|()| Stream::from(Box::new(near) as Box<dyn Duplex>));
+        }
         let replica = self.replicas.lock().get(&to).cloned();
         let manner = replica.as_ref().map_or(Manner::Gone, |replica| *replica.manner.borrow());
         match (replica, manner) {
@@ -250,7 +266,8 @@ fn cluster(places: &[(SocketAddr, Place)], policy: Policy) -> Cluster {
     Cluster { name: SERVICE.into(), endpoints: Endpoints::Set(set), policy, feedback, ..Cluster::default() }
 }
 
-fn worker(network: Network, route: Route) -> Arc<Worker> {
+/// A sidecar that knows this route, in this network.
+pub(crate) fn worker(network: Network, route: Route) -> Arc<Worker> {
     let plain = crate::http::testing::worker(knows(route), "web");
     let plain = Arc::into_inner(plain).expect("nobody has it yet");
     let shared = Arc::into_inner(plain.shared).expect("nobody has it yet");
@@ -260,7 +277,7 @@ fn worker(network: Network, route: Route) -> Arc<Worker> {
 }
 
 /// A request of the application, on a connection of its own; the status of the answer, zero if there was none.
-async fn ask(worker: Arc<Worker>) -> u16 {
+pub(crate) async fn ask(worker: Arc<Worker>) -> u16 {
     let (mut near, far) = tokio::io::duplex(WINDOW);
     let serving = tokio::spawn(serve(worker, far, Version::Http1, Side::Outbound(Outbound::To(SERVICE.into()))));
     let mut answer = Vec::new();

@@ -9,6 +9,7 @@ mod command_line;
 mod explicit;
 mod failures;
 mod federation;
+mod half_open;
 mod harness;
 mod http1;
 mod http2;

@@ -142,7 +142,9 @@ impl Process {
 
     /// Sends a signal by name (`TERM`, `KILL`, `STOP`, `CONT`).
     pub fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.id);
+        // `nsenter` stops itself with what it has started, and waits to be continued too.
+        let waiting = if name == "CONT" { format!(" {}", self.child.id()) } else { String::new() };
+        let command = format!("kill -{name} {}{waiting}", self.id);
         // A program that has just ended cannot be signalled, and need not be.
         let _ = enter(self.sandbox, &["--user"])
             .args(["sh", "-c", &command])
@@ -164,6 +166,11 @@ impl Process {
     pub fn kill(self) -> Output {
         self.signal("KILL");
         self.end(MOMENT)
+    }
+
+    /// Descriptors that the program has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id)).map_or(0, Iterator::count)
     }
 
     /// A value of `/proc/<id>/status` in KiB (`VmHWM`: the most memory it ever held; `VmRSS`: what it holds now).

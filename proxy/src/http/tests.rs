@@ -4,6 +4,7 @@ mod canonical;
 mod failing;
 mod filters;
 mod grpc;
+mod half_open;
 mod hedge;
 mod http1;
 mod limits;

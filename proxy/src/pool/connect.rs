@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::host::Host;
 use super::http1::IdleConnection;
 use super::http2::MultiplexedConnection;
+use super::life::{Heard, Life, SignOfLife};
 use super::{Target, Version};
 use crate::balance::UsageGuard;
 use crate::metrics::Direction;
@@ -168,7 +169,7 @@ async fn http2(
     cluster: &Cluster,
     generation: u64,
 ) -> Result<Driven, ConnectFailure> {
-    let io = stream(worker, cluster, host.target(), Alpn::H2).await?;
+    let (io, heard) = Heard::new(stream(worker, cluster, host.target(), Alpn::H2).await?);
     let handshake = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
@@ -183,7 +184,10 @@ async fn http2(
         elsewhere: true,
     };
     let handshake = timeout(cluster.connect_timeout, handshake).await.map_err(late)?;
-    let (sender, connection) = handshake.map_err(|cause| failed(host, &cause))?;
+    let (sender, mut connection) = handshake.map_err(|cause| failed(host, &cause))?;
+    // The application on this machine may stand still for as long as it likes.
+    let is_sidecar = matches!(host.target(), Target::Endpoint(endpoint) if endpoint.identity.is_some());
+    let life = SignOfLife::new(connection.ping_pong().filter(|_| is_sidecar), heard);
     let (wakes_task, last_lease_gone) = oneshot::channel();
     let (settled, has_settled) = watch::channel(false);
     let shared = Arc::new(MultiplexedConnection::new(sender, wakes_task, has_settled));
@@ -191,6 +195,7 @@ async fn http2(
     host.connected_http2(shared, generation);
     Ok(Driven::Http2(Box::new(Http2Connection {
         connection,
+        life,
         host: host.clone(),
         shared: weak,
         last_lease_gone,
@@ -231,7 +236,8 @@ impl Http1Connection {
 }
 
 struct Http2Connection {
-    connection: h2::client::Connection<Stream, Bytes>,
+    connection: h2::client::Connection<Heard<Stream>, Bytes>,
+    life: SignOfLife,
     host: Arc<Host>,
     /// Weak: the connection ends when neither the host nor a lease has it.
     shared: Weak<MultiplexedConnection>,
@@ -260,6 +266,16 @@ impl Http2Connection {
                 if !gone && Pin::new(&mut self.last_lease_gone).poll(cx).is_ready() {
                     gone = true;
                     continue;
+                }
+                let (streams, ever) =
+                    self.shared.upgrade().map_or((0, 0), |shared| (shared.streams(), shared.opened()));
+                match self.life.poll(cx, streams > 0, ever) {
+                    Life::Goes => {}
+                    Life::Asks => continue,
+                    Life::Gone => {
+                        tracing::info!(upstream = %self.host.target(), "an upstream gives no sign of life");
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 if idle.as_mut().poll(cx).is_ready() {
                     self.retire_if_idle(&mut opened);
