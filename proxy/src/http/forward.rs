@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response;
 use http_body::Body as _;
 use smallvec::SmallVec;
@@ -652,6 +653,11 @@ async fn over_http1(
         let protocol = protocol.unwrap_or(http::HeaderValue::from_static(""));
         let body = UpstreamBody::Switched(protocol, Box::new(upgraded.into()));
         return Ok((response.into_parts().0, body, Lease::Http1(lease), None));
+    }
+    if response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH) {
+        lease.keep_out();
+        let what = format!("{target}: the answer has both a length and a transfer coding");
+        return Err(TryFailure::new(Failure::new(Reason::UpstreamProtocol, what), None));
     }
     let (parts, body) = response.into_parts();
     Ok((parts, UpstreamBody::Body(Body::http1(body)), Lease::Http1(lease), None))

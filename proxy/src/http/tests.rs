@@ -1,5 +1,6 @@
 //! The data plane between real clients and real applications: what passes, and what each side sees of it.
 
+mod broken;
 mod canonical;
 mod failing;
 mod filters;
@@ -13,3 +14,4 @@ mod retry_on;
 mod simulated;
 mod trace;
 mod tunnels;
+mod undrained;

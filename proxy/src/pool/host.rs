@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -285,6 +286,19 @@ impl Host {
         }
         let mut state = self.state.lock();
         if connection.generation() != state.generation {
+            return;
+        }
+        // Its last exchange may have to be seen to its end by its own task first: who gets it now could not send.
+        if !state.waiting.is_empty()
+            && !connection.is_ready()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let host = self.clone();
+            runtime.spawn(async move {
+                if connection.ready().await {
+                    host.give(connection);
+                }
+            });
             return;
         }
         while let Some(waiter) = state.waiting.pop_front() {

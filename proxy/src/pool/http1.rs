@@ -41,6 +41,11 @@ impl IdleConnection {
         self.sender.is_ready() || self.last_used.is_none()
     }
 
+    /// Waits for that; `false` if the connection has ended instead.
+    pub(super) async fn ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
     pub(super) fn idle_for(&self) -> Duration {
         self.last_used.map_or(Duration::ZERO, |at| at.elapsed())
     }

@@ -23,7 +23,7 @@ use super::grpc;
 use super::http1::nowhere;
 use crate::authorize::{Action, Authorization, Condition, Enforcement, Policy, RuleSet};
 use crate::names::SpiffeId;
-use crate::snapshot::{Cluster, Limits, Route, Snapshot, UpstreamHttp, ValueMatch};
+use crate::snapshot::{Cluster, Limits, Retry, Route, Snapshot, UpstreamHttp, ValueMatch};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
 
@@ -134,6 +134,26 @@ async fn requests_wait_for_a_connection_within_the_limits() {
     }
     assert_eq!(connections.lock().len(), 1, "they shared it");
     eventually("all places are given back", || cluster.usage.requests() == 0 && cluster.usage.pending() == 0).await;
+}
+
+#[tokio::test]
+async fn who_waits_gets_a_connection_that_can_send() {
+    let (application, let_go, requests, connections, _running) = held().await;
+    let limits = Limits { connections: 1, pending: 100, pending_timeout: Duration::from_secs(20), ..Limits::default() };
+    let cluster = Arc::new(Cluster { limits, ..cluster("cart.shop:80", vec![endpoint(application)]) });
+    let retry = Retry { attempts: 0, ..Retry::default() };
+    let sidecar = outbound(worker(knows(Route { retry, ..route(&cluster) }), "web"), Version::Http1).await;
+    let asking: Vec<_> = (0..30).map(|_| tokio::spawn(exchange_raw(sidecar.address, GET))).collect();
+    eventually("one is under way, and all others wait", || {
+        requests.load(Relaxed) == 1 && cluster.usage.pending() == 29
+    })
+    .await;
+    let_go.send_replace(true);
+    for answer in asking {
+        let answer = answer.await.expect("no panic");
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
+    assert_eq!(connections.lock().len(), 1, "they shared it");
 }
 
 #[tokio::test]
