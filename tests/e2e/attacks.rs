@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 10;
 const DESCRIPTORS: usize = 400;
 /// The longest that a request of others may take meanwhile: the machine of the tests is small and busy, and the
 /// attacker has most of it.
-const SLOWEST: u64 = 8000;
+pub(crate) const SLOWEST: u64 = 8000;
 
 /// What becomes of the attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Attacked {
         fs::write(web.directory().join("files").join("large"), vec![7; 8 << 20])
             .expect("the pod's directory is writable");
         mesh.join([&mut client, &mut web]);
-        let idle = [&client, &web].map(|member| descriptors(member.sidecar()));
+        let idle = [&client, &web].map(|member| member.sidecar().descriptors());
         Attacked { client, web, idle, faults: Vec::new(), _nginx: nginx, mesh }
     }
 
@@ -81,7 +81,7 @@ impl Attacked {
             self.faults.push(format!("{what}: others were not served: {account:?}"));
         }
         for (member, idle) in [&self.client, &self.web].into_iter().zip(self.idle) {
-            let (held, open) = (member.sidecar().memory("VmHWM"), descriptors(member.sidecar()));
+            let (held, open) = (member.sidecar().memory("VmHWM"), member.sidecar().descriptors());
             if held > MEMORY || open > idle + most {
                 self.faults.push(format!("{what}: {} held {held} KiB and {open} descriptors", member.name()));
             }
@@ -94,7 +94,7 @@ impl Attacked {
         assert!(self.faults.is_empty(), "{:#?}", self.faults);
         for (member, idle) in [&self.client, &self.web].into_iter().zip(self.idle) {
             wait::until("the descriptors to be given back", Duration::from_secs(60), || {
-                (descriptors(member.sidecar()) < idle + 60).then_some(())
+                (member.sidecar().descriptors() < idle + 60).then_some(())
             });
         }
         for member in [&mut self.client, &mut self.web] {
@@ -194,9 +194,4 @@ fn a_sidecar_near_its_limit_of_memory_sheds_and_recovers() {
     assert!(held <= LIMIT + LIMIT / 2, "{held} KiB");
     assert!(sidecar.contains("memory runs out") && sidecar.contains("there is memory again"), "{sidecar}");
     attacked.end();
-}
-
-/// Descriptors that a program has open.
-fn descriptors(process: &Process) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", process.id())).map_or(0, Iterator::count)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use malla_tests::pod::{SIDECAR_USER, inside};
 use malla_tests::{Load, Member, Mesh, Pod, Process, Sandbox, Sidecar, wait};
 
+use crate::attacks::SLOWEST;
 use crate::servers;
 
 /// The most memory that a sidecar may hold under any of these, in KiB.
@@ -16,6 +17,8 @@ struct Watched {
     load: Load,
     client: Member,
     web: Member,
+    /// Descriptors of both sidecars, before anything happened.
+    idle: [usize; 2],
     _nginx: Process,
     mesh: Mesh,
 }
@@ -29,15 +32,22 @@ impl Watched {
         mesh.start();
         let nginx = servers::nginx(&web, "web-1", &["8080"]);
         mesh.join([&mut client, &mut web]);
+        let idle = [&client, &web].map(|member| member.sidecar().descriptors());
         let load = Load::start(&client, &["http://web.shop/", "--rate", "50", "--requests-per-connection", "25"]);
-        Watched { load, client, web, _nginx: nginx, mesh }
+        Watched { load, client, web, idle, _nginx: nginx, mesh }
     }
 
-    /// Asserts that nobody has suffered.
+    /// Asserts that nobody has suffered, and that all was given back.
     #[track_caller]
     fn end(mut self) {
         self.load.wait_successes(50);
-        self.load.stop_without_failure();
+        let account = self.load.stop_without_failure();
+        assert!(account.slowest_milliseconds <= SLOWEST, "{account:?}");
+        for (member, idle) in [&self.client, &self.web].into_iter().zip(self.idle) {
+            wait::until("the descriptors to be given back", Duration::from_secs(60), || {
+                (member.sidecar().descriptors() < idle + 60).then_some(())
+            });
+        }
         for member in [&mut self.client, &mut self.web] {
             let most = member.sidecar().memory("VmHWM");
             assert!(most < MEMORY, "the sidecar of {} held {most} KiB", member.name());
@@ -211,7 +221,7 @@ fn ten_thousand_idle_connections_cost_little() {
 
 #[test]
 fn a_sidecar_without_descriptors_waits_and_goes_on() {
-    let Watched { load, client, mut web, _nginx, mesh } = Watched::start();
+    let Watched { load, client, mut web, idle: _, _nginx, mesh } = Watched::start();
     load.stop_without_failure();
     web.drain_sidecar();
     web.start_sidecar_as(SIDECAR_USER, &["sh", "-c", "ulimit -n 120; exec \"$@\"", "sh"], &mesh, &[]);
@@ -221,6 +231,7 @@ fn a_sidecar_without_descriptors_waits_and_goes_on() {
     wait::until("the sidecar to run out of descriptors", Duration::from_secs(20), || {
         web.sidecar().stderr().contains("no connection can be accepted at this moment").then_some(())
     });
+    assert!(web.sidecar().descriptors() <= 120 && web.sidecar().memory("VmHWM") < MEMORY, "it keeps within its limit");
     // The pages for people and orchestrators are served all the same.
     assert!(web.metric("malla_connections_in_flight", &[]) > 0.0);
     web.exec(&["curl", "-sSf", "--max-time", "5", "http://127.0.0.1:15021/ready"]).success();

@@ -4,6 +4,7 @@ mod attacks;
 mod authorization;
 mod bad_input;
 mod bodies;
+mod client_hello;
 mod clocks;
 mod command_line;
 mod explicit;

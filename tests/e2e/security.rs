@@ -115,6 +115,57 @@ fn who_has_no_mesh_certificate_is_refused() {
 }
 
 #[test]
+fn certificates_that_the_authority_never_makes_open_nothing_though_it_signed_them() {
+    let (mesh, client, web, _nginx) = web_mesh("");
+    let stranger = mesh.stranger("stranger");
+    let directory = mesh.sandbox().writable_directory("odd");
+    let state = |name: &str| mesh.state().join(name).to_string_lossy().into_owned();
+    let identity = client.identity();
+    let arguments = [&*state("root.pem"), &state("root.key"), &identity, &directory.to_string_lossy()];
+    let made = servers::python(mesh.control_pod(), "certificates.py", &arguments);
+    let kinds = made.end(Duration::from_secs(60)).success().text();
+    let before = servers::refused(&web);
+    let mut let_in = Vec::new();
+    for kind in kinds.lines() {
+        let file = |end: &str| directory.join(format!("{kind}.{end}")).display().to_string();
+        // curl itself looks at no more of it than that the key fits.
+        let options = format!("--ciphers DEFAULT@SECLEVEL=0 --cert {} --key {}", file("pem"), file("key"));
+        if mesh_curl(&stranger, &web, &options).status.success() {
+            let_in.push(kind);
+        }
+    }
+    assert_eq!(let_in, ["honest"], "of {kinds}");
+    let refused = servers::refused(&web) - before;
+    assert_eq!(refused as usize, kinds.lines().count() - 1, "{}", web.admin("/metrics"));
+}
+
+/// The versions of TLS that a scanner is let speak with a port: lines of `sslscan`.
+#[track_caller]
+fn scanned(pod: &Pod, to: &str, name: &str) -> String {
+    let scan = pod.exec(&["sslscan", "--no-colour", &format!("--sni-name={name}"), to]).success().text();
+    for version in ["SSLv2", "SSLv3", "TLSv1.0", "TLSv1.1", "TLSv1.2"] {
+        let line = scan.lines().find(|line| line.starts_with(version) && line.contains("abled"));
+        assert!(line.is_some_and(|line| line.ends_with("disabled")), "{version}:\n{scan}");
+        let accepted = |line: &str| (line.contains("Accepted") || line.contains("Preferred")) && line.contains(version);
+        assert!(!scan.lines().any(accepted), "{version}:\n{scan}");
+    }
+    assert!(scan.lines().any(|line| line.starts_with("TLSv1.3") && line.ends_with("enabled")), "{scan}");
+    scan
+}
+
+#[test]
+fn a_scanner_finds_tls_1_3_and_nothing_else() {
+    let (mesh, _client, web, _nginx) = web_mesh("");
+    let stranger = mesh.stranger("stranger");
+    for (to, name) in [(format!("{}:8080", web.ipv4()), "80.web.shop.mesh"), (mesh.control_address(), "localhost")] {
+        let scan = scanned(&stranger, &to, name);
+        for weak in ["RC4", "DES-", "NULL", "EXPORT", "MD5", "CBC"] {
+            assert!(!scan.lines().any(|line| line.contains("TLSv1.3") && line.contains(weak)), "{weak}:\n{scan}");
+        }
+    }
+}
+
+#[test]
 fn a_server_with_another_identity_is_not_believed() {
     let mut mesh = Mesh::new();
     mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
