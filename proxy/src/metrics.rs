@@ -4,6 +4,7 @@
 //! each connection goes to the families here. Refused: labels from a request's host, path or headers.
 
 mod connections;
+mod durations;
 mod requests;
 mod table;
 
@@ -126,10 +127,11 @@ impl Metrics {
         self.registry.lock().register_collector(collector);
     }
 
-    /// The text exposition (OpenMetrics 1.0).
+    /// The text exposition (OpenMetrics 1.0, with exemplars).
     pub fn exposition(&self) -> String {
         let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry.lock()) {
+        let durations = self.requests.durations(&mut text);
+        match durations.and_then(|()| prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())) {
             Ok(()) => text,
             // Writing to a string fails only where a collector says so, and none of ours does.
             Err(std::fmt::Error) => String::new(),
@@ -266,6 +268,7 @@ mod tests {
             grpc_status: None,
             reason: None,
             duration: Duration::from_millis(3),
+            trace: Some(7),
         });
         metrics.connection_accepted(Direction::Inbound);
         metrics.connection_refused(Direction::Inbound, Reason::PlaintextRefused);
@@ -294,6 +297,7 @@ mod tests {
                 let (name, kind) = kind.split_once(' ').expect("a type line");
                 found.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
             } else if !line.starts_with('#') {
+                let line = line.split(" # {").next().unwrap_or_default();
                 let (series, _) = line.rsplit_once(' ').expect("a value");
                 let (name, labels) = series.split_once('{').unwrap_or((series, ""));
                 let name = ["_total", "_sum", "_count", "_bucket"]

@@ -258,6 +258,7 @@ impl Drop for Outcome {
             grpc_status: self.grpc_status,
             reason: self.reason,
             duration,
+            trace: self.trace.as_ref().and_then(|trace| trace.id()),
         });
         if let (Some(reason), Some(what)) = (self.reason, &self.what) {
             self.log(reason, what, duration);

@@ -4,8 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use malla_tests::pod::inside;
 use malla_tests::tools::{program, python, repository};
 use malla_tests::{Mesh, Pod, Process, Sandbox, Sidecar, wait};
@@ -59,19 +61,29 @@ const QUIET: [&str; 5] = [
 
 /// Every query of the dashboards, with its panel, for the edge from travels-v1 to flights.
 fn queries() -> Vec<(String, String)> {
-    let directory = repository().join("deploy/grafana/dashboards");
-    let files = fs::read_dir(directory).expect("the dashboards").map(|entry| entry.expect("a file").path());
-    files.flat_map(|file| queries_of(&file)).collect()
+    targets().into_iter().map(|(panel, target)| (panel, expression(&target))).collect()
 }
 
-fn queries_of(file: &Path) -> Vec<(String, String)> {
+/// The query of a target.
+fn expression(target: &Value) -> String {
+    ready(target["expr"].as_str().expect("an expression"))
+}
+
+/// Every target of the dashboards, with its panel.
+fn targets() -> Vec<(String, Value)> {
+    let directory = repository().join("deploy/grafana/dashboards");
+    let files = fs::read_dir(directory).expect("the dashboards").map(|entry| entry.expect("a file").path());
+    files.flat_map(|file| targets_of(&file)).collect()
+}
+
+fn targets_of(file: &Path) -> Vec<(String, Value)> {
     let text = fs::read_to_string(file).expect("a dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("a dashboard is JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     let of_panel = |panel: &Value| {
         let title = panel["title"].as_str().expect("a title").to_owned();
         let targets = panel["targets"].as_array().expect("queries").clone();
-        targets.into_iter().map(move |target| (title.clone(), ready(target["expr"].as_str().expect("an expression"))))
+        targets.into_iter().map(move |target| (title.clone(), target))
     };
     panels.iter().flat_map(of_panel).collect()
 }
@@ -95,7 +107,8 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
     let pod = sandbox.pod("laptop");
     let directory = sandbox.writable_directory("watch");
     let watch = directory.to_string_lossy().into_owned();
-    let demo = demo(&pod, &["--for", "300s", "--prometheus", &watch]);
+    let collector = collector(&pod);
+    let demo = demo(&pod, &["--for", "300s", "--prometheus", &watch, "--otlp", "http://127.0.0.1:4317"]);
 
     for rules in ["check rules deploy/prometheus/rules.yaml", "test rules deploy/prometheus/rules.test.yaml"] {
         pod.shell(&format!("cd {} && promtool {rules}", repository().display())).success();
@@ -111,6 +124,7 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
         &format!("--config.file={watch}/prometheus.yaml"),
         &format!("--storage.tsdb.path={watch}/data"),
         "--web.listen-address=127.0.0.1:9090",
+        "--enable-feature=exemplar-storage",
     ]);
     pod.wait_listening(&mut prometheus, 9090);
     // It listens before it answers queries.
@@ -131,6 +145,8 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
             (has_data(&pod, expression) || quiet).then_some(())
         });
     }
+
+    graphs_lead_to_traces(&pod, &collector);
 
     // A group is evaluated for the first time somewhere within its interval.
     let rules = wait::until("every rule to be evaluated", Duration::from_secs(45), || {
@@ -154,6 +170,43 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
         answer.contains("discounts.travel-agency:8000").then_some(())
     });
     drop(demo);
+}
+
+/// The graphs that show exemplars have some, of traces that the collector got.
+fn graphs_lead_to_traces(pod: &Pod, collector: &Process) {
+    let with_exemplars = targets().into_iter().filter(|(_, target)| target["exemplar"] == true);
+    let expressions: HashSet<String> = with_exemplars.map(|(_, target)| expression(&target)).collect();
+    assert!(expressions.len() >= 6, "{expressions:?}");
+    let exemplars: Vec<HashSet<String>> = expressions
+        .iter()
+        .map(|expression| {
+            wait::until(&format!("exemplars of {expression}"), Duration::from_secs(30), || {
+                let traces = exemplars(pod, expression);
+                (!traces.is_empty()).then_some(traces)
+            })
+        })
+        .collect();
+    // Spans go in batches, at least every second.
+    wait::until("the traces of the exemplars", Duration::from_secs(30), || {
+        let told: HashSet<String> = spans(collector).into_iter().map(|span| span.trace).collect();
+        exemplars.iter().all(|traces| !traces.is_disjoint(&told)).then_some(())
+    });
+}
+
+/// The traces that Prometheus has for a query, of the last minutes, as [`Span::trace`] has them.
+fn exemplars(pod: &Pod, expression: &str) -> HashSet<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let (query, times) = (format!("query={expression}"), format!("start={}&end={}", now - 300, now + 60));
+    let url = "http://127.0.0.1:9090/api/v1/query_exemplars";
+    let said = pod.exec(&["curl", "-s", url, "--data-urlencode", &query, "-d", &times]).success().text();
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let of_series = list(&said["data"]).into_iter().flat_map(|series| list(&series["exemplars"]));
+    // The collector prints ids in base64, as JSON has bytes of protobuf.
+    let as_told = |exemplar: Value| {
+        let trace = u128::from_str_radix(&text(&exemplar["labels"]["trace_id"]), 16).expect("a trace id");
+        STANDARD.encode(trace.to_be_bytes())
+    };
+    of_series.map(as_told).collect()
 }
 
 /// The control server's table in the documentation says what is exposed, and nothing else.

@@ -18,7 +18,7 @@ pub fn page(accept: Option<&str>, open_metrics: String) -> (&'static str, String
     }
 }
 
-/// The same without what OpenMetrics adds: there is no end mark, and a counter is described by the name of its samples.
+/// The same without what OpenMetrics adds: there are no exemplars and no end mark, and a counter is described by the name of its samples.
 fn prometheus_text(open_metrics: &str) -> String {
     let described = |line: &'_ str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
     let counters: HashSet<String> = open_metrics.lines().filter_map(described).collect();
@@ -30,7 +30,7 @@ fn prometheus_text(open_metrics: &str) -> String {
             (Some("#"), Some(keyword), Some(name), Some(rest)) if counters.contains(name) => {
                 text.extend(["# ", keyword, " ", name, "_total ", rest]);
             }
-            _ => text.push_str(line),
+            _ => text.push_str(line.rsplit_once(" # {trace_id=").map_or(line, |(sample, _)| sample)),
         }
         text.push('\n');
     }
@@ -43,6 +43,14 @@ mod tests {
 
     const PAGE: &str = "# HELP malla_requests HTTP requests that ended\n# TYPE malla_requests counter\n\
                         malla_requests_total{reason=\"\"} 3\n# HELP malla_up Whether\n# TYPE malla_up gauge\nmalla_up 1\n# EOF\n";
+
+    #[test]
+    fn exemplars_are_for_open_metrics_alone() {
+        let sample = "malla_seconds_bucket{le=\"1.0\"} 3";
+        let with = format!("{sample} # {{trace_id=\"0a\"}} 0.5 30.000\n");
+        assert_eq!(page(Some(OPEN_METRICS), with.clone()).1, with);
+        assert_eq!(page(None, with).1, format!("{sample}\n"));
+    }
 
     #[test]
     fn each_reader_gets_the_form_that_it_asks_for() {

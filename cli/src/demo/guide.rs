@@ -32,7 +32,9 @@ impl Guide {
         lines.push(paint.faint(format!("See who has applied what: malla status --admin {admin}")));
         if let Some(directory) = &arguments.prometheus {
             let file = quoted(&directory.join(prometheus::FILE));
-            lines.push(paint.faint(format!("Watch the metrics: prometheus --config.file={file}")));
+            lines.push(paint.faint(format!(
+                "Watch the metrics: prometheus --config.file={file} --enable-feature=exemplar-storage"
+            )));
         }
         if let Some(collector) = &arguments.otlp {
             lines.push(paint.faint(format!("Traces of every travel go to {collector}")));

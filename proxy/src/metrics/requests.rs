@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use rapidhash::fast::RapidHasher;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
+use super::durations::{self, Exemplar, Series};
 use super::table::{EDGE_LABELS, help};
 use super::{Direction, EdgeRow, add};
 use crate::names::{Name, SpiffeId};
@@ -58,6 +59,8 @@ pub struct Request<'a> {
     pub reason: Option<Reason>,
     /// From the complete head of the request to the end of the response.
     pub duration: Duration,
+    /// Its trace, if that is followed.
+    pub trace: Option<u128>,
 }
 
 /// What one worker counts for each request.
@@ -92,6 +95,8 @@ struct Edge {
     buckets: [AtomicU64; BUCKETS],
     microseconds: AtomicU64,
     answers: Mutex<Vec<(Answer, u64)>>,
+    /// Of followed requests alone, one for each bucket that is exposed.
+    exemplars: Mutex<Vec<Exemplar>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -179,6 +184,7 @@ impl Edge {
             buckets: std::array::from_fn(|_| AtomicU64::new(0)),
             microseconds: AtomicU64::new(0),
             answers: Mutex::default(),
+            exemplars: Mutex::default(),
         }
     }
 
@@ -189,6 +195,11 @@ impl Edge {
             count.fetch_add(1, Relaxed);
         }
         self.microseconds.fetch_add(microseconds, Relaxed);
+        if let Some(trace) = request.trace {
+            let bucket = BOUNDS.iter().filter(|bound| **bound < microseconds && exposed(**bound)).count();
+            let exemplar = Exemplar { bucket, trace, microseconds, at: SystemTime::now() };
+            durations::keep(&mut self.exemplars.lock(), exemplar);
+        }
         let mut answers = self.answers.lock();
         let same = |(answer, _): &&mut (Answer, u64)| {
             answer.status == request.status
@@ -209,6 +220,7 @@ struct Sum {
     buckets: Vec<u64>,
     microseconds: u64,
     answers: HashMap<Answer, u64>,
+    exemplars: Vec<Exemplar>,
 }
 
 impl Requests {
@@ -277,10 +289,28 @@ impl Requests {
             for (answer, count) in edge.answers.lock().iter() {
                 *sum.answers.entry(answer.clone()).or_default() += count;
             }
+            edge.exemplars.lock().iter().for_each(|exemplar| durations::keep(&mut sum.exemplars, *exemplar));
         }
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_by(|(left, _), (right, _)| left.cmp(right));
         sums
+    }
+
+    /// The histogram of durations, as text: OpenMetrics with exemplars.
+    pub(super) fn durations(&self, text: &mut String) -> fmt::Result {
+        durations::describe(text)?;
+        for of_service in self.sums().chunk_by(|(one, _), (next, _)| one.differs_in_workload_only(next)) {
+            let Some((key, _)) = of_service.first() else { continue };
+            let (mut buckets, mut exemplars) = (vec![0; BUCKETS], Vec::new());
+            for (_, sum) in of_service {
+                buckets.iter_mut().zip(&sum.buckets).for_each(|(total, count)| *total += count);
+                sum.exemplars.iter().for_each(|exemplar| durations::keep(&mut exemplars, *exemplar));
+            }
+            let seconds = of_service.iter().map(|(_, sum)| sum.microseconds).sum::<u64>() as f64 / 1e6;
+            let (labels, buckets) = (self.labels(key), exposed_buckets(&buckets));
+            Series { labels: &labels, seconds, buckets: &buckets, exemplars: &exemplars }.write(text)?;
+        }
+        Ok(())
     }
 
     fn labels<'a>(&'a self, key: &'a EdgeKey) -> [(&'static str, &'a str); EDGE_LABELS.len()] {
@@ -312,22 +342,6 @@ impl Collector for Requests {
                 ];
                 ConstCounter::new(*count).encode(family.encode_family(&(edge, labels))?)?;
             }
-        }
-        let name = "request_duration_seconds";
-        let mut family = encoder.encode_descriptor(name, help(name), None, MetricType::Histogram)?;
-        for of_service in sums.chunk_by(|(one, _), (next, _)| one.differs_in_workload_only(next)) {
-            let Some((key, _)) = of_service.first() else { continue };
-            let mut buckets = vec![0; BUCKETS];
-            for (_, sum) in of_service {
-                buckets.iter_mut().zip(&sum.buckets).for_each(|(total, count)| *total += count);
-            }
-            let seconds = of_service.iter().map(|(_, sum)| sum.microseconds).sum::<u64>() as f64 / 1e6;
-            family.encode_family(&self.labels(key))?.encode_histogram::<[(&str, &str); 0]>(
-                seconds,
-                buckets.iter().sum(),
-                &exposed_buckets(&buckets),
-                None,
-            )?;
         }
         Ok(())
     }
@@ -401,7 +415,6 @@ mod tests {
 
     #[test]
     fn instances_have_rows_of_their_own_and_share_a_histogram() {
-        let mut registry = prometheus_client::registry::Registry::default();
         let requests = Arc::new(Requests::new("a-1.x".into()));
         for workload in ["b-1.x", "b-2.x", "b-2.x"] {
             requests.shard().record(&Request {
@@ -415,18 +428,20 @@ mod tests {
                 grpc_status: None,
                 reason: None,
                 duration: Duration::from_millis(2),
+                trace: Some(7),
             });
         }
         let mut rows = requests.edges();
         rows.sort_by(|one, other| one.workload.cmp(&other.workload));
         let counts: Vec<(&str, u64)> = rows.iter().map(|row| (&*row.workload, row.requests)).collect();
         assert_eq!(counts, [("b-1.x", 1), ("b-2.x", 2)]);
-        registry.register_collector(Box::new(requests.clone()));
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        requests.durations(&mut text).expect("encodes");
         let counts: Vec<&str> =
-            text.lines().filter(|line| line.starts_with("request_duration_seconds_count")).collect();
+            text.lines().filter(|line| line.starts_with("malla_request_duration_seconds_count")).collect();
         assert!(matches!(counts[..], [one] if one.ends_with(" 3")), "{counts:?}");
+        let exemplars: Vec<&str> = text.lines().filter(|line| line.contains(" # {trace_id=")).collect();
+        assert!(matches!(exemplars[..], [one] if one.contains("{le=\"0.0025\",")), "{exemplars:?}");
     }
 
     #[test]
@@ -445,6 +460,7 @@ mod tests {
                 grpc_status: Some(14),
                 reason: None,
                 duration: Duration::from_millis(milliseconds),
+                trace: None,
             });
         }
         let rows = requests.edges();
@@ -454,5 +470,6 @@ mod tests {
         let buckets = exposed_buckets(&sums[0].1.buckets);
         assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 2);
         assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
+        assert!(sums[0].1.exemplars.is_empty(), "nobody has followed them");
     }
 }
