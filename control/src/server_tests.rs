@@ -119,7 +119,8 @@ fn resource(kind: ResourceType, name: &str, content: u32) -> Resource {
         }
         _ => {
             let mark = content.to_string();
-            let message = listener::Listener { name: name_text, stat_prefix: mark, ..Default::default() };
+            let api_listener = (!name.starts_with("db.")).then(Default::default);
+            let message = listener::Listener { name: name_text, stat_prefix: mark, api_listener, ..Default::default() };
             Resource::new(
                 Listener,
                 name,
@@ -235,13 +236,7 @@ async fn a_state_of_the_world_client_gets_listeners_under_the_name_it_asked() {
     let mut client = connect(&server.control, Some(&credentials)).await.expect("connects");
     let (requests, stream) = Requests::new();
     let mut responses = client.sotw(stream).await.expect("opens");
-    let request = |nonce: &str| DiscoveryRequest {
-        node: Some(core::Node { id: "grpc-client".into(), ..Default::default() }),
-        type_url: Listener.type_url().into(),
-        resource_names: vec!["10.96.0.7:80".into()],
-        response_nonce: nonce.into(),
-        ..Default::default()
-    };
+    let request = |nonce: &str| listeners("10.96.0.7:80", nonce);
     requests.send(request(""));
     let response = responses.message().await.expect("no error").expect("a response");
     let body = response.resources[0].value.clone();
@@ -254,6 +249,36 @@ async fn a_state_of_the_world_client_gets_listeners_under_the_name_it_asked() {
     requests.send(request(&changed.nonce));
     server.shows("grpc-client").await;
     server.shows("1 (1 up to date)").await;
+}
+
+/// What a gRPC client asks for.
+fn listeners(name: &str, nonce: &str) -> DiscoveryRequest {
+    DiscoveryRequest {
+        node: Some(core::Node { id: "grpc-client".into(), ..Default::default() }),
+        type_url: Listener.type_url().into(),
+        resource_names: vec![name.into()],
+        response_nonce: nonce.into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_state_of_the_world_client_is_told_of_no_port_without_calls() {
+    let database = [resource(Listener, "db.shop:3306", 1)];
+    let server = Server::start(Resources::new("cluster.local", Default::default(), database, [], HashMap::new()));
+    let credentials = server.credentials(&pay()).await;
+    let mut client = connect(&server.control, Some(&credentials)).await.expect("connects");
+    let (requests, stream) = Requests::new();
+    let mut responses = client.sotw(stream).await.expect("opens");
+    requests.send(listeners("db.shop:3306", ""));
+    let response = responses.message().await.expect("no error").expect("a response");
+    let received: listener::Listener = prost::Message::decode(response.resources[0].value.clone()).expect("decodes");
+    assert_eq!((received.name.as_str(), received.api_listener.is_some()), ("db.shop:3306", true), "{received:?}");
+    let mut sidecar = server.delta(&cart()).await;
+    sidecar.subscribe(Listener, &["db.shop:3306"]);
+    let body = sidecar.next().await.resources[0].resource.clone().expect("a body").value;
+    let received: listener::Listener = prost::Message::decode(body).expect("decodes");
+    assert_eq!((received.stat_prefix.as_str(), received.api_listener), ("1", None));
 }
 
 #[tokio::test]

@@ -74,11 +74,12 @@ impl Callee {
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
         let (head, body) = request.into_parts();
+        // As every server of gRPC: who answers earlier leaves nothing whole to copy to mirrors.
+        let message = body.collect().await.map(|whole| whole.to_bytes()).unwrap_or_default();
         if head.uri.path() == "/grpc.health.v1.Health/Check" {
-            let question = body.collect().await.map(|whole| whole.to_bytes()).unwrap_or_default();
-            self.asked().push(question);
+            self.asked().push(message);
             let serving = if self.well.load(Relaxed) { 1 } else { 2 };
-            return Ok(message(self.name, &[8, serving], 0));
+            return Ok(reply(self.name, &[8, serving], 0));
         }
         let words = head.headers.get("do").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let said = |word: &str| {
@@ -101,12 +102,12 @@ impl Callee {
             response.headers_mut().insert("grpc-status", status.into());
             return Ok(response);
         }
-        Ok(message(self.name, format!("{}\n{told}", self.name).as_bytes(), said("late").unwrap_or(0)))
+        Ok(reply(self.name, format!("{}\n{told}", self.name).as_bytes(), said("late").unwrap_or(0)))
     }
 }
 
 /// An answer with one message.
-fn message(name: &'static str, text: &[u8], status: u16) -> Response<BoxBody<Bytes, Infallible>> {
+fn reply(name: &'static str, text: &[u8], status: u16) -> Response<BoxBody<Bytes, Infallible>> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", status.into());
     let body = Full::new(framed(text)).with_trailers(std::future::ready(Some(Ok(trailers))));

@@ -83,6 +83,10 @@ fn mesh(applications: [&Application; 2]) -> String {
         at("/split", "backendRefs: [{name: a, port: 80, weight: 3}, {name: b, port: 80, weight: 1}]"),
     ];
     let hosts = ["  - {backendRefs: [{name: also-b, port: 80}]}\n".to_owned()];
+    // A service of another namespace: its owners' route, and the callers' own.
+    let there = |document: String| document.replace("namespace: shop", "namespace: other");
+    let owners = ["  - {filters: [{type: RequestRedirect, requestRedirect: {hostname: owners.example}}]}\n".to_owned()];
+    let callers = route("HTTPRoute", "callers", "remote", "", &[format!("  - {{{TO_A}}}\n")]);
     let [a, b] = applications;
     [
         CLIENT.to_owned(),
@@ -111,6 +115,8 @@ fn mesh(applications: [&Application; 2]) -> String {
         route("HTTPRoute", "changes", "web", "", &changes),
         route("HTTPRoute", "redirects", "web", "", &redirects),
         route("HTTPRoute", "failing", "web", "", &failing),
+        there(service("remote", "http", &[]) + &route("HTTPRoute", "owners", "remote", "", &owners)),
+        callers.replace("name: remote,", "name: remote, namespace: other,"),
         route("HTTPRoute", "hosts", "web", "  hostnames: ['*.special.example']\n", &hosts),
     ]
     .concat()
@@ -208,7 +214,7 @@ const CASES: &[Case] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_field_of_a_route_reaches_the_application_and_the_client() {
     let (a, b) = (Application::start("a").await, Application::start("b").await);
-    let local = Local::start(&mesh([&a, &b]), &["web.shop:80", "site.outer:80"]);
+    let local = Local::start(&mesh([&a, &b]), &["web.shop:80", "site.outer:80", "remote.other:80"]);
     let web = local.listening[0];
     for (method, path, headers, expected, not_expected) in CASES {
         let answer = exchange(web, method, path, headers).await;
@@ -223,6 +229,9 @@ async fn each_field_of_a_route_reaches_the_application_and_the_client() {
     // Another name of the service takes its routes.
     let by_other_name = exchange(local.listening[1], "GET", "/request", "x-set: old\r\n").await;
     assert!(by_other_name.contains("x-set: new"), "{by_other_name}");
+    // The callers of a namespace follow their own route instead of the owners'.
+    let by_own_route = exchange(local.listening[2], "GET", "/", "").await;
+    assert!(by_own_route.starts_with(OK) && by_own_route.contains(FROM_A), "{by_own_route}");
     // A session that nobody uses ends, and one that is used goes on.
     let token = |answer: &str| {
         let line = answer.lines().find_map(|line| line.strip_prefix("x-idle: ")).map(str::to_owned);

@@ -43,6 +43,8 @@ pub(super) trait Flavour: Send + 'static {
     type Response: Send + 'static;
     /// Word for people and metrics.
     const WORD: &'static str;
+    /// Whether only those speak it that make calls and open no raw connections: stock gRPC.
+    const CALLS_ONLY: bool;
 
     /// The client's description of itself.
     fn node(request: &Self::Request) -> Option<&core::Node>;
@@ -59,11 +61,12 @@ pub(super) trait Flavour: Send + 'static {
 }
 
 macro_rules! flavour {
-    ($machine:ty, $word:literal, $request:ty, $names:ident, $response:ty) => {
+    ($machine:ty, $word:literal, $calls_only:literal, $request:ty, $names:ident, $response:ty) => {
         impl Flavour for $machine {
             type Request = $request;
             type Response = $response;
             const WORD: &'static str = $word;
+            const CALLS_ONLY: bool = $calls_only;
 
             fn node(request: &Self::Request) -> Option<&core::Node> {
                 request.node.as_ref()
@@ -86,8 +89,8 @@ macro_rules! flavour {
         }
     };
 }
-flavour!(DeltaServer, "delta", DeltaDiscoveryRequest, resource_names_subscribe, DeltaDiscoveryResponse);
-flavour!(SotwServer, "sotw", DiscoveryRequest, resource_names, DiscoveryResponse);
+flavour!(DeltaServer, "delta", false, DeltaDiscoveryRequest, resource_names_subscribe, DeltaDiscoveryResponse);
+flavour!(SotwServer, "sotw", true, DiscoveryRequest, resource_names, DiscoveryResponse);
 
 /// A stream.
 pub(super) struct Stream<F: Flavour> {
@@ -204,7 +207,7 @@ impl<F: Flavour> Stream<F> {
     }
 
     async fn answer(&mut self, request: &F::Request, resources: &Resources, report: &StreamReport) -> ControlFlow<End> {
-        let view = ClientView { resources, identity: &self.identity };
+        let view = ClientView { resources, identity: &self.identity, calls_only: F::CALLS_ONLY };
         let reply = match self.machine.request(request, &view) {
             Ok(reply) => reply,
             Err(error) => return ControlFlow::Break(limit(error)),
@@ -230,7 +233,7 @@ impl<F: Flavour> Stream<F> {
     }
 
     async fn push(&mut self, resources: &Resources, what: Push, report: &StreamReport) -> ControlFlow<End> {
-        let view = ClientView { resources, identity: &self.identity };
+        let view = ClientView { resources, identity: &self.identity, calls_only: F::CALLS_ONLY };
         let responses = match self.machine.push(&view, what) {
             Ok(responses) => responses,
             Err(error) => return ControlFlow::Break(limit(error)),

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use malla_xds::envoy::listener::Listener;
+use malla_xds::names::inbound_workload;
 use malla_xds::{Answer, Resource, ResourceType, SpiffeId, View};
+use prost::Message;
 
 use crate::resources::Resources;
 
@@ -10,6 +13,9 @@ use crate::resources::Resources;
 pub(super) struct ClientView<'a> {
     pub(super) resources: &'a Resources,
     pub(super) identity: &'a SpiffeId,
+    /// Whether the client makes calls only. Stock gRPC rejects the listener of a port that carries raw connections alone; it is told
+    /// what it is told of a name that does not exist, so that calls fail at once and nothing is rejected.
+    pub(super) calls_only: bool,
 }
 
 impl ClientView<'_> {
@@ -19,6 +25,21 @@ impl ClientView<'_> {
             _ => Ok(()),
         }
     }
+
+    /// A resource as this client sees it.
+    fn seen(&self, kind: ResourceType, found: &Arc<Resource>) -> Arc<Resource> {
+        let seen = self.resources.seen_from(self.identity.namespace(), found);
+        if self.calls_only && kind == ResourceType::Listener && carries_no_calls(seen) {
+            return Arc::new(self.resources.unknown_listener(&seen.name));
+        }
+        seen.clone()
+    }
+}
+
+/// Whether a listener is that of a destination without HTTP.
+fn carries_no_calls(resource: &Resource) -> bool {
+    inbound_workload(&resource.name).is_none()
+        && Listener::decode(resource.body.as_ref()).is_ok_and(|listener| listener.api_listener.is_none())
 }
 
 impl View for ClientView<'_> {
@@ -32,7 +53,7 @@ impl View for ClientView<'_> {
                 Answer::Denied(format!("it is for {required}; this client's certificate says {}", self.identity))
             }
             Ok(()) => match self.resources.get(kind, name) {
-                Some(found) => Answer::Found(self.resources.seen_from(self.identity.namespace(), &found).clone()),
+                Some(found) => Answer::Found(self.seen(kind, &found)),
                 None => Answer::Absent,
             },
         }
@@ -46,8 +67,7 @@ impl View for ClientView<'_> {
     }
 
     fn all(&self, kind: ResourceType) -> Vec<Arc<Resource>> {
-        let namespace = self.identity.namespace();
         let permitted = self.resources.all(kind).filter(|resource| self.may_have(kind, &resource.name).is_ok());
-        permitted.map(|resource| self.resources.seen_from(namespace, resource).clone()).collect()
+        permitted.map(|resource| self.seen(kind, resource)).collect()
     }
 }
