@@ -170,7 +170,7 @@ fn drain(text: &str) -> Result<String, &'static str> {
 
 /// Whether a sidecar understands it as its log level.
 pub(super) fn is_log_level(text: &str) -> bool {
-    ["error", "warn", "info", "debug", "trace", "off"].contains(&text)
+    ["error", "warn", "info", "debug", "off"].contains(&text)
 }
 
 /// Whole seconds, rounded up, of a duration as `malla-proxy` takes it.
