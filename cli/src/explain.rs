@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use malla_control::resources::Resources;
-use malla_proxy::decode::listener::RouteSource;
+use malla_proxy::decode::listener::{RouteSource, ServiceSpec};
 use malla_proxy::decode::route::RouteSpec;
 use malla_proxy::decode::{self, Decoded, ListenerSpec, RouteTable};
 use malla_proxy::explain::{Request, explain};
+use malla_proxy::route::by_server_name;
 use malla_proxy::snapshot::UnknownDestination;
 use malla_xds::ResourceType;
 use malla_xds::wire::Any;
@@ -109,8 +110,28 @@ pub(crate) enum What {
     },
     /// It leaves the mesh untouched.
     PassThrough,
-    /// It is no HTTP to the sidecar: a stream to this destination.
-    Stream,
+    /// It is no HTTP to the sidecar: a stream.
+    #[serde(rename_all = "camelCase")]
+    Stream {
+        /// The server name that decides, where TLS passes untouched and there are routes by name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        server_name: Option<String>,
+        /// Where connections go, by weight; none refuses them with `no_endpoints`.
+        backends: Vec<StreamBackend>,
+    },
+}
+
+/// A cluster of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StreamBackend {
+    /// `db-v2.shop:5432`.
+    pub(crate) cluster: String,
+    /// Share of the connections, in percent.
+    pub(crate) percent: f64,
+    /// What holds for all connections to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) policy: Vec<String>,
 }
 
 /// A cluster, and what it sees of the request.
@@ -175,7 +196,7 @@ pub(crate) fn fate(resources: &Resources, client: &Client, request: &Request) ->
         ListenerSpec::Service(service) => service,
     };
     let table = match &service.http {
-        None => return Ok(nothing(What::Stream)),
+        None => return Ok(nothing(stream(resources, client, service, request)?)),
         Some(RouteSource::Inline(table)) => table.clone(),
         Some(RouteSource::Named(name)) => match read(resources, client, ResourceType::Route, name)? {
             Some(Decoded::Route(table)) => table,
@@ -228,7 +249,7 @@ fn what(resources: &Resources, client: &Client, route: &RouteSpec, request: &Req
         let forwarded = request.forwarded(route, place);
         Ok(Backend {
             cluster: cluster.to_string(),
-            percent: (f64::from(*weight) * 10_000.0 / total as f64).round() / 100.0,
+            percent: percent(*weight, total),
             host: forwarded.host,
             path: forwarded.path,
             headers: forwarded.headers,
@@ -238,6 +259,25 @@ fn what(resources: &Resources, client: &Client, route: &RouteSpec, request: &Req
     };
     let backends: anyhow::Result<_> = route.clusters.iter().enumerate().map(backend).collect();
     Ok(What::Forward { backends: backends? })
+}
+
+/// Where a connection to this destination goes; its client would name the host of the URL, if it speaks TLS.
+fn stream(resources: &Resources, client: &Client, service: &ServiceSpec, request: &Request) -> anyhow::Result<What> {
+    let host = request.looked_at().host;
+    let by_name = by_server_name(&service.sni, host);
+    let clusters = by_name.or(service.tcp.as_ref()).map_or(&[][..], |route| &route.clusters);
+    let total = clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let backend = |(cluster, weight): &(malla_xds::Name, u32)| {
+        let policy = cluster::policy(resources, client, cluster)?;
+        Ok(StreamBackend { cluster: cluster.to_string(), percent: percent(*weight, total), policy })
+    };
+    let backends: anyhow::Result<_> = clusters.iter().map(backend).collect();
+    Ok(What::Stream { server_name: by_name.map(|_| host.to_owned()), backends: backends? })
+}
+
+/// A weight as a share, to a hundredth.
+fn percent(weight: u32, total: u64) -> f64 {
+    (f64::from(weight) * 10_000.0 / total as f64).round() / 100.0
 }
 
 fn refused(status: u16, reason: &'static str) -> What {
@@ -458,7 +498,61 @@ spec: {action: Deny, rules: [{to: [{paths: [{type: PathPrefix, value: /api/secre
 
     #[test]
     fn what_is_no_http_or_no_part_of_the_mesh_is_told_too() {
-        assert_eq!(asked("shop/any", "GET", "http://cart.shop:5432/", &[]).what, What::Stream);
+        assert_eq!(describe(&asked("shop/any", "GET", "http://cart.shop:5432/", &[])), "as a stream to cart.shop:5432");
         assert_eq!(asked("shop/any", "GET", "https://example.com/", &[]).what, What::PassThrough);
+    }
+
+    #[test]
+    fn it_is_told_where_connections_go_that_carry_no_http() {
+        let routes = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: cart}, ports: [{name: tcp, port: 5432}, {name: tls, port: 443}, {name: tcp-none, port: 1}]}
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: db, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: db, port: 5432}]
+  rules: [{backendRefs: [{name: db, port: 5432, weight: 3}, {name: cart, port: 5432, weight: 1}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: none, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: db, port: 1}]
+  rules: [{backendRefs: [{name: db, port: 5432, weight: 0}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: db, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: db, port: 443}]
+  hostnames: ['db.shop']
+  rules: [{backendRefs: [{name: cart, port: 5432}]}]
+---
+apiVersion: malla.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: db, namespace: shop}
+spec: {targetRefs: [{group: '', kind: Service, name: db}], limits: {maxConnections: 7}}
+";
+        let mesh = malla_config::load(&[SourceFile::new("mesh.yaml", format!("{MESH}{routes}"))]).expect("valid");
+        let resources = malla_control::offline::compiled(mesh).expect("compiles");
+        let of = |url: &str| {
+            let request = Request::new("GET", url, []).expect("a request");
+            fate(&resources, &"shop/any".parse().expect("a client"), &request).expect("decodes")
+        };
+        for (url, expected) in [
+            ("http://db.shop:5432/", "as a stream to db.shop:5432 75 %, cart.shop:5432 25 %"),
+            ("https://db.shop/", "as a stream, by the server name db.shop, to cart.shop:5432"),
+            ("https://db.shop.svc.cluster.local/", "as a stream to db.shop:443"),
+            ("http://db.shop:1/", "as a stream to nowhere: no_endpoints"),
+        ] {
+            assert_eq!(describe(&of(url)), expected, "{url}");
+        }
+        let What::Stream { backends, .. } = of("http://db.shop:5432/").what else { panic!("a stream") };
+        assert!(backends[0].policy.iter().any(|words| words.starts_with("at most 7 connections")), "{backends:?}");
     }
 }

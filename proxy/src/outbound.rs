@@ -2,8 +2,6 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-#[cfg(test)]
-mod tests;
 mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +18,7 @@ use crate::names::Name;
 use crate::original_dst::original_dst;
 use crate::outcome::UNKNOWN;
 use crate::reason::Reason;
+use crate::route::by_server_name;
 use crate::shared::{Shared, Worker};
 use crate::snapshot::{Outbound, OutboundService, Protocol, TcpRoute, UnknownDestination};
 use crate::stream::{Peeked, Stream};
@@ -146,7 +145,7 @@ async fn protocol<'a>(
             let detected = stream.peek(detect::UNDECLARED, detect::tls).await;
             match detected.map_err(|_| Reason::ClientReset)? {
                 Peeked::Decided(Detected::Tls { sni: Some(sni) }) => {
-                    by_sni(service, &sni).map_or_else(raw, |route| Ok(Spoken::Stream(route)))
+                    by_server_name(&service.sni, &sni).map_or_else(raw, |route| Ok(Spoken::Stream(route)))
                 }
                 _ => raw(),
             }
@@ -190,16 +189,6 @@ pub(crate) fn counted(detected: &Peeked<Detected>) -> metrics::Detected {
         Peeked::Decided(_) | Peeked::Undecided | Peeked::Closed => metrics::Detected::Tcp,
         Peeked::Silent => metrics::Detected::Silent,
     }
-}
-
-/// The route with the most specific name: the SNI itself, else the longest wildcard over it.
-fn by_sni<'a>(service: &'a OutboundService, sni: &str) -> Option<&'a TcpRoute> {
-    let rank = |name: &Arc<str>| match name.strip_prefix('*') {
-        Some(suffix) => (sni.len() > suffix.len() && sni.ends_with(suffix)).then_some(suffix.len()),
-        None => (**name == *sni).then_some(usize::MAX),
-    };
-    let ranked = service.sni.iter().filter_map(|(names, route)| Some((names.iter().filter_map(rank).max()?, route)));
-    ranked.max_by_key(|(rank, _)| *rank).map(|(_, route)| route)
 }
 
 fn port(destination: &str) -> Option<u16> {

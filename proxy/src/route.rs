@@ -34,6 +34,16 @@ pub fn choose<'a>(routes: &'a HttpRoutes, head: &Head<'_>) -> Option<&'a Route> 
     host.routes.first(head.path, |route| matches(&route.matcher, head))
 }
 
+/// Of routes by server name, the one with the most specific: the SNI itself, else the longest wildcard over it.
+pub fn by_server_name<'a, R>(routes: &'a [(Vec<Arc<str>>, R)], sni: &str) -> Option<&'a R> {
+    let rank = |name: &Arc<str>| match name.strip_prefix('*') {
+        Some(suffix) => (sni.len() > suffix.len() && sni.ends_with(suffix)).then_some(suffix.len()),
+        None => (**name == *sni).then_some(usize::MAX),
+    };
+    let ranked = routes.iter().filter_map(|(names, route)| Some((names.iter().filter_map(rank).max()?, route)));
+    ranked.max_by_key(|(rank, _)| *rank).map(|(_, route)| route)
+}
+
 /// What is for a host, by its domains: exact name before longest wildcard before `*`.
 pub(crate) fn best_host<'a, H>(hosts: &'a [H], domains: impl Fn(&H) -> &[Arc<str>], host: &str) -> Option<&'a H> {
     let mut best: Option<(usize, &H)> = None;
@@ -353,5 +363,27 @@ mod tests {
                 prop_assert_eq!(choose(&routes, &head).map(|route| route.name.to_string()), first, "{}", path);
             }
         }
+    }
+
+    #[test]
+    fn a_server_name_takes_the_route_that_names_it_best() {
+        let names = [&["*.example"][..], &["a.one.example", "b.example"], &["*.one.example"]];
+        let routes = names.map(|names| (names.iter().map(|name| Arc::from(*name)).collect(), names[0]));
+        for (name, expected) in [
+            ("a.one.example", Some("a.one.example")),
+            ("b.example", Some("a.one.example")),
+            ("c.one.example", Some("*.one.example")),
+            ("d.c.one.example", Some("*.one.example")),
+            ("one.example", Some("*.example")),
+            // A wildcard stands for at least one label, and for whole ones.
+            ("example", None),
+            (".example", None),
+            ("anexample", None),
+            ("example.org", None),
+            ("", None),
+        ] {
+            assert_eq!(by_server_name(&routes, name).copied(), expected, "{name:?}");
+        }
+        assert_eq!(by_server_name::<()>(&[], "a.example"), None, "then the service itself answers");
     }
 }

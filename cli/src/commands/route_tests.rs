@@ -51,7 +51,7 @@ fn compare(fate: &Fate, expect: &Expectation) -> Vec<String> {
     let (sent_to, answered) = match &fate.what {
         What::Forward { backends } => (&backends[..], None),
         What::Answer { status, location, .. } => (&[][..], Some((*status, location.clone()))),
-        What::PassThrough | What::Stream => (&[][..], None),
+        What::PassThrough | What::Stream { .. } => (&[][..], None),
     };
     same("the route", route.as_deref().map(str::to_owned), fate.route.clone());
     let written = backends.as_ref().map(|expected| {
@@ -64,9 +64,15 @@ fn compare(fate: &Fate, expect: &Expectation) -> Vec<String> {
     });
     let with_shares =
         backends.as_ref().is_some_and(|expected| expected.iter().any(|backend| backend.percent.is_some()));
-    let found = sent_to.iter().map(|backend| match with_shares {
-        true => format!("{} {} %", backend.cluster, backend.percent),
-        false => backend.cluster.clone(),
+    let forwarded = sent_to.iter().map(|backend| (&backend.cluster, backend.percent));
+    let carried = match &fate.what {
+        What::Stream { backends, .. } => &backends[..],
+        _ => &[],
+    };
+    let carried = carried.iter().map(|backend| (&backend.cluster, backend.percent));
+    let found = forwarded.chain(carried).map(|(cluster, percent)| match with_shares {
+        true => format!("{cluster} {percent} %"),
+        false => cluster.clone(),
     });
     same("the backends", written, Some(sorted(found.collect())));
     same(

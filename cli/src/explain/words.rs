@@ -4,7 +4,7 @@ use malla_proxy::decode::route::RouteSpec;
 use malla_proxy::filter::Filters;
 use malla_proxy::snapshot::Hedge;
 
-use super::{Admission, Backend, Fate, What};
+use super::{Admission, Backend, Fate, StreamBackend, What};
 use crate::output::{self, Paint};
 
 /// Routes that came close and are shown.
@@ -21,7 +21,14 @@ pub(crate) fn describe(fate: &Fate) -> String {
         What::Answer { status, location: Some(location), .. } => format!("{status} to {location}{route}"),
         What::Answer { status, reason, .. } => format!("{status} {}{route}", reason.unwrap_or_default()),
         What::PassThrough => "out of the mesh, untouched".to_owned(),
-        What::Stream => "as a stream: the port carries no HTTP".to_owned(),
+        What::Stream { server_name, backends } => {
+            let name = server_name.as_ref().map_or_else(String::new, |name| format!(", by the server name {name},"));
+            let backends: Vec<String> = backends.iter().map(stream_share).collect();
+            match &backends[..] {
+                [] => format!("as a stream{name} to nowhere: no_endpoints"),
+                some => format!("as a stream{name} to {}", some.join(", ")),
+            }
+        }
     }
 }
 
@@ -34,6 +41,13 @@ fn share(backend: &Backend) -> String {
     match backend.percent {
         100.0 => format!("{}{refused}", backend.cluster),
         percent => format!("{} {percent} %{refused}", backend.cluster),
+    }
+}
+
+fn stream_share(backend: &StreamBackend) -> String {
+    match backend.percent {
+        100.0 => backend.cluster.clone(),
+        percent => format!("{} {percent} %", backend.cluster),
     }
 }
 
@@ -88,6 +102,13 @@ pub(crate) fn print(fate: &Fate, paint: Paint) -> anyhow::Result<()> {
                 lines.push(line("to", &seen));
                 lines.extend(backend.policy.iter().map(|policy| line("service", policy)));
                 lines.extend(backend.admissions.iter().map(|admission| line("caller", &let_in(admission))));
+            }
+        }
+        What::Stream { backends, .. } => {
+            lines.push(line("carried", &describe(fate)));
+            for backend in backends {
+                lines.push(line("to", &stream_share(backend)));
+                lines.extend(backend.policy.iter().map(|policy| line("service", policy)));
             }
         }
         _ => lines.push(line("answer", &describe(&Fate { route: None, ..fate.clone() }))),
