@@ -1,5 +1,6 @@
 //! An application that answers each request with its own name and the request's head. The path says how: `?status=`, `?wait=`
-//! (milliseconds; `?wait-NAME=` for one application), `?once=` (a status for the first request of the path); and `/refused-by-NAME` is answered with 503 by one.
+//! (milliseconds; `?wait-NAME=` for one application), `?once=` (a status for the first request of the path), `?later-NAME=` (503 by one,
+//! which asks to be left alone for so many seconds); and `/refused-by-NAME` is answered with 503 by one.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -57,10 +58,13 @@ impl Application {
             let wait = asked("wait").or(asked(&format!("wait-{}", self.name)));
             sleep(Duration::from_millis(wait.unwrap_or(0))).await;
             let refuses = path.strip_prefix("/refused-by-").is_some_and(|name| name == self.name);
-            let status = refuses.then_some(503).or(asked("status")).or(asked("once").filter(|_| first)).unwrap_or(200);
+            let later = asked(&format!("later-{}", self.name));
+            let refused = refuses || later.is_some();
+            let retry_after = later.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
+            let status = refused.then_some(503).or(asked("status")).or(asked("once").filter(|_| first)).unwrap_or(200);
             let body = format!("{}\n{head}", self.name);
             let answer = format!(
-                "HTTP/1.1 {status} x\r\nserver: {}\r\nx-internal: 1\r\ncontent-length: {}\r\n\r\n{body}",
+                "HTTP/1.1 {status} x\r\nserver: {}\r\nx-internal: 1\r\n{retry_after}content-length: {}\r\n\r\n{body}",
                 self.name,
                 body.len()
             );

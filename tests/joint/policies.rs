@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::application::Application;
@@ -52,6 +53,12 @@ const POLICIES: &[(&str, &str)] = &[
     ("no-budget", "retryBudget: {percent: 0, minRetriesPerSecond: 0}"),
     ("no-retries", "limits: {maxRetries: 0}"),
     ("forgives", "loadBalancer: {algorithm: roundRobin}, outlierDetection: {disabled: true}"),
+    ("later", "loadBalancer: {algorithm: roundRobin}, outlierDetection: {disabled: true}"),
+    (
+        "panics",
+        "loadBalancer: {algorithm: roundRobin, panicThresholdPercent: 60}, \
+         healthCheck: {interval: 100ms, unhealthyThreshold: 1, http: {path: /refused-by-b}}",
+    ),
     (
         "checked",
         "loadBalancer: {algorithm: roundRobin, panicThresholdPercent: 0}, \
@@ -198,6 +205,13 @@ async fn policies_choose_among_the_applications() {
     behind.local.wait_metric(ejected).await;
     let back = async { while !both(&behind.several("briefly", 40, "/", "").await) {} };
     timeout(PATIENCE, back).await.expect("it comes back after a second");
+    // Who asks to be left alone is, for so long.
+    let asked = behind.several("later", 2, "/?later-a=5", "").await;
+    assert!(both(&asked), "{asked:?}");
+    let meanwhile = behind.several("later", 6, "/", "").await;
+    assert!(meanwhile.iter().all(|answer| answer == "b"), "{meanwhile:?}");
+    let back = async { while !both(&behind.several("later", 4, "/", "").await) {} };
+    timeout(PATIENCE, back).await.expect("it comes back");
     for service in ["no-budget", "no-retries"] {
         let answer = exchange(behind.address(service), "GET", "/?status=503", "").await;
         let told = "malla-not-retried: retry_budget_spent\r\n";
@@ -211,7 +225,32 @@ async fn policies_choose_among_the_applications() {
     timeout(PATIENCE, checked).await.expect("a check finds it");
     let checked = behind.several("checked", 6, "/", "").await;
     assert!(checked.iter().all(|answer| answer == "a"), "{checked:?}");
+    // Half of them is fewer than this policy trusts its checks with.
+    behind.local.wait_metric("malla_endpoints{cluster=\"panics.shop:80\",standing=\"failing_checks\"} 1").await;
+    assert!(both(&behind.several("panics", 4, "/", "").await));
     behind.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_waited_for_as_long_as_a_policy_says() {
+    // Whoever listens without accepting, and has as many waiting as it wants, is silent to the next.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let silent = socket.listen(1).expect("listens");
+    let address = silent.local_addr().expect("bound");
+    let mut waiting = Vec::new();
+    while let Ok(connected) = timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
+        waiting.push(connected.expect("it is there"));
+    }
+    // Longer than the default, also with all that is tried again.
+    let mesh =
+        CLIENT.to_owned() + &service("silent", "http", &[address]) + &policy("silent", "timeouts: {connect: 4s}");
+    let local = Local::start(&mesh, &["silent.shop:80"]);
+    let begun = Instant::now();
+    let answer = exchange(local.listening[0], "GET", "/", "").await;
+    assert_eq!(reason(&answer), Some("connect_timeout"), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+    local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
