@@ -9,7 +9,7 @@ use anyhow::Context;
 pub(crate) const DIRECTORY: &str = "try";
 
 /// Name and text of each file. The first lines say what will be seen.
-pub(crate) const OFFERS: [(&str, &str); 26] = [
+pub(crate) const OFFERS: [(&str, &str); 28] = [
     ("fault", FAULT),
     ("delay", DELAY),
     ("timeout", TIMEOUT),
@@ -21,6 +21,7 @@ pub(crate) const OFFERS: [(&str, &str); 26] = [
     ("own-route", OWN_ROUTE),
     ("route-test", ROUTE_TEST),
     ("tcp-weights", TCP_WEIGHTS),
+    ("tls-by-name", TLS_BY_NAME),
     ("grpc", GRPC),
     ("subsets", SUBSETS),
     ("sessions", SESSIONS),
@@ -32,6 +33,7 @@ pub(crate) const OFFERS: [(&str, &str); 26] = [
     ("circuit-breaker", CIRCUIT),
     ("locality", LOCALITY),
     ("outliers", OUTLIERS),
+    ("outliers-compared", OUTLIERS_COMPARED),
     ("slow-start", SLOW_START),
     ("health-checks", HEALTH_CHECKS),
     ("overload", OVERLOAD),
@@ -234,6 +236,30 @@ spec:
     - {name: mysqldb-next, port: 3306, weight: 1}
 "#;
 
+const TLS_BY_NAME: &str = r#"# TLS passes untouched, and the server name that the client says decides where to. Nobody here speaks TLS; ask what would happen, also
+# with another name:
+#   malla explain --config DIR --from travel-agency/travels https://vault.travel-agency/
+#   malla explain --config DIR --from travel-agency/travels https://vault.travel-agency.svc/
+apiVersion: v1
+kind: Service
+metadata: {name: vault, namespace: travel-agency}
+spec: {selector: {app: insurances}, ports: [{port: 443, appProtocol: tls}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: vault-next, namespace: travel-agency}
+spec: {selector: {app: cars}, ports: [{port: 443, appProtocol: tls}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: vault, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: vault}]
+  hostnames: [vault.travel-agency]
+  rules:
+  - backendRefs: [{name: vault-next, port: 443}]
+"#;
+
 const GRPC: &str = r#"# Routes of gRPC choose by service and method, and try calls again by their status. Nobody here speaks gRPC; ask what would happen, also
 # with another method:
 #   malla explain --config DIR --from travel-agency/travels POST http://quotes.travel-agency:9000/travel.Quotes/Best
@@ -388,6 +414,31 @@ spec:
   - {group: "", kind: Service, name: discounts-v1}
   - {group: "", kind: Service, name: discounts-v2}
   outlierDetection: {consecutiveGatewayFailures: 2, consecutive5xx: 2, baseEjectionTime: 5s}
+"#;
+
+const OUTLIERS_COMPARED: &str = r#"# Of both instances of `discounts`, the one that fails more than half of its requests within 2 s is left out, however they are spread: break
+# one (see 2.), and watch. `successRate: {}` compares it with the others' mean instead, and `latency: {}` who is slow with the median.
+apiVersion: malla.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: discounts-compared, namespace: travel-agency}
+spec:
+  targetRefs: [{group: "", kind: Service, name: discounts}]
+  loadBalancer: {algorithm: roundRobin, locality: {preference: none}}
+  outlierDetection:
+    consecutiveGatewayFailures: 0
+    interval: 2s
+    baseEjectionTime: 5s
+    failurePercentage: {threshold: 50, minimumEndpoints: 2, requestVolume: 5}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: discounts-compared, namespace: travel-agency}
+spec:
+  parentRefs: [{group: "", kind: Service, name: discounts}]
+  rules:
+  # More specific than the route that is there, so it goes first.
+  - matches: [{path: {value: /discounts}}]
+    backendRefs: [{name: discounts, port: 8000}]
 "#;
 
 const SLOW_START: &str = r#"# An instance of `discounts` that comes back, or is new, gets its share over 30 s: break one and mend it (see 2.), and watch the
