@@ -132,9 +132,10 @@ fn a_replica_that_fails_loses_few_requests_and_comes_back() {
         }
         let mended = Instant::now();
         load.wait_backend("web-1", 10);
-        // Ejected for a second at a time, or paused for what its failures in a row have grown to.
+        // Ejected for a second at a time, or paused for what its failures in a row have grown to; one that was slow is asked again
+        // when ten seconds have passed, and once more if that answer met a busy machine.
         let recovery = mended.elapsed();
-        assert!(recovery < Duration::from_secs(15), "{manner}: back after {recovery:?}");
+        assert!(recovery < Duration::from_secs(25), "{manner}: back after {recovery:?}");
     }
     load.stop();
 }

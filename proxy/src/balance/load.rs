@@ -4,6 +4,8 @@
 //! loses its traffic with the first slow answer. Idle endpoints are forgiven at the same rate. That alone would keep one that
 //! once took a second from being cheaper than a neighbour of a millisecond for more than a minute; so one that was not heard of
 //! for long or not at all, or whose pause is over, is tried with a single request, and the answer replaces what was thought of it.
+//! So does the answer that ends the probation after an ejection. The time to connect is no latency: it is spent once, and would
+//! keep an endpoint that has just come back from its share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -127,11 +129,16 @@ impl Load {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
             self.paused_until.store(0, Relaxed);
-            self.updated.store(self.since_creation(now), Relaxed);
-            self.estimate.store(latency.as_nanos() as u64, Relaxed);
+            self.begin_anew(latency, now);
         } else {
             self.observe(latency, now);
         }
+    }
+
+    /// It is well again: this answer takes the place of what its failures have made of the estimate.
+    pub(super) fn begin_anew(&self, latency: Duration, now: Instant) {
+        self.updated.store(self.since_creation(now), Relaxed);
+        self.estimate.store(latency.as_nanos() as u64, Relaxed);
     }
 
     /// It could not be reached, or broke. Failures of requests that were under way together count once.
@@ -198,6 +205,11 @@ impl LoadGuard {
     pub fn due(mut self, due: Option<Instant>) -> Self {
         self.due = due;
         self
+    }
+
+    /// The connection that it goes over was waited for until then, if it was: the answer's time begins there.
+    pub fn connected(&mut self, waited_until: Option<Instant>) {
+        self.started = waited_until.unwrap_or(self.started);
     }
 
     /// A connection was made (TCP). Only the first call tells anything.
@@ -370,6 +382,16 @@ mod tests {
         let other = endpoint();
         drop(LoadGuard::new(other.clone(), Instant::now()));
         assert!(other.load.latency(Instant::now()) <= INITIAL_LATENCY);
+    }
+
+    #[test]
+    fn the_time_to_connect_is_no_latency() {
+        let endpoint = endpoint();
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine is up for 5 s");
+        let mut guard = LoadGuard::new(endpoint.clone(), long_ago);
+        guard.connected(Some(Instant::now()));
+        guard.responded(StatusCode::OK, &HeaderMap::new());
+        assert!(endpoint.load.latency(Instant::now()) < Duration::from_secs(1), "{:?}", endpoint.load);
     }
 
     #[test]

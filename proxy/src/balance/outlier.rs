@@ -173,6 +173,7 @@ impl Feedback {
         match load.health.count(verdict) {
             None => {
                 if self.watch.troubled() && load.health.probed(load.since_creation(now)) {
+                    load.begin_anew(latency, now);
                     self.watch.changed();
                     tracing::info!(cluster = %self.cluster, endpoint = %endpoint.address, "an ejected endpoint has come back");
                 }
@@ -379,6 +380,19 @@ mod tests {
         now += 67 * SECOND;
         (0..3).for_each(|_| tell(&endpoints[0], Verdict::Success, MS, now));
         assert_eq!(standing(&endpoints[0], now), Standing::Available);
+    }
+
+    #[test]
+    fn the_end_of_a_probation_ends_what_failures_made_of_the_estimate() {
+        let endpoints = cluster(3, OutlierDetection::default());
+        let mut now = Instant::now() + SECOND;
+        for _ in 0..5 {
+            endpoints[0].load.observe(SECOND, now);
+            tell(&endpoints[0], Verdict::GatewayFailure, SECOND, now);
+        }
+        now += 34 * SECOND;
+        (0..3).for_each(|_| tell(&endpoints[0], Verdict::Success, MS, now));
+        assert_eq!(endpoints[0].load.latency(now), MS);
     }
 
     #[test]

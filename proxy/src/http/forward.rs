@@ -234,8 +234,10 @@ pub(super) async fn forward(
         let cause;
         (cause, head, body) = match result {
             Ok((response, body, lease, upload)) => {
-                outcome.connected(lease.waited_until());
+                let waited_until = lease.waited_until();
+                outcome.connected(waited_until);
                 if let Some(load) = &mut load {
+                    load.connected(waited_until.map(Instant::into_std));
                     load.responded(response.status, &response.headers);
                 }
                 let wanted = kept.filter(|(head, _)| retries_answer(on, &head.method, &response));

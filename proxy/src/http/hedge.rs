@@ -184,7 +184,10 @@ fn failure(result: &Result<Answer, TryFailure>) -> Option<Reason> {
 fn tell(load: Option<&mut LoadGuard>, result: &Result<Answer, TryFailure>) {
     let Some(load) = load else { return };
     match result {
-        Ok((answer, ..)) => load.responded(answer.status, &answer.headers),
+        Ok((answer, _, lease, _)) => {
+            load.connected(lease.waited_until().map(Instant::into_std));
+            load.responded(answer.status, &answer.headers);
+        }
         Err(TryFailure { failure, .. }) if is_endpoints_fault(failure.reason) => load.failed(),
         Err(_) => load.discard(),
     }
