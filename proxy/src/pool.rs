@@ -30,7 +30,9 @@ use crate::reason::Reason;
 use crate::shared::Worker;
 use crate::snapshot::{Cluster, Endpoint, Endpoints, PathMatch, Retry, Route, RouteAction, RouteMatch};
 
-pub(crate) use self::connect::{CONNECTION_WINDOW, ConnectFailure, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain};
+pub(crate) use self::connect::{
+    CONNECTION_WINDOW, ConnectFailure, HTTP1_BUFFER, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain,
+};
 pub(crate) use self::http1::Http1Lease;
 pub(crate) use self::http2::Http2Lease;
 #[cfg(test)]

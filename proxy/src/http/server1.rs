@@ -30,7 +30,7 @@ use super::response::{Exchange, ResponseBody};
 use super::tunnel::Tunnel;
 use super::{Connection, HEAD_LIMIT, IDLE_LIMIT};
 use crate::outbound;
-use crate::pool::LARGEST_HEAD;
+use crate::pool::{HTTP1_BUFFER, LARGEST_HEAD};
 use crate::reason::Reason;
 use crate::woken::when_woken;
 
@@ -108,7 +108,8 @@ where
 /// How hyper reads clients.
 pub(super) fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.auto_date_header(false).header_read_timeout(None).max_header_size(LARGEST_HEAD as usize);
+    builder.auto_date_header(false).header_read_timeout(None);
+    builder.max_header_size(LARGEST_HEAD as usize).max_buf_size(HTTP1_BUFFER);
     builder
 }
 

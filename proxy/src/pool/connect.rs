@@ -34,6 +34,9 @@ pub(super) const ASSUMED_STREAMS: usize = 99;
 /// that clients that never read stop nobody else.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
 pub(crate) const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW + 1024 * 1024;
+/// What a connection of HTTP/1 reads at once, and so the largest piece of a body: each stream holds two of them for who does not
+/// read, and hyper's own limit is 400 KiB.
+pub(crate) const HTTP1_BUFFER: usize = LARGEST_HEAD as usize;
 /// What one stream may have buffered for sending.
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
 /// Heads larger than this are refused.
@@ -156,6 +159,7 @@ async fn http1(
     let io = stream(worker, cluster, host.target(), Alpn::H2).await?;
     let handshake = hyper::client::conn::http1::Builder::new()
         .max_header_size(LARGEST_HEAD as usize)
+        .max_buf_size(HTTP1_BUFFER)
         .handshake(TokioIo::new(io))
         .await;
     let (sender, connection) = handshake.map_err(|cause| failed(host, &cause))?;
