@@ -1,8 +1,8 @@
 //! Bodies, as they are received: concrete types, streamed, nothing collected.
 //!
 //! A body of HTTP/2 gives its flow-control window back when a chunk is taken out, and a chunk is taken out only when there
-//! is room for it on the other side: that is all of the back-pressure. Empty chunks are left out here (some peers count
-//! empty DATA frames and end the connection after a hundred).
+//! is room for it on the other side: that is all of the back-pressure. Empty chunks are left out here, as h2 leaves out
+//! empty DATA frames that are not the last (some peers count them and end the connection after a hundred).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,8 +14,10 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::client_io::ClientState;
+use super::framing::Violation;
 use super::head;
 use super::replay::Reader;
+use crate::reason::Reason;
 
 /// A received body, or a text of the sidecar's own.
 #[derive(Debug)]
@@ -47,12 +49,15 @@ pub(crate) enum BodyError {
     /// On an HTTP/1 connection.
     #[error("the HTTP/1 message was cut short")]
     Http1(#[source] hyper::Error),
+    /// A client's body is not what HTTP/1 permits.
+    #[error("{0}")]
+    Malformed(Violation),
     /// On an HTTP/2 connection.
     #[error("the HTTP/2 stream was reset")]
     Http2(#[source] h2::Error),
     /// The sidecar ended it.
     #[error("{0}")]
-    Ended(crate::reason::Reason),
+    Ended(Reason),
 }
 
 impl BodyError {
@@ -64,8 +69,16 @@ impl BodyError {
                 None | Some(h2::Reason::NO_ERROR) => h2::Reason::INTERNAL_ERROR,
                 Some(code) => code,
             },
-            BodyError::Http1(_) => h2::Reason::INTERNAL_ERROR,
+            BodyError::Http1(_) | BodyError::Malformed(_) => h2::Reason::INTERNAL_ERROR,
             BodyError::Ended(_) => h2::Reason::CANCEL,
+        }
+    }
+
+    /// Why a request with this body fails.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            BodyError::Malformed(_) => Reason::ProtocolError,
+            BodyError::Http1(_) | BodyError::Http2(_) | BodyError::Ended(_) => Reason::ClientReset,
         }
     }
 }
@@ -120,7 +133,10 @@ impl http_body::Body for Body {
                 if last || http_body::Body::is_end_stream(body) {
                     state.body_ended();
                 }
-                Poll::Ready(polled)
+                Poll::Ready(match state.broken_body() {
+                    Some(violation) if matches!(polled, Some(Err(_))) => Some(Err(BodyError::Malformed(violation))),
+                    _ => polled,
+                })
             }
             Source::Http2(stream, progress) => poll_http2(stream, progress, cx),
             Source::Replayed(reader) => reader.poll_frame(cx),

@@ -384,6 +384,7 @@ pub(super) fn is_endpoints_fault(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::ClientReset
+            | Reason::ProtocolError
             | Reason::CircuitOpen
             | Reason::IdentityMissing
             | Reason::IdentityExpired
@@ -531,8 +532,11 @@ async fn over_http2(
     .await;
     match answered {
         None => {
-            let what = broken.map_or_else(String::new, |error| chain(&error));
-            Err(TryFailure::new(Failure::new(Reason::ClientReset, what), None))
+            let (reason, what) = broken.map_or_else(
+                || (Reason::ClientReset, String::new()),
+                |error: BodyError| (error.reason(), chain(&error)),
+            );
+            Err(TryFailure::new(Failure::new(reason, what), None))
         }
         Some(Err(cause)) => {
             if cause.is_go_away() || cause.is_io() {
@@ -686,8 +690,10 @@ fn is_connection_reset(error: &hyper::Error) -> bool {
 fn http1_failure(target: &Target, error: &hyper::Error) -> Failure {
     use std::error::Error as _;
     let what = format!("{target}: {}", chain(error));
-    let client = error.is_user() || error.source().is_some_and(|cause| cause.is::<BodyError>());
-    let reason = if client {
+    let of_body = error.source().and_then(|cause| cause.downcast_ref::<BodyError>());
+    let reason = if let Some(of_body) = of_body {
+        of_body.reason()
+    } else if error.is_user() {
         Reason::ClientReset
     } else if error.is_parse() {
         Reason::UpstreamProtocol

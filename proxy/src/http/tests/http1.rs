@@ -351,8 +351,12 @@ async fn invalid_requests_are_refused_and_counted() {
         told.contains("protocol_error: the client's bytes are not a valid request (the request has no Host"),
         "{told}"
     );
+    // The head of this one was good: its body is not, which is no going away.
+    let body = "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n";
+    let told = exchange_raw(pair.outbound.address, body).await;
+    assert!(told.starts_with("HTTP/1.1 400") && told.contains("a chunk has no valid size"), "{told}");
     let refused = |reason| counted(&pair.outbound.worker, "malla_connections_refused_total", &[reason]);
-    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (11, 2));
+    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (12, 2));
 }
 
 #[tokio::test]
