@@ -219,6 +219,16 @@ async fn the_clusters_identities_bind_besides_the_endpoints() {
 }
 
 #[tokio::test]
+async fn one_of_the_clusters_identities_is_not_enough_where_the_endpoint_has_another() {
+    let authority = Authority::new();
+    let server = Server::start(Some(authority.identity(SERVER))).await;
+    let mut cluster = Arc::into_inner(server.cluster(CLIENT)).expect("ours");
+    cluster.tls.as_mut().expect("TLS").identities = vec![spiffe(SERVER), spiffe(CLIENT)];
+    let error = dial(Some(authority.identity(CLIENT)), &cluster, Alpn::H2).await.expect_err("another endpoint's");
+    assert!(matches!(error, ConnectError::WrongIdentity { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn an_identity_that_is_missing_or_expired_fails_closed() {
     let authority = Authority::new();
     let server = Server::start(Some(authority.identity(SERVER))).await;
@@ -229,6 +239,8 @@ async fn an_identity_that_is_missing_or_expired_fails_closed() {
     let error = dial(Some(past()), &server.cluster(SERVER), Alpn::H2).await.expect_err("expired");
     assert_eq!((error.reason(), error.elsewhere()), (Reason::IdentityExpired, false));
     assert!(error.to_string().contains("expired"), "{error}");
+    let store = shared(settings(), Snapshot::default(), Some(past())).identity.clone();
+    assert_eq!(store.current().err(), Some(Reason::IdentityExpired));
 
     for (identity, reason) in [(None, Reason::IdentityMissing), (Some(past()), Reason::IdentityExpired)] {
         let mut server = Server::start(identity).await;
