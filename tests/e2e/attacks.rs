@@ -46,18 +46,18 @@ const ATTACKS: &[(&str, Fate)] = &[
 ];
 
 /// A client and `web-1`, and what they had open before anything happened.
-struct Attacked {
-    client: Member,
+pub(crate) struct Attacked {
+    pub(crate) client: Member,
     web: Member,
     idle: [usize; 2],
-    faults: Vec<String>,
+    pub(crate) faults: Vec<String>,
     _nginx: Process,
     mesh: Mesh,
 }
 
 impl Attacked {
     #[track_caller]
-    fn start() -> Attacked {
+    pub(crate) fn start() -> Attacked {
         let mut mesh = Mesh::new();
         mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
         let (mut client, mut web) = (mesh.member("client"), mesh.member("web-1"));
@@ -72,7 +72,7 @@ impl Attacked {
 
     /// A load that goes on while something happens; `most` descriptors more than before may be open meanwhile.
     #[track_caller]
-    fn while_others_are_served(&mut self, what: &str, most: usize, happens: impl FnOnce(&mut Attacked)) {
+    pub(crate) fn while_others_are_served(&mut self, what: &str, most: usize, happens: impl FnOnce(&mut Attacked)) {
         let load = Load::start(&self.client, &["http://web.shop/", "--rate", "50", "--requests-per-connection", "25"]);
         happens(self);
         load.wait_successes(20);
@@ -90,7 +90,7 @@ impl Attacked {
 
     /// Asserts that nobody has suffered, and that all was given back.
     #[track_caller]
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         assert!(self.faults.is_empty(), "{:#?}", self.faults);
         for (member, idle) in [&self.client, &self.web].into_iter().zip(self.idle) {
             wait::until("the descriptors to be given back", Duration::from_secs(60), || {
