@@ -19,7 +19,7 @@ use malla_xds::ResourceType;
 use malla_xds::wire::Any;
 use serde::Serialize;
 
-pub(crate) use self::authorization::{Admission, Judgement, judge};
+pub(crate) use self::authorization::{Admission, judge};
 pub(crate) use self::words::{describe, print};
 
 /// Who sends a request.

@@ -111,6 +111,8 @@ pub struct Subject<'a> {
 /// What the rules say, with the names of the policies that say so.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Verdict<'a> {
+    /// It is let through because of this policy; nothing where it is refused, or no policy has to allow it.
+    pub allowed: Option<&'a str>,
     /// It is refused.
     pub denied: Option<&'a str>,
     /// It would be refused, if what is audited were enforced.
@@ -124,31 +126,39 @@ pub const NO_POLICY: &str = "none";
 pub fn authorize<'a>(rules: &'a Authorization, subject: &Subject<'_>) -> Verdict<'a> {
     let mut verdict = Verdict::default();
     for set in &rules.sets {
-        let Some(policy) = refused_by(set, subject) else { continue };
-        match set.enforcement {
-            Enforcement::Shadow => verdict.audited = verdict.audited.or(Some(policy)),
-            Enforcement::Enforced => {
-                verdict.denied = Some(policy);
+        let found = judged(set, subject);
+        match (found, set.enforcement) {
+            (Judged::Refused(policy), Enforcement::Shadow) => verdict.audited = verdict.audited.or(Some(policy)),
+            (Judged::Refused(policy), Enforcement::Enforced) => {
+                (verdict.allowed, verdict.denied) = (None, Some(policy));
                 break;
             }
+            (Judged::Allowed(policy), Enforcement::Enforced) => verdict.allowed = verdict.allowed.or(Some(policy)),
+            (Judged::Allowed(_), Enforcement::Shadow) | (Judged::Passed, _) => {}
         }
     }
     verdict
 }
 
-/// The policy that lets somebody through who is not refused; nothing where no policy has to. For people.
-pub fn allowed_by<'a>(rules: &'a Authorization, subject: &Subject<'_>) -> Option<&'a str> {
-    let allows = |set: &&RuleSet| set.action == Action::Allow && set.enforcement == Enforcement::Enforced;
-    let policies = rules.sets.iter().filter(allows).flat_map(|set| &set.policies);
-    policies.into_iter().find(|policy| meets(policy, subject) == Truth::Yes).map(|policy| &*policy.name)
+/// What one set says, with the policy that says so.
+enum Judged<'a> {
+    Refused(&'a str),
+    Allowed(&'a str),
+    /// No policy that denies.
+    Passed,
 }
 
-/// The policy that refuses; [`NO_POLICY`] where none allows.
-fn refused_by<'a>(set: &'a RuleSet, subject: &Subject<'_>) -> Option<&'a str> {
+fn judged<'a>(set: &'a RuleSet, subject: &Subject<'_>) -> Judged<'a> {
     let mut policies = set.policies.iter();
     match set.action {
-        Action::Deny => policies.find(|policy| meets(policy, subject) != Truth::No).map(|policy| &*policy.name),
-        Action::Allow => (!policies.any(|policy| meets(policy, subject) == Truth::Yes)).then_some(NO_POLICY),
+        Action::Deny => match policies.find(|policy| meets(policy, subject) != Truth::No) {
+            Some(policy) => Judged::Refused(&policy.name),
+            None => Judged::Passed,
+        },
+        Action::Allow => match policies.find(|policy| meets(policy, subject) == Truth::Yes) {
+            Some(policy) => Judged::Allowed(&policy.name),
+            None => Judged::Refused(NO_POLICY),
+        },
     }
 }
 
@@ -317,8 +327,10 @@ mod tests {
                 set(Action::Allow, vec![policy("shop/web/0", identity(), vec![Condition::Any])]),
             ],
         };
-        assert_eq!(ask(&rules, Some(&web()), Some("/cart")), Verdict::default());
+        let allowed = Verdict { allowed: Some("shop/web/0"), ..Verdict::default() };
+        assert_eq!(ask(&rules, Some(&web()), Some("/cart")), allowed);
         assert_eq!(ask(&rules, Some(&web()), Some("/admin/x")).denied, Some("shop/no-admin/0"));
+        assert_eq!(ask(&rules, None, Some("/cart")).allowed, None);
         assert_eq!(ask(&rules, None, Some("/cart")).denied, Some(NO_POLICY));
         let other = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/other").expect("valid");
         assert_eq!(ask(&rules, Some(&other), Some("/cart")).denied, Some(NO_POLICY));
@@ -398,6 +410,6 @@ mod tests {
     fn shadow_rules_refuse_nothing_and_say_so() {
         let shadow = RuleSet { enforcement: Enforcement::Shadow, ..set(Action::Allow, vec![]) };
         let verdict = Authorization { sets: vec![shadow] };
-        assert_eq!(ask(&verdict, None, Some("/")), Verdict { denied: None, audited: Some(NO_POLICY) });
+        assert_eq!(ask(&verdict, None, Some("/")), Verdict { audited: Some(NO_POLICY), ..Verdict::default() });
     }
 }

@@ -38,7 +38,7 @@ pub use self::latencies::Latencies;
 pub use self::load::{Load, LoadGuard};
 pub use self::outlier::{Cause, Feedback, Verdict, Watch};
 pub use self::set::EndpointSet;
-pub use self::usage::{Usage, UsageGuard};
+pub use self::usage::{Limit, Usage, UsageGuard};
 
 use crate::clock;
 use crate::reason::Reason;
@@ -97,16 +97,40 @@ pub fn admit(cluster: &Cluster, headers: &http::HeaderMap) -> Result<UsageGuard,
         let header = limiter.settings().priority_header.as_ref();
         let priority = Priority::parse(header.and_then(|name| headers.get(name)));
         if !limiter.admits(cluster.usage.requests(), priority) {
+            cluster.usage.refuse(Limit::Concurrency);
             return Err(Reason::Overloaded);
         }
     }
     Ok(place)
 }
 
-/// The word for it when nothing can be picked.
+/// The word for it when nothing could be picked; where a limit is why, that is counted.
 pub fn why_none(cluster: &Cluster) -> Reason {
     match &cluster.endpoints {
-        Endpoints::Set(set) if set.iter().any(|endpoint| endpoint.load.live() >= set.most_live) => Reason::CircuitOpen,
+        Endpoints::Set(set) if set.iter().any(|endpoint| endpoint.load.live() >= set.most_live) => {
+            cluster.usage.refuse(Limit::Endpoint);
+            Reason::CircuitOpen
+        }
         _ => Reason::NoEndpoints,
+    }
+}
+
+/// Whether a limit leaves no room at this moment; nothing of a limit that the cluster does not have.
+pub fn is_reached(cluster: &Cluster, limit: Limit) -> Option<bool> {
+    let (usage, limits) = (&cluster.usage, &cluster.limits);
+    match limit {
+        Limit::Connections => Some(usage.connections() >= limits.connections),
+        Limit::Pending => Some(usage.pending() >= limits.pending),
+        Limit::Requests => Some(usage.requests() >= limits.requests),
+        Limit::Concurrency => {
+            let limiter = cluster.feedback.limiter.as_ref()?;
+            Some(f64::from(usage.requests()) >= limiter.limit().max(1.0))
+        }
+        Limit::Endpoint => match &cluster.endpoints {
+            Endpoints::Set(set) if set.most_live < u32::MAX => {
+                Some(set.iter().len() > 0 && set.iter().all(|endpoint| endpoint.load.live() >= set.most_live))
+            }
+            _ => None,
+        },
     }
 }

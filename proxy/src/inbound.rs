@@ -66,7 +66,7 @@ pub async fn serve(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
             match (mesh_port(&inbound, port, sni), port) {
                 (Some(port), _) => Box::pin(mesh(worker, port, stream, original, peer)).await,
                 (None, Some(port)) if !sni.ends_with(MESH) => {
-                    Box::pin(application_tls(&shared, port, stream, original, peer)).await;
+                    Box::pin(application_tls(&worker, port, stream, original, peer)).await;
                 }
                 _ => refuse(&shared, stream.into(), Reason::NoInboundPort, &sni),
             }
@@ -125,6 +125,7 @@ async fn mesh(worker: Arc<Worker>, port: &InboundPort, stream: Replay, original:
             return tracing::info!(reason = %error.reason(), %error, cause, %peer, "inbound handshake failed");
         }
     };
+    shared.metrics.tls_completed(Direction::Inbound, accepted.handshake);
     let proof = shared.peers.shown(&accepted.peer, peer.ip(), accepted.until);
     if accepted.alpn == Some(Alpn::Renewed) {
         // That was all: other connections of the client's stay.
@@ -188,20 +189,14 @@ async fn carry(
             shared.metrics.connection_refused(Direction::Inbound, reason);
             tracing::info!(%reason, %peer, service = %port.service, "inbound connection cut");
         }
-        None => raw(&shared, port, stream, client.as_ref(), proof.as_ref(), destination, peer).await,
+        None => raw(&worker, port, stream, client.as_ref(), proof.as_ref(), destination, peer).await,
     }
 }
 
 /// The application's own TLS, untouched: who the client is, is the application's to judge.
-async fn application_tls(
-    shared: &Arc<Shared>,
-    port: &InboundPort,
-    stream: Replay,
-    original: OriginalDst,
-    peer: SocketAddr,
-) {
+async fn application_tls(worker: &Worker, port: &InboundPort, stream: Replay, original: OriginalDst, peer: SocketAddr) {
     let destination = SocketAddr::new(original.address.ip(), port.port);
-    raw(shared, port, stream.into(), None, None, destination, peer).await;
+    raw(worker, port, stream.into(), None, None, destination, peer).await;
 }
 
 /// Ends, and says why, when a client that has proved who it is has not done so for this long, or at once when its trust domain is
@@ -217,7 +212,7 @@ async fn nobody_any_more(shared: &Shared, client: Option<&SpiffeId>, proof: Opti
 }
 
 async fn raw(
-    shared: &Arc<Shared>,
+    worker: &Worker,
     port: &InboundPort,
     stream: Stream,
     client: Option<&SpiffeId>,
@@ -225,10 +220,10 @@ async fn raw(
     destination: SocketAddr,
     peer: SocketAddr,
 ) {
-    let identity = client.map_or("", SpiffeId::as_str);
+    let (shared, identity) = (&worker.shared, client.map_or("", SpiffeId::as_str));
     let changes = shared.directory.inbound_changes();
     let mut account = Account::begin(shared, Direction::Inbound, &port.service, clock::now()).client(client);
-    if !may(shared, port, client, peer) {
+    if !may(worker, port, client, peer) {
         account.failed(Reason::Denied, &peer);
         shared.metrics.tcp(Direction::Inbound, &port.service, identity, "").failed(Reason::Denied);
         return refuse(shared, stream, Reason::Denied, &format_args!("{peer} {identity} to {}", port.service));
@@ -259,16 +254,18 @@ fn subject<'a>(port: &InboundPort, client: Option<&'a SpiffeId>, peer: SocketAdd
 }
 
 /// Asks the rules of the port about a raw stream.
-fn may(shared: &Shared, port: &InboundPort, client: Option<&SpiffeId>, peer: SocketAddr) -> bool {
+fn may(worker: &Worker, port: &InboundPort, client: Option<&SpiffeId>, peer: SocketAddr) -> bool {
     let Some(rules) = &port.authorization else { return true };
-    let Verdict { denied, audited } = authorize(rules, &subject(port, client, peer));
+    let (metrics, verdict) = (&worker.shared.metrics, authorize(rules, &subject(port, client, peer)));
+    let Verdict { allowed, denied, audited } = verdict;
     if let Some(policy) = audited {
-        shared.metrics.audited(&port.service, policy);
+        metrics.audited(&port.service, policy);
         let caller = client.map_or("", SpiffeId::as_str);
         tracing::info!(service = %port.service, policy, caller, %peer, "a policy would refuse this connection");
     }
-    if let Some(policy) = denied {
-        shared.metrics.denied(&port.service, policy);
+    match denied {
+        Some(policy) => metrics.denied(&port.service, policy),
+        None => worker.shard.allowed(&port.service, allowed),
     }
     denied.is_none()
 }

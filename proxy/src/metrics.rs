@@ -4,8 +4,9 @@
 //! each connection goes to the families here. Refused: labels from a request's host, path or headers.
 
 mod connections;
-mod durations;
+mod histogram;
 mod requests;
+mod series;
 mod table;
 
 use std::sync::Arc;
@@ -55,6 +56,15 @@ pub enum Detected {
     Tcp,
     /// Nothing within the limit: carried as TCP.
     Silent,
+}
+
+/// How two sidecars came to their keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Handshake {
+    /// By certificates.
+    Full,
+    /// By a session that they had before.
+    Resumed,
 }
 
 /// What came of a second try beside the first.
@@ -130,8 +140,8 @@ impl Metrics {
     /// The text exposition (OpenMetrics 1.0, with exemplars).
     pub fn exposition(&self) -> String {
         let mut text = String::new();
-        let durations = self.requests.durations(&mut text);
-        match durations.and_then(|()| prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())) {
+        let histograms = self.requests.histograms(&mut text);
+        match histograms.and_then(|()| prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())) {
             Ok(()) => text,
             // Writing to a string fails only where a collector says so, and none of ours does.
             Err(std::fmt::Error) => String::new(),
@@ -158,6 +168,11 @@ impl Metrics {
     /// A connection's protocol was detected.
     pub fn detected(&self, direction: Direction, result: Detected) {
         self.connections.detected(direction, result);
+    }
+
+    /// A TLS handshake of the mesh succeeded: with a session that was known, or from the beginning.
+    pub fn tls_completed(&self, direction: Direction, handshake: Handshake) {
+        self.connections.tls_completed(direction, handshake);
     }
 
     /// A TLS handshake failed (`Inbound`: with a client, `Outbound`: with an endpoint).
@@ -234,6 +249,25 @@ impl Detected {
     }
 }
 
+impl Handshake {
+    /// As label.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Handshake::Full => "full",
+            Handshake::Resumed => "resumed",
+        }
+    }
+}
+
+impl From<Option<rustls::HandshakeKind>> for Handshake {
+    fn from(kind: Option<rustls::HandshakeKind>) -> Self {
+        match kind {
+            Some(rustls::HandshakeKind::Resumed) => Handshake::Resumed,
+            _ => Handshake::Full,
+        }
+    }
+}
+
 impl Hedged {
     /// As label.
     pub const fn word(self) -> &'static str {
@@ -257,7 +291,9 @@ mod tests {
         let metrics = Metrics::new("cart-1.shop");
         let service: Name = "cart.shop:80".into();
         let identity = SpiffeId::parse("spiffe://td/ns/shop/sa/cart").ok();
-        metrics.shard().record(&Request {
+        let shard = metrics.shard();
+        shard.allowed("cart.shop:80", None);
+        shard.record(&Request {
             direction: Direction::Outbound,
             service: &service,
             route: "default",
@@ -268,11 +304,15 @@ mod tests {
             grpc_status: None,
             reason: None,
             duration: Duration::from_millis(3),
+            first_byte: Some(Duration::from_millis(2)),
+            request_bytes: 0,
+            response_bytes: 300,
             trace: Some(7),
         });
         metrics.connection_accepted(Direction::Inbound);
         metrics.connection_refused(Direction::Inbound, Reason::PlaintextRefused);
         metrics.detected(Direction::Outbound, Detected::Http1);
+        metrics.tls_completed(Direction::Inbound, Handshake::Resumed);
         metrics.tls_failed(Direction::Inbound, Reason::TlsUntrusted);
         metrics.plaintext_accepted(&service);
         metrics.denied(&service, "shop/cart/0");

@@ -37,6 +37,9 @@ pub struct Outcome {
     tries: u8,
     hedge: Option<Hedge>,
     answered: bool,
+    first_byte: Option<Instant>,
+    request_bytes: u64,
+    response_bytes: u64,
     /// Where somebody wants to know.
     times: Option<Times>,
     /// Boxed: most sidecars follow few requests.
@@ -99,6 +102,9 @@ impl Outcome {
             tries: 0,
             hedge: None,
             answered: false,
+            first_byte: None,
+            request_bytes: 0,
+            response_bytes: 0,
             times,
             trace: None,
         }
@@ -200,9 +206,22 @@ impl Outcome {
     /// The answer has begun.
     pub fn status(&mut self, status: StatusCode) {
         self.status = status.as_u16();
-        if let Some(Times { answered: answered @ None, .. }) = &mut self.times {
-            *answered = Some(clock::now());
-        }
+        self.first_byte.get_or_insert_with(clock::now);
+    }
+
+    /// The answer that the client will get has begun at that time, as far as somebody has looked at the clock.
+    pub(crate) fn begun(&mut self, at: Option<Instant>) {
+        self.first_byte = at;
+    }
+
+    /// So many bytes of its body were read.
+    pub(crate) fn request_bytes(&mut self, bytes: u64) {
+        self.request_bytes = bytes;
+    }
+
+    /// So many more bytes of the answer's body were taken.
+    pub(crate) fn response_bytes(&mut self, bytes: usize) {
+        self.response_bytes = self.response_bytes.wrapping_add(bytes as u64);
     }
 
     /// The call's gRPC status, from the head or the trailers.
@@ -258,6 +277,9 @@ impl Drop for Outcome {
             grpc_status: self.grpc_status,
             reason: self.reason,
             duration,
+            first_byte: self.first_byte.map(|at| at.saturating_duration_since(self.started)),
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
             trace: self.trace.as_ref().and_then(|trace| trace.id()),
         });
         if let (Some(reason), Some(what)) = (self.reason, &self.what) {
@@ -359,7 +381,7 @@ impl Outcome {
     fn record(&self, ended: Instant, trace: Option<u128>) -> Record<'_> {
         Record {
             started: self.started,
-            times: self.times.unwrap_or_default(),
+            times: Times { answered: self.first_byte, ..self.times.unwrap_or_default() },
             ended,
             direction: self.direction,
             service: self.service.as_deref().unwrap_or(UNKNOWN),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use malla_config::SourceFile;
-use malla_proxy::authorize::{Authorization, Subject, allowed_by, authorize};
+use malla_proxy::authorize::{Authorization, Subject, authorize};
 use malla_proxy::decode::{Decoded, decode};
 use malla_proxy::explain::Request;
 use malla_xds::wire::Any;
@@ -68,7 +68,7 @@ fn asked(rules: &Authorization, account: &str, request: Option<(&str, &str)>) ->
     let audited = verdict.audited.map(|policy| format!(" ~{policy}")).unwrap_or_default();
     match verdict.denied {
         Some(policy) => format!("-{policy}{audited}"),
-        None => format!("+{}{audited}", allowed_by(rules, &subject).unwrap_or_default()),
+        None => format!("+{}{audited}", verdict.allowed.unwrap_or_default()),
     }
 }
 

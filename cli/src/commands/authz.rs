@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::arguments::{AuthzArguments, OutputFormat};
 use crate::commands::explain::{header, load, method_and_target};
-use crate::explain::{Judgement, decoded, judge};
+use crate::explain::{decoded, judge};
 use crate::output::{self, Paint};
 
 /// What the sidecar of a workload says.
@@ -80,11 +80,11 @@ fn ask(
         let Some(workload) = malla_xds::names::inbound_workload(&resource.name) else { continue };
         let Decoded::Inbound(inbound) = decoded(ResourceType::Listener, resource)? else { continue };
         for port in inbound.ports.iter().filter(|port| *port.service == *to) {
-            let Judgement { verdict: Verdict { denied, audited }, allowed_by } = judge(port, caller, address, request);
+            let Verdict { allowed, denied, audited } = judge(port, caller, address, request);
             answers.push(Answer {
                 workload: workload.to_owned(),
                 allowed: denied.is_none(),
-                rule: denied.or(allowed_by).map(str::to_owned),
+                rule: denied.or(allowed).map(str::to_owned),
                 audited: audited.map(str::to_owned),
             });
         }

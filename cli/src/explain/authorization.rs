@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use malla_control::resources::Resources;
-use malla_proxy::authorize::{Subject, Verdict, allowed_by, authorize};
+use malla_proxy::authorize::{Subject, Verdict, authorize};
 use malla_proxy::decode::Decoded;
 use malla_proxy::decode::endpoints::{EndpointSpec, Sidecar};
 use malla_proxy::decode::inbound::InboundPortSpec;
@@ -34,15 +34,6 @@ pub(crate) struct Admission {
     pub(crate) workloads: Vec<String>,
 }
 
-/// What a port of a workload says.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Judgement<'a> {
-    /// What its rules say.
-    pub(crate) verdict: Verdict<'a>,
-    /// The policy and rule that let the caller in; nothing where no policy has to.
-    pub(crate) allowed_by: Option<&'a str>,
-}
-
 /// Asks the rules of a port. A caller without identity came in plaintext, one without address is in no block, and what has no request is a
 /// raw stream.
 pub(crate) fn judge<'a>(
@@ -50,11 +41,11 @@ pub(crate) fn judge<'a>(
     caller: Option<&SpiffeId>,
     address: Option<IpAddr>,
     request: Option<&Request>,
-) -> Judgement<'a> {
-    let Some(rules) = &port.authorization else { return Judgement::default() };
+) -> Verdict<'a> {
+    let Some(rules) = &port.authorization else { return Verdict::default() };
     let source = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let subject = Subject { peer: caller, source, port: port.port, head: request.map(Request::looked_at) };
-    Judgement { verdict: authorize(rules, &subject), allowed_by: allowed_by(rules, &subject) }
+    authorize(rules, &subject)
 }
 
 /// What the endpoints of a route's cluster say, those of one opinion together.
@@ -114,8 +105,8 @@ fn admission(
         return Ok(open);
     };
     let Some(port) = inbound.ports.iter().find(|port| *port.service == *service) else { return Ok(open) };
-    let Verdict { denied, audited } =
-        judge(port, Some(peer), client.address, Some(&request.sent(route, place))).verdict;
+    let Verdict { allowed: _, denied, audited } =
+        judge(port, Some(peer), client.address, Some(&request.sent(route, place)));
     let sets = port.authorization.iter().flat_map(|rules| &rules.sets);
     Ok(Admission {
         allowed: denied.is_none(),

@@ -9,7 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::balance::{Cause, Standing};
+use crate::balance::{self, Cause, Limit, Standing};
 use crate::metrics::Documented;
 use crate::snapshot::{Cluster, Endpoints};
 use crate::subscribe::Directory;
@@ -25,7 +25,14 @@ pub const CLUSTER_TABLE: &[Documented] = &[
     row("malla_endpoints", "gauge", &["cluster", "standing"], "Endpoints, by what they may get"),
     row("malla_outlier_ejections", "counter", &["cluster", "cause"], "Endpoints that were left out for their answers"),
     row("malla_health_checks", "counter", &["cluster", "result"], "Active health checks that were made"),
-    row("malla_cluster_in_use", "gauge", &["cluster", "resource"], "What the limits of a cluster count"),
+    row(
+        "malla_cluster_in_use",
+        "gauge",
+        &["cluster", "resource"],
+        "What the limits of a cluster count; of it `pending` are the requests that wait for a connection",
+    ),
+    row("malla_circuit_open", "gauge", &["cluster", "limit"], "Whether a limit of a cluster leaves no room"),
+    row("malla_circuit_refused", "counter", &["cluster", "limit"], "How often a limit of a cluster had no room"),
     row("malla_concurrency_limit", "gauge", &["cluster"], "Requests in flight that the adaptive limit permits"),
 ];
 
@@ -67,6 +74,15 @@ impl ClusterMetrics {
                 labelled("resource", "requests", cluster.usage.requests().into()),
                 labelled("resource", "retries", cluster.retry_budget.retrying().into()),
             ],
+            "malla_circuit_open" => {
+                let reached = |limit| Some((limit, balance::is_reached(cluster, limit)?));
+                let reached = Limit::ALL.into_iter().filter_map(reached);
+                reached.map(|(limit, reached)| labelled("limit", limit.word(), reached.into())).collect()
+            }
+            "malla_circuit_refused" => {
+                let limits = Limit::ALL.into_iter().filter(|limit| balance::is_reached(cluster, *limit).is_some());
+                limits.map(|limit| labelled("limit", limit.word(), cluster.usage.refused(limit))).collect()
+            }
             "malla_concurrency_limit" => {
                 let limit = cluster.feedback.limiter.as_ref().map(|limiter| limiter.limit() as u64);
                 limit.map(|limit| (vec![("cluster", cluster.name.to_string())], limit)).into_iter().collect()

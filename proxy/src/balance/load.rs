@@ -217,8 +217,8 @@ impl LoadGuard {
         self.tell(Verdict::Success);
     }
 
-    /// The head of a response has come. Only the first call tells anything.
-    pub fn responded(&mut self, status: StatusCode, headers: &HeaderMap) {
+    /// The head of a response has come. Only the first call tells anything, and returns when that was.
+    pub fn responded(&mut self, status: StatusCode, headers: &HeaderMap) -> Option<Instant> {
         let verdict = verdict(status, headers);
         if verdict == Verdict::GatewayFailure
             && !self.told
@@ -226,7 +226,7 @@ impl LoadGuard {
         {
             self.endpoint.load.pause(later, clock::now());
         }
-        self.tell(verdict);
+        self.tell(verdict)
     }
 
     /// The response ended with trailers: a gRPC call may have failed though its head was good.
@@ -253,13 +253,11 @@ impl LoadGuard {
         self.tell(Verdict::GatewayFailure);
     }
 
-    fn tell(&mut self, verdict: Verdict) {
-        if !std::mem::replace(&mut self.told, true) {
-            self.judge(verdict);
-        }
+    fn tell(&mut self, verdict: Verdict) -> Option<Instant> {
+        (!std::mem::replace(&mut self.told, true)).then(|| self.judge(verdict))
     }
 
-    fn judge(&mut self, verdict: Verdict) {
+    fn judge(&mut self, verdict: Verdict) -> Instant {
         let now = clock::now();
         let latency = now.saturating_duration_since(self.started);
         let load = &self.endpoint.load;
@@ -269,6 +267,7 @@ impl LoadGuard {
             load.succeeded(latency, now);
         }
         self.endpoint.feedback.tell(&self.endpoint, verdict, latency, now);
+        now
     }
 }
 
@@ -305,7 +304,8 @@ impl Drop for LoadGuard {
             // The caller gave up. If it waited for longer than usual, the endpoint is slow; otherwise it says nothing.
             let now = clock::now();
             if self.due.is_some_and(|due| now >= due) {
-                return self.tell(Verdict::GatewayFailure);
+                self.tell(Verdict::GatewayFailure);
+                return;
             }
             let waited = now.saturating_duration_since(self.started);
             if waited > load.latency(now) {

@@ -1,7 +1,7 @@
-//! What a cluster has open at this moment, and the limits on it (circuit breaking).
+//! What a cluster has open at this moment, the limits on it (circuit breaking), and how often they had no room.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::snapshot::Limits;
 
@@ -11,6 +11,7 @@ pub struct Usage {
     connections: AtomicU32,
     pending: AtomicU32,
     requests: AtomicU32,
+    refused: [AtomicU64; Limit::ALL.len()],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +19,38 @@ enum Kind {
     Connection,
     Pending,
     Request,
+}
+
+/// What bounds the use of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections.
+    Connections,
+    /// Requests that wait for a connection.
+    Pending,
+    /// Requests at once.
+    Requests,
+    /// The same, as the adaptive limit permits.
+    Concurrency,
+    /// Requests, or TCP connections, at once at each endpoint.
+    Endpoint,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Limit; 5] =
+        [Limit::Connections, Limit::Pending, Limit::Requests, Limit::Concurrency, Limit::Endpoint];
+
+    /// As label.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Limit::Connections => "connections",
+            Limit::Pending => "pending",
+            Limit::Requests => "requests",
+            Limit::Concurrency => "concurrency",
+            Limit::Endpoint => "endpoint",
+        }
+    }
 }
 
 impl Usage {
@@ -34,6 +67,18 @@ impl Usage {
     /// Requests at this moment.
     pub fn requests(&self) -> u32 {
         self.requests.load(Relaxed)
+    }
+
+    /// How often a limit had no room, since the start.
+    pub fn refused(&self, limit: Limit) -> u64 {
+        self.refused.get(limit as usize).map_or(0, |count| count.load(Relaxed))
+    }
+
+    /// A limit had no room.
+    pub(super) fn refuse(&self, limit: Limit) {
+        if let Some(count) = self.refused.get(limit as usize) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     /// One more connection; `None` is `circuit_open`.
@@ -55,6 +100,11 @@ impl Usage {
         let counter = self.counter(kind);
         if counter.fetch_add(1, Relaxed) >= limit {
             counter.fetch_sub(1, Relaxed);
+            self.refuse(match kind {
+                Kind::Connection => Limit::Connections,
+                Kind::Pending => Limit::Pending,
+                Kind::Request => Limit::Requests,
+            });
             return None;
         }
         Some(UsageGuard { usage: self.clone(), kind })
@@ -99,6 +149,7 @@ mod tests {
         assert!(usage.request(&limits).is_none());
         let waiting = usage.wait(&limits);
         assert!(waiting.is_some() && usage.wait(&limits).is_none());
+        assert_eq!(Limit::ALL.map(|limit| usage.refused(limit)), [1, 1, 1, 0, 0]);
         drop((second, waiting));
         assert_eq!((usage.connections(), usage.pending(), usage.requests()), (0, 0, 0));
     }

@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -21,7 +22,11 @@ use crate::reason::Reason;
 
 /// A received body, or a text of the sidecar's own.
 #[derive(Debug)]
-pub(crate) struct Body(Source);
+pub(crate) struct Body {
+    source: Source,
+    /// Who wants to know how many bytes were taken out.
+    taken: Option<Arc<AtomicU64>>,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -84,16 +89,20 @@ impl BodyError {
 }
 
 impl Body {
+    const fn of(source: Source) -> Self {
+        Body { source, taken: None }
+    }
+
     pub(crate) const fn empty() -> Self {
-        Body(Source::Empty)
+        Self::of(Source::Empty)
     }
 
     pub(crate) const fn text(text: Bytes) -> Self {
-        Body(Source::Text(text))
+        Self::of(Source::Text(text))
     }
 
     pub(crate) fn http1(body: Incoming) -> Self {
-        if http_body::Body::is_end_stream(&body) { Self::empty() } else { Body(Source::Http1(body)) }
+        if http_body::Body::is_end_stream(&body) { Self::empty() } else { Self::of(Source::Http1(body)) }
     }
 
     pub(crate) fn from_client(body: Incoming, state: &Arc<ClientState>) -> Self {
@@ -101,15 +110,23 @@ impl Body {
             state.body_ended();
             return Self::empty();
         }
-        Body(Source::Client(body, state.clone()))
+        Self::of(Source::Client(body, state.clone()))
+    }
+
+    /// How many bytes of it will have been taken out; nothing of a body that has none.
+    pub(crate) fn counted(&mut self) -> Option<Arc<AtomicU64>> {
+        if !http_body::Body::is_end_stream(self) {
+            self.taken = Some(Arc::default());
+        }
+        self.taken.clone()
     }
 
     pub(crate) const fn replayed(reader: Reader) -> Self {
-        Body(Source::Replayed(reader))
+        Self::of(Source::Replayed(reader))
     }
 
     pub(crate) fn http2(body: h2::RecvStream) -> Self {
-        if body.is_end_stream() { Self::empty() } else { Body(Source::Http2(body, Progress::Data)) }
+        if body.is_end_stream() { Self::empty() } else { Self::of(Source::Http2(body, Progress::Data)) }
     }
 }
 
@@ -119,11 +136,44 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match &mut this.0 {
+        let polled = this.poll(cx);
+        if let (Some(taken), Poll::Ready(Some(Ok(frame)))) = (&this.taken, &polled)
+            && let Some(data) = frame.data_ref()
+        {
+            taken.fetch_add(data.len() as u64, Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Text(text) => text.is_empty(),
+            Source::Http1(body) | Source::Client(body, _) => http_body::Body::is_end_stream(body),
+            Source::Http2(stream, progress) => *progress == Progress::Ended || stream.is_end_stream(),
+            Source::Replayed(reader) => reader.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Source::Http1(body) | Source::Client(body, _) => http_body::Body::size_hint(body),
+            // The length, if known, is in the header `content-length`, which goes along.
+            Source::Http2(..) => SizeHint::default(),
+            Source::Replayed(reader) => reader.size_hint(),
+        }
+    }
+}
+
+impl Body {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.source {
             Source::Empty => Poll::Ready(None),
             Source::Text(text) => {
                 let text = std::mem::take(text);
-                this.0 = Source::Empty;
+                self.source = Source::Empty;
                 Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
             }
             Source::Http1(body) => poll_http1(body, cx),
@@ -140,27 +190,6 @@ impl http_body::Body for Body {
             }
             Source::Http2(stream, progress) => poll_http2(stream, progress, cx),
             Source::Replayed(reader) => reader.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Source::Empty => true,
-            Source::Text(text) => text.is_empty(),
-            Source::Http1(body) | Source::Client(body, _) => http_body::Body::is_end_stream(body),
-            Source::Http2(stream, progress) => *progress == Progress::Ended || stream.is_end_stream(),
-            Source::Replayed(reader) => reader.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Source::Http1(body) | Source::Client(body, _) => http_body::Body::size_hint(body),
-            // The length, if known, is in the header `content-length`, which goes along.
-            Source::Http2(..) => SizeHint::default(),
-            Source::Replayed(reader) => reader.size_hint(),
         }
     }
 }

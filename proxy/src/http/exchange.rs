@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use http::header::{CONNECTION, EXPECT, HeaderValue, LOCATION, PROXY_AUTHORIZATION, UPGRADE};
@@ -40,6 +41,8 @@ pub(super) struct Arrived {
     /// Boxed: it is handed from step to step, and each step would keep room for it.
     pub(super) head: Result<Box<Head>, Failure>,
     pub(super) body: Body,
+    /// How many bytes of the body were read.
+    pub(super) read: Option<Arc<AtomicU64>>,
     pub(super) outcome: Outcome,
     /// Opens when the client of an HTTP/2 connection is to be told `100 Continue`.
     pub(super) gate: Option<Arc<Gate>>,
@@ -60,8 +63,8 @@ pub(super) enum Served {
 
 /// Serves a request. Never fails: a failure becomes an answer.
 pub(super) async fn serve(connection: &Arc<Connection>, arrived: Arrived) -> Served {
-    let Arrived { head, body, outcome, gate, client } = arrived;
-    let mut exchange = Exchange { outcome, grpc: false, deadline: None, idle: None, held: None, client };
+    let Arrived { head, body, read, outcome, gate, client } = arrived;
+    let mut exchange = Exchange { outcome, grpc: false, deadline: None, idle: None, held: None, read, client };
     let result = match head {
         Ok(head) if connection.worker.shared.memory.requests() => {
             exchange.grpc = head.is_grpc();
@@ -365,17 +368,20 @@ async fn to_application(
 fn may(connection: &Connection, side: &Inbound, rules: &Authorization, head: &Head) -> Result<(), Failure> {
     let Inbound { peer, source, port, service, .. } = side;
     let subject = Subject { peer: peer.as_ref(), source: *source, port: *port, head: Some(head.seen()) };
-    let Verdict { denied, audited } = authorize(rules, &subject);
-    let (metrics, log) = (&connection.worker.shared.metrics, &connection.worker.shard.log);
+    let Verdict { allowed, denied, audited } = authorize(rules, &subject);
+    let (metrics, shard) = (&connection.worker.shared.metrics, &connection.worker.shard);
     let caller = peer.as_ref().map_or("a caller without identity", SpiffeId::as_str);
     if let Some(policy) = audited {
         metrics.audited(service, policy);
-        if let Some(suppressed) = log.permit(Instant::now().into_std()) {
+        if let Some(suppressed) = shard.log.permit(Instant::now().into_std()) {
             let (method, path) = (head.method.as_str(), head.path.path());
             tracing::info!(%service, policy, caller, %source, method, path, suppressed, "a policy would refuse this request");
         }
     }
-    let Some(policy) = denied else { return Ok(()) };
+    let Some(policy) = denied else {
+        shard.allowed(service, allowed);
+        return Ok(());
+    };
     metrics.denied(service, policy);
     Err(Failure::new(Reason::Denied, format!("{caller} to {service}")))
 }

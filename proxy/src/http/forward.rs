@@ -238,7 +238,7 @@ pub(super) async fn forward(
                 outcome.connected(waited_until);
                 if let Some(load) = &mut load {
                     load.connected(waited_until.map(Instant::into_std));
-                    load.responded(response.status, &response.headers);
+                    outcome.begun(load.responded(response.status, &response.headers));
                 }
                 let wanted = kept.filter(|(head, _)| retries_answer(on, &head.method, &response));
                 match wanted.map(|(head, replay)| answered_again(cluster, head, replay)) {

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub(crate) struct Exchange {
     /// Ends it when nothing moves.
     pub(crate) idle: Option<Watch>,
     pub(crate) held: Option<Held>,
+    /// How many bytes of the request's body were read.
+    pub(crate) read: Option<Arc<AtomicU64>>,
     /// The HTTP/1 connection of the client.
     pub(crate) client: Option<Arc<ClientState>>,
 }
@@ -150,6 +153,9 @@ impl http_body::Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(data), Some(exchange)) = (frame.data_ref(), &mut this.exchange) {
+                    exchange.outcome.response_bytes(data.len());
+                }
                 if let Some(trailers) = frame.trailers_ref() {
                     if let Some(exchange) = &mut this.exchange {
                         exchange.trailers(trailers);
@@ -207,6 +213,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(read) = &self.read {
+            self.outcome.request_bytes(read.load(Relaxed));
+        }
         let Some(client) = &self.client else { return };
         client.response_ended();
         if client.has_stalled() && self.held.is_some() {

@@ -278,9 +278,10 @@ async fn respond(
     let (parts, body) = request.into_parts();
     let head = Head::from_http1(parts).map(Box::new);
     let refused = head.is_err();
-    let body = Body::from_client(body, state);
+    let mut body = Body::from_client(body, state);
+    let read = body.counted();
     let outcome = begin(connection, &head);
-    let arrived = Arrived { head, body, outcome, gate: None, client: Some(state.clone()) };
+    let arrived = Arrived { head, body, read, outcome, gate: None, client: Some(state.clone()) };
     let Ok(served) = AssertUnwindSafe(serve(connection, arrived)).catch_unwind().await else {
         return Failure::new(Reason::Internal, "it was a panic, and is in the log")
             .response()

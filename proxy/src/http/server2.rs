@@ -235,8 +235,9 @@ fn arrive(connection: &Arc<Connection>, request: Request<RecvStream>) -> (Arrive
     let outcome = begin(connection, &head);
     // The stream of an upgrade is no body.
     let upgrades = matches!(&head, Ok(head) if head.upgrade.is_some());
-    let (body, tunnel) = if upgrades { (Body::empty(), Some(received)) } else { (Body::http2(received), None) };
-    (Arrived { head, body, outcome, gate: expects.then(Arc::<Gate>::default), client: None }, tunnel)
+    let (mut body, tunnel) = if upgrades { (Body::empty(), Some(received)) } else { (Body::http2(received), None) };
+    let (read, gate) = (body.counted(), expects.then(Arc::<Gate>::default));
+    (Arrived { head, body, read, outcome, gate, client: None }, tunnel)
 }
 
 /// The outcome of `serving`, unless the client gives the request up before; tells it `100 Continue` in between.

@@ -12,6 +12,7 @@ mod limits;
 mod retry;
 mod retry_on;
 mod simulated;
+mod sizes;
 mod trace;
 mod tunnels;
 mod undrained;

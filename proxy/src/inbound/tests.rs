@@ -149,6 +149,13 @@ async fn raw_streams_are_for_those_who_may() {
         let client = client(&authority, SERVICE, service(Protocol::Tcp, cluster));
         if may {
             converse(client.local[0]).await;
+            let exposed = server.shared.metrics.exposition();
+            for counted in [
+                "malla_authorization_allowed_total{service=\"db.shop:3306\",policy=\"shop/p/0\"} 1",
+                "malla_tls_handshakes_total{direction=\"inbound\",handshake=\"full\"} 1",
+            ] {
+                assert!(exposed.contains(counted), "{counted} is not in\n{exposed}");
+            }
             continue;
         }
         let mut socket = connect(client.local[0]).await;

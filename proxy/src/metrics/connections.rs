@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::table::help;
-use super::{Detected, Direction, EdgeRow, Hedged, add};
+use super::{Detected, Direction, EdgeRow, Handshake, Hedged, add};
 use crate::names::Name;
 use crate::reason::Reason;
 
@@ -68,6 +68,7 @@ pub(super) struct Connections {
     accepted: Family<Labels<1>, Counter>,
     refused: Family<Labels<2>, Counter>,
     detected: Family<Labels<2>, Counter>,
+    tls_completed: Family<Labels<2>, Counter>,
     tls_failed: Family<Labels<2>, Counter>,
     plaintext: Family<ServiceLabel, Counter>,
     denied: Family<ServicePolicy, Counter>,
@@ -129,6 +130,7 @@ impl Connections {
             "connections_accepted": accepted,
             "connections_refused": refused,
             "protocol_detected": detected,
+            "tls_handshakes": tls_completed,
             "tls_handshakes_failed": tls_failed,
             "plaintext_accepted": plaintext,
             "authorization_denied": denied,
@@ -155,6 +157,10 @@ impl Connections {
 
     pub(super) fn detected(&self, direction: Direction, result: Detected) {
         self.detected.get_or_create(&[("direction", direction.word()), ("protocol", result.word())]).inc();
+    }
+
+    pub(super) fn tls_completed(&self, direction: Direction, handshake: Handshake) {
+        self.tls_completed.get_or_create(&[("direction", direction.word()), ("handshake", handshake.word())]).inc();
     }
 
     pub(super) fn tls_failed(&self, direction: Direction, reason: Reason) {

@@ -2,10 +2,9 @@
 //!
 //! A shard finds the counters of an edge by a hash of its labels, without allocation; labels become text at a scrape.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -16,8 +15,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use rapidhash::fast::RapidHasher;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use super::durations::{self, Exemplar, Series};
-use super::table::{EDGE_LABELS, help};
+use super::histogram::{Durations, EXPOSED, SIZES, STEPS, Sizes};
+use super::series::{self, Exemplar, Series};
+use super::table::{EDGE_LABELS, SIZE_LABELS, help};
 use super::{Direction, EdgeRow, add};
 use crate::names::{Name, SpiffeId};
 use crate::outcome::LogLimit;
@@ -59,6 +59,12 @@ pub struct Request<'a> {
     pub reason: Option<Reason>,
     /// From the complete head of the request to the end of the response.
     pub duration: Duration,
+    /// From the complete head of the request to the beginning of the response, if there was one.
+    pub first_byte: Option<Duration>,
+    /// Bytes of its body, as far as they were read.
+    pub request_bytes: u64,
+    /// Bytes of the response's body, as far as they were taken.
+    pub response_bytes: u64,
     /// Its trace, if that is followed.
     pub trace: Option<u128>,
 }
@@ -67,6 +73,7 @@ pub struct Request<'a> {
 #[derive(Debug, Default)]
 pub struct Shard {
     edges: Mutex<HashMap<u64, Arc<Edge>, BuildHasherDefault<Hashed>>>,
+    allowed: Mutex<HashMap<u64, Allowed, BuildHasherDefault<Hashed>>>,
     /// Bounds the lines that the worker's failures write.
     pub(crate) log: LogLimit,
 }
@@ -92,11 +99,27 @@ struct EdgeKey {
 #[derive(Debug)]
 struct Edge {
     key: EdgeKey,
-    buckets: [AtomicU64; BUCKETS],
-    microseconds: AtomicU64,
-    answers: Mutex<Vec<(Answer, u64)>>,
+    counts: Mutex<Counts>,
+}
+
+/// What is counted of an edge.
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    durations: Durations,
+    first_bytes: Durations,
+    requests: Sizes,
+    responses: Sizes,
+    answers: Vec<(Answer, u64)>,
     /// Of followed requests alone, one for each bucket that is exposed.
-    exemplars: Mutex<Vec<Exemplar>>,
+    exemplars: Vec<Exemplar>,
+}
+
+/// What a policy let through.
+#[derive(Debug)]
+struct Allowed {
+    service: Name,
+    policy: Name,
+    number: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,33 +127,6 @@ struct Answer {
     status: u16,
     grpc_status: Option<u8>,
     reason: Option<Reason>,
-}
-
-const BUCKETS: usize = 47;
-
-/// Upper bounds of the buckets in microseconds, nine per decade from 0.1 ms to 10 s; above is the last bucket.
-#[allow(clippy::indexing_slicing, reason = "done by the compiler")]
-const BOUNDS: [u64; BUCKETS - 1] = {
-    let steps = [10, 15, 20, 25, 30, 40, 50, 60, 80];
-    let mut bounds = [0; BUCKETS - 1];
-    let (mut index, mut decade) = (0, 10);
-    while index < BUCKETS - 1 {
-        bounds[index] = steps[index % steps.len()] * decade;
-        index += 1;
-        if index % steps.len() == 0 {
-            decade *= 10;
-        }
-    }
-    bounds
-};
-
-/// Of them, those that are exposed: 1, 2.5 and 5 per decade.
-fn exposed(bound: u64) -> bool {
-    let mut digits = bound;
-    while digits >= 100 && digits.is_multiple_of(10) {
-        digits /= 10;
-    }
-    matches!(digits, 10 | 25 | 50)
 }
 
 impl Shard {
@@ -141,7 +137,20 @@ impl Shard {
         let edge = edges.entry(hash).or_insert_with(|| Arc::new(Edge::new(request)));
         edge.record(request);
     }
+
+    /// Counts what a policy lets through; nothing where none had to allow it.
+    pub fn allowed(&self, service: &str, policy: Option<&str>) {
+        let policy = policy.unwrap_or(NO_POLICY_NEEDED);
+        let mut hasher = RapidHasher::default();
+        service.hash(&mut hasher);
+        policy.hash(&mut hasher);
+        let new = || Allowed { service: service.into(), policy: policy.into(), number: 0 };
+        self.allowed.lock().entry(hasher.finish()).or_insert_with(new).number += 1;
+    }
 }
+
+/// Names of policies have slashes.
+const NO_POLICY_NEEDED: &str = "default";
 
 impl Request<'_> {
     /// Identifies the edge. 64 bits over labels that are configured: two edges meet by chance once in 10¹⁹ pairs.
@@ -179,48 +188,42 @@ impl Edge {
             identity: request.identity.cloned(),
             workload: request.workload.into(),
         };
-        Edge {
-            key,
-            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
-            microseconds: AtomicU64::new(0),
-            answers: Mutex::default(),
-            exemplars: Mutex::default(),
-        }
+        Edge { key, counts: Mutex::default() }
     }
 
     fn record(&self, request: &Request<'_>) {
-        let microseconds = u64::try_from(request.duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.partition_point(|bound| *bound < microseconds);
-        if let Some(count) = self.buckets.get(bucket) {
-            count.fetch_add(1, Relaxed);
+        let mut counts = self.counts.lock();
+        counts.durations.record(request.duration);
+        if let Some(first_byte) = request.first_byte {
+            counts.first_bytes.record(first_byte);
         }
-        self.microseconds.fetch_add(microseconds, Relaxed);
+        counts.requests.record(request.request_bytes);
+        counts.responses.record(request.response_bytes);
+        counts.answer(Answer { status: request.status, grpc_status: request.grpc_status, reason: request.reason }, 1);
         if let Some(trace) = request.trace {
-            let bucket = BOUNDS.iter().filter(|bound| **bound < microseconds && exposed(**bound)).count();
-            let exemplar = Exemplar { bucket, trace, microseconds, at: SystemTime::now() };
-            durations::keep(&mut self.exemplars.lock(), exemplar);
-        }
-        let mut answers = self.answers.lock();
-        let same = |(answer, _): &&mut (Answer, u64)| {
-            answer.status == request.status
-                && answer.grpc_status == request.grpc_status
-                && answer.reason == request.reason
-        };
-        match answers.iter_mut().find(same) {
-            Some((_, count)) => *count += 1,
-            None => answers
-                .push((Answer { status: request.status, grpc_status: request.grpc_status, reason: request.reason }, 1)),
+            let microseconds = u64::try_from(request.duration.as_micros()).unwrap_or(u64::MAX);
+            let bucket = EXPOSED.partition_point(|bound| *bound < microseconds);
+            series::keep(&mut counts.exemplars, Exemplar { bucket, trace, microseconds, at: SystemTime::now() });
         }
     }
 }
 
-/// An edge, summed over the shards.
-#[derive(Debug, Default)]
-struct Sum {
-    buckets: Vec<u64>,
-    microseconds: u64,
-    answers: HashMap<Answer, u64>,
-    exemplars: Vec<Exemplar>,
+impl Counts {
+    fn answer(&mut self, answer: Answer, number: u64) {
+        match self.answers.iter_mut().find(|(known, _)| *known == answer) {
+            Some((_, count)) => *count += number,
+            None => self.answers.push((answer, number)),
+        }
+    }
+
+    fn add(&mut self, other: &Counts) {
+        self.durations.add(&other.durations);
+        self.first_bytes.add(&other.first_bytes);
+        self.requests.add(&other.requests);
+        self.responses.add(&other.responses);
+        other.answers.iter().for_each(|(answer, number)| self.answer(answer.clone(), *number));
+        other.exemplars.iter().for_each(|exemplar| series::keep(&mut self.exemplars, *exemplar));
+    }
 }
 
 impl Requests {
@@ -256,7 +259,7 @@ impl Requests {
                 reasons: Vec::new(),
                 bytes: (0, 0),
             });
-            row.requests += sum.answers.values().sum::<u64>();
+            row.requests += sum.answers.iter().map(|(_, count)| count).sum::<u64>();
             row.failures += sum
                 .answers
                 .iter()
@@ -266,61 +269,112 @@ impl Requests {
             for (reason, count) in sum.answers.iter().filter_map(|(answer, count)| Some((answer.reason?, *count))) {
                 add(&mut row.reasons, reason, count);
             }
-            for ((_, total), count) in row.latency.iter_mut().zip(&sum.buckets) {
+            for ((_, total), count) in row.latency.iter_mut().zip(sum.durations.gathered(&STEPS)) {
                 *total += count;
             }
         }
         rows.into_values().collect()
     }
 
-    fn sums(&self) -> Vec<(EdgeKey, Sum)> {
-        // The list is taken under the lock, the counters are read outside of it: a worker waits for microseconds at most.
+    fn sums(&self) -> Vec<(EdgeKey, Counts)> {
+        // The list is taken under the lock, the counters outside of it: a worker waits for microseconds at most.
         let shards = self.shards.lock().clone();
         let edges: Vec<Arc<Edge>> =
             shards.iter().flat_map(|shard| shard.edges.lock().values().cloned().collect::<Vec<_>>()).collect();
-        let mut sums: HashMap<EdgeKey, Sum> = HashMap::new();
+        let mut sums: HashMap<EdgeKey, Counts> = HashMap::new();
         for edge in edges {
-            let sum = sums.entry(edge.key.clone()).or_default();
-            sum.buckets.resize(BUCKETS, 0);
-            for (total, count) in sum.buckets.iter_mut().zip(&edge.buckets) {
-                *total += count.load(Relaxed);
-            }
-            sum.microseconds += edge.microseconds.load(Relaxed);
-            for (answer, count) in edge.answers.lock().iter() {
-                *sum.answers.entry(answer.clone()).or_default() += count;
-            }
-            edge.exemplars.lock().iter().for_each(|exemplar| durations::keep(&mut sum.exemplars, *exemplar));
+            let counts = edge.counts.lock().clone();
+            sums.entry(edge.key.clone()).or_default().add(&counts);
         }
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_by(|(left, _), (right, _)| left.cmp(right));
         sums
     }
 
-    /// The histogram of durations, as text: OpenMetrics with exemplars.
-    pub(super) fn durations(&self, text: &mut String) -> fmt::Result {
-        durations::describe(text)?;
-        for of_service in self.sums().chunk_by(|(one, _), (next, _)| one.differs_in_workload_only(next)) {
+    /// The histograms, as text: OpenMetrics, those of durations with exemplars.
+    pub(super) fn histograms(&self, text: &mut String) -> fmt::Result {
+        let sums = self.sums();
+        let mut of_services: Vec<(&EdgeKey, Counts)> = Vec::new();
+        for of_service in sums.chunk_by(|(one, _), (next, _)| one.differs_in_workload_only(next)) {
             let Some((key, _)) = of_service.first() else { continue };
-            let (mut buckets, mut exemplars) = (vec![0; BUCKETS], Vec::new());
-            for (_, sum) in of_service {
-                buckets.iter_mut().zip(&sum.buckets).for_each(|(total, count)| *total += count);
-                sum.exemplars.iter().for_each(|exemplar| durations::keep(&mut exemplars, *exemplar));
-            }
-            let seconds = of_service.iter().map(|(_, sum)| sum.microseconds).sum::<u64>() as f64 / 1e6;
-            let (labels, buckets) = (self.labels(key), exposed_buckets(&buckets));
-            Series { labels: &labels, seconds, buckets: &buckets, exemplars: &exemplars }.write(text)?;
+            let mut counts = Counts::default();
+            of_service.iter().for_each(|(_, sum)| counts.add(sum));
+            of_services.push((key, counts));
+        }
+        let whole = of_services.iter().map(|(key, counts)| (*key, &counts.durations, &*counts.exemplars));
+        self.durations(text, "request_duration_seconds", whole)?;
+        let first_bytes = of_services.iter().map(|(key, counts)| (*key, &counts.first_bytes, &[][..]));
+        self.durations(text, "request_first_byte_seconds", first_bytes)?;
+        // How large bodies are, services and callers decide: these have few labels.
+        let mut sizes: BTreeMap<[&str; SIZE_LABELS.len()], (Sizes, Sizes)> = BTreeMap::new();
+        for (key, counts) in &of_services {
+            let (requests, responses) =
+                sizes.entry([key.direction.word(), &key.service, self.source(key)]).or_default();
+            requests.add(&counts.requests);
+            responses.add(&counts.responses);
+        }
+        write_sizes(text, "request_size_bytes", sizes.iter().map(|(values, (requests, _))| (values, requests)))?;
+        write_sizes(text, "response_size_bytes", sizes.iter().map(|(values, (_, responses))| (values, responses)))
+    }
+
+    fn durations<'a>(
+        &'a self,
+        text: &mut String,
+        name: &'static str,
+        family: impl Iterator<Item = (&'a EdgeKey, &'a Durations, &'a [Exemplar])>,
+    ) -> fmt::Result {
+        series::describe(text, name)?;
+        let bounds = EXPOSED.map(|bound| bound as f64 / 1e6);
+        for (key, durations, exemplars) in family {
+            let (labels, sum, counts) = (self.labels(key), durations.seconds(), durations.gathered(&EXPOSED));
+            Series { name, labels: &labels, sum, bounds: &bounds, counts: &counts, exemplars }.write(text)?;
         }
         Ok(())
     }
 
-    fn labels<'a>(&'a self, key: &'a EdgeKey) -> [(&'static str, &'a str); EDGE_LABELS.len()] {
-        let identity = key.identity.as_ref().map_or("", SpiffeId::as_str);
-        let source = if key.direction == Direction::Outbound { &self.workload } else { identity };
-        let mtls = if key.identity.is_some() { "true" } else { "false" };
-        let values = [key.direction.word(), &key.service, &key.route, key.protocol.word(), source, mtls];
-        let mut pairs = EDGE_LABELS.into_iter().zip(values);
-        std::array::from_fn(|_| pairs.next().unwrap_or_default())
+    /// What policies let through, by service and policy.
+    fn allowed(&self) -> BTreeMap<(Name, Name), u64> {
+        let mut sums = BTreeMap::new();
+        for shard in self.shards.lock().iter() {
+            for Allowed { service, policy, number } in shard.allowed.lock().values() {
+                *sums.entry((service.clone(), policy.clone())).or_default() += number;
+            }
+        }
+        sums
     }
+
+    /// Where the requests of an edge come from.
+    fn source<'a>(&'a self, key: &'a EdgeKey) -> &'a str {
+        match key.direction {
+            Direction::Outbound => &self.workload,
+            Direction::Inbound => key.identity.as_ref().map_or("", SpiffeId::as_str),
+        }
+    }
+
+    fn labels<'a>(&'a self, key: &'a EdgeKey) -> [(&'static str, &'a str); EDGE_LABELS.len()] {
+        let mtls = if key.identity.is_some() { "true" } else { "false" };
+        let values = [key.direction.word(), &key.service, &key.route, key.protocol.word(), self.source(key), mtls];
+        labelled(EDGE_LABELS, values)
+    }
+}
+
+fn write_sizes<'a>(
+    text: &mut String,
+    name: &'static str,
+    family: impl Iterator<Item = (&'a [&'a str; SIZE_LABELS.len()], &'a Sizes)>,
+) -> fmt::Result {
+    series::describe(text, name)?;
+    let bounds = SIZES.map(|bound| bound as f64);
+    for (values, sizes) in family {
+        let (labels, sum, counts) = (labelled(SIZE_LABELS, *values), sizes.bytes(), sizes.counts());
+        Series { name, labels: &labels, sum, bounds: &bounds, counts, exemplars: &[] }.write(text)?;
+    }
+    Ok(())
+}
+
+fn labelled<'a, const N: usize>(names: [&'static str; N], values: [&'a str; N]) -> [(&'static str, &'a str); N] {
+    let mut pairs = names.into_iter().zip(values);
+    std::array::from_fn(|_| pairs.next().unwrap_or_default())
 }
 
 impl Collector for Requests {
@@ -343,29 +397,19 @@ impl Collector for Requests {
                 ConstCounter::new(*count).encode(family.encode_family(&(edge, labels))?)?;
             }
         }
+        let name = "authorization_allowed";
+        let mut family = encoder.encode_descriptor(name, help(name), None, MetricType::Counter)?;
+        for ((service, policy), number) in self.allowed() {
+            let labels = [("service", &*service), ("policy", &*policy)];
+            ConstCounter::new(number).encode(family.encode_family(&labels)?)?;
+        }
         Ok(())
     }
 }
 
-/// The fine buckets, gathered into those that are exposed.
-fn exposed_buckets(fine: &[u64]) -> Vec<(f64, u64)> {
-    let mut buckets = Vec::new();
-    let mut gathered = 0;
-    for (index, count) in fine.iter().enumerate() {
-        gathered += count;
-        match BOUNDS.get(index) {
-            Some(bound) if exposed(*bound) => {
-                buckets.push((*bound as f64 / 1e6, std::mem::take(&mut gathered)));
-            }
-            Some(_) => {}
-            None => buckets.push((f64::INFINITY, std::mem::take(&mut gathered))),
-        }
-    }
-    buckets
-}
-
+/// Those of the live table.
 fn bounds() -> impl Iterator<Item = Duration> {
-    BOUNDS.iter().copied().map(Duration::from_micros).chain([Duration::MAX])
+    STEPS.into_iter().map(Duration::from_micros).chain([Duration::MAX])
 }
 
 impl Protocol {
@@ -405,15 +449,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_rise_by_nine_steps_per_decade() {
-        assert!(BOUNDS.is_sorted());
-        assert_eq!((BOUNDS[0], BOUNDS[9], BOUNDS[45]), (100, 1000, 10_000_000));
-        let exposed: Vec<u64> = BOUNDS.into_iter().filter(|bound| exposed(*bound)).collect();
-        assert_eq!(exposed.len(), 16);
-        assert_eq!(&exposed[..4], [100, 250, 500, 1000]);
-    }
-
-    #[test]
     fn instances_have_rows_of_their_own_and_share_a_histogram() {
         let requests = Arc::new(Requests::new("a-1.x".into()));
         for workload in ["b-1.x", "b-2.x", "b-2.x"] {
@@ -428,6 +463,9 @@ mod tests {
                 grpc_status: None,
                 reason: None,
                 duration: Duration::from_millis(2),
+                first_byte: None,
+                request_bytes: 0,
+                response_bytes: 0,
                 trace: Some(7),
             });
         }
@@ -436,12 +474,24 @@ mod tests {
         let counts: Vec<(&str, u64)> = rows.iter().map(|row| (&*row.workload, row.requests)).collect();
         assert_eq!(counts, [("b-1.x", 1), ("b-2.x", 2)]);
         let mut text = String::new();
-        requests.durations(&mut text).expect("encodes");
+        requests.histograms(&mut text).expect("encodes");
         let counts: Vec<&str> =
             text.lines().filter(|line| line.starts_with("malla_request_duration_seconds_count")).collect();
         assert!(matches!(counts[..], [one] if one.ends_with(" 3")), "{counts:?}");
         let exemplars: Vec<&str> = text.lines().filter(|line| line.contains(" # {trace_id=")).collect();
         assert!(matches!(exemplars[..], [one] if one.contains("{le=\"0.0025\",")), "{exemplars:?}");
+    }
+
+    #[test]
+    fn what_policies_let_through_is_counted_in_all_shards() {
+        let requests = Requests::new("a-1.x".into());
+        let (one, other) = (requests.shard(), requests.shard());
+        one.allowed("b.x:80", Some("x/callers/0"));
+        other.allowed("b.x:80", Some("x/callers/0"));
+        other.allowed("b.x:80", None);
+        let allowed: Vec<_> = requests.allowed().into_iter().collect();
+        let key = |policy: &str| (Name::from("b.x:80"), Name::from(policy));
+        assert_eq!(allowed, [(key("default"), 1), (key("x/callers/0"), 2)]);
     }
 
     #[test]
@@ -460,16 +510,28 @@ mod tests {
                 grpc_status: Some(14),
                 reason: None,
                 duration: Duration::from_millis(milliseconds),
+                // One of them was not answered.
+                first_byte: (milliseconds < 10).then_some(Duration::from_millis(1)),
+                request_bytes: 300,
+                response_bytes: 1000,
                 trace: None,
             });
         }
         let rows = requests.edges();
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].requests, rows[0].failures), (2, 2), "UNAVAILABLE is a failure");
-        let sums = requests.sums();
-        let buckets = exposed_buckets(&sums[0].1.buckets);
-        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 2);
-        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
-        assert!(sums[0].1.exemplars.is_empty(), "nobody has followed them");
+        let (_, sum) = &requests.sums()[0];
+        let buckets = sum.durations.gathered(&EXPOSED);
+        assert_eq!((buckets.iter().sum::<u64>(), buckets.last()), (2, Some(&1)));
+        assert!(sum.exemplars.is_empty(), "nobody has followed them");
+        let mut text = String::new();
+        requests.histograms(&mut text).expect("encodes");
+        let lines = [
+            "malla_request_first_byte_seconds_count{direction=\"outbound\",service=\"b.x:80\",route=\"default\",protocol=\"grpc\",source=\"a-1.x\",mtls=\"false\"} 1",
+            "malla_request_size_bytes_sum{direction=\"outbound\",service=\"b.x:80\",source=\"a-1.x\"} 600.0",
+            "malla_request_size_bytes_bucket{le=\"1024.0\",direction=\"outbound\",service=\"b.x:80\",source=\"a-1.x\"} 2",
+            "malla_response_size_bytes_bucket{le=\"256.0\",direction=\"outbound\",service=\"b.x:80\",source=\"a-1.x\"} 0",
+        ];
+        lines.iter().for_each(|line| assert!(text.lines().any(|found| found == *line), "{line}\n{text}"));
     }
 }

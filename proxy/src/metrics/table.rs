@@ -16,6 +16,13 @@ pub struct Documented {
 /// Labels of what is counted for each request, without those that differ between its answers.
 pub(super) const EDGE_LABELS: [&str; 6] = ["direction", "service", "route", "protocol", "source", "mtls"];
 
+/// Labels of the sizes of bodies.
+pub(super) const SIZE_LABELS: [&str; 3] = ["direction", "service", "source"];
+
+const fn histogram(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Documented {
+    Documented { name, kind: "histogram", labels, help }
+}
+
 const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Documented {
     Documented { name, kind: "counter", labels, help }
 }
@@ -38,17 +45,29 @@ pub const TABLE: &[Documented] = &[
         ],
         "HTTP requests that ended",
     ),
-    Documented {
-        name: "malla_request_duration_seconds",
-        kind: "histogram",
-        labels: &EDGE_LABELS,
-        help: "From the complete head of a request to the end of its response",
-    },
+    histogram(
+        "malla_request_duration_seconds",
+        &EDGE_LABELS,
+        "From the complete head of a request to the end of its response",
+    ),
+    histogram(
+        "malla_request_first_byte_seconds",
+        &EDGE_LABELS,
+        "From the complete head of a request to the beginning of its response, if it had one",
+    ),
+    histogram("malla_request_size_bytes", &SIZE_LABELS, "Bodies of requests, as far as they were read"),
+    histogram("malla_response_size_bytes", &SIZE_LABELS, "Bodies of responses, as far as they were taken"),
     counter("malla_connections_accepted", &["direction"], "Connections accepted"),
     counter("malla_connections_refused", &["direction", "reason"], "Connections refused, or ended for a reason"),
     counter("malla_protocol_detected", &["direction", "protocol"], "What the first bytes of connections were"),
+    counter("malla_tls_handshakes", &["direction", "handshake"], "Mesh TLS handshakes that succeeded: full or resumed"),
     counter("malla_tls_handshakes_failed", &["direction", "reason"], "Mesh TLS handshakes that failed"),
     counter("malla_plaintext_accepted", &["service"], "Plaintext connections taken because the mode is permissive"),
+    counter(
+        "malla_authorization_allowed",
+        &["service", "policy"],
+        "Requests and raw streams that were judged and let through",
+    ),
     counter("malla_authorization_denied", &["service", "policy"], "Requests and raw streams that a policy refused"),
     counter("malla_authorization_audited", &["service", "policy"], "What a policy that is only audited would refuse"),
     counter("malla_upstream_connections_opened", &["cluster"], "HTTP connections to upstreams made"),

@@ -9,6 +9,7 @@ use webpki::KeyUsage;
 use super::connect::{not_one_spiffe_id, rustls_error};
 use super::verify::not_after;
 use super::{AcceptError, Alpn, Credentials};
+use crate::metrics::Handshake;
 use crate::names::SpiffeId;
 use crate::stream::{Replay, Stream};
 
@@ -26,6 +27,8 @@ pub struct Accepted {
     pub until: SystemTime,
     /// What was agreed to travel inside; `None` if it was nothing of ours.
     pub alpn: Option<Alpn>,
+    /// Whether it showed a session that it had before.
+    pub handshake: Handshake,
 }
 
 /// Completes the handshake of a client that has sent a ClientHello for the mesh.
@@ -52,6 +55,7 @@ pub async fn accept(credentials: Option<&Credentials>, stream: Replay) -> Result
         Err(_) => return Err(AcceptError::Timeout { after: HANDSHAKE_LIMIT }),
     };
     let (_, session) = stream.get_ref();
+    let handshake = session.handshake_kind().into();
     let alpn = [Alpn::H2, Alpn::Tcp, Alpn::Renewed].into_iter().find(|alpn| session.alpn_protocol() == Some(alpn.id()));
     // Also after a resumption, which does not repeat the chain's verification.
     let chain = session.peer_certificates().unwrap_or_default();
@@ -60,5 +64,5 @@ pub async fn accept(credentials: Option<&Credentials>, stream: Replay) -> Result
         .identify(chain, KeyUsage::client_auth(), SystemTime::now())
         .map_err(|cause| AcceptError::Untrusted { cause })?;
     let until = not_after(chain).map_err(|cause| AcceptError::Untrusted { cause })?;
-    Ok(Accepted { stream: TlsStream::Server(stream).into(), peer, until, alpn })
+    Ok(Accepted { stream: TlsStream::Server(stream).into(), peer, until, alpn, handshake })
 }

@@ -13,6 +13,7 @@ use webpki::KeyUsage;
 
 use super::verify::NotOneSpiffeId;
 use super::{Alpn, ConnectError, Credentials};
+use crate::metrics::{Direction, Handshake};
 use crate::names::SpiffeId;
 use crate::shared::Shared;
 use crate::snapshot::{Cluster, Endpoint, UpstreamTls};
@@ -51,7 +52,9 @@ pub async fn connect(
     };
     let both = async {
         let socket = shared.dialer.open(to).await?;
-        handshake(&credentials, tls, identity, to, socket, alpn).await
+        let (connected, kind) = handshake(&credentials, tls, identity, to, socket, alpn).await?;
+        shared.metrics.tls_completed(Direction::Outbound, kind);
+        Ok(connected)
     };
     let after = cluster.connect_timeout;
     timeout(after, both).await.unwrap_or(Err(ConnectError::Timeout { to, after }))
@@ -64,7 +67,7 @@ async fn handshake(
     to: SocketAddr,
     socket: Replay,
     alpn: Alpn,
-) -> Result<Connected, ConnectError> {
+) -> Result<(Connected, Handshake), ConnectError> {
     let name = ServerName::try_from(&*tls.sni)
         .map_err(|cause| ConnectError::Handshake { to, cause: io::Error::new(io::ErrorKind::InvalidInput, cause) })?
         .to_owned();
@@ -77,6 +80,7 @@ async fn handshake(
         TlsConnector::from(config.clone()).connect(name, socket).await.map_err(|cause| failure(to, expected, cause))?;
 
     let (_, session) = stream.get_ref();
+    let kind = session.handshake_kind().into();
     let agreed = session.alpn_protocol();
     if agreed != Some(alpn.id()) {
         let cause = io::Error::new(
@@ -94,7 +98,7 @@ async fn handshake(
     if found != *expected || !(tls.identities.is_empty() || tls.identities.contains(&found)) {
         return Err(ConnectError::WrongIdentity { to, expected: expected.clone(), found: found.to_string() });
     }
-    Ok(Connected { stream: TlsStream::Client(stream).into(), peer: Some(found) })
+    Ok((Connected { stream: TlsStream::Client(stream).into(), peer: Some(found) }, kind))
 }
 
 /// Tells a certificate that is not trusted from a handshake that broke.

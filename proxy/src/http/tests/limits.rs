@@ -429,7 +429,7 @@ fn a_connection_and_a_request_need_little_memory() {
     });
     let head = Err(Failure::new(crate::reason::Reason::Internal, ""));
     let outcome = begin(&connection, &head);
-    let arrived = Arrived { head, body: Body::empty(), outcome, gate: None, client: None };
+    let arrived = Arrived { head, body: Body::empty(), read: None, outcome, gate: None, client: None };
     let request = std::mem::size_of_val(&serve(&connection, arrived));
     let served = std::mem::size_of_val(&super::super::serve(worker, tokio::io::duplex(1).0, Version::Http1, side));
     assert!(request < 8192 && served < 8192, "{request} bytes for a request, {served} for a connection");

@@ -94,6 +94,10 @@ async fn a_method_that_is_not_idempotent_is_tried_again_only_if_forced() {
         let sidecar = sidecar(&in_order(&[busy, alive]), retry).await;
         let answer = exchange_raw(sidecar.address, &post(3)).await;
         assert!(answer.starts_with(expected), "{answer}");
+        // However often it was sent.
+        let page = sidecar.worker.shared.metrics.exposition();
+        let size = "malla_request_size_bytes_sum{direction=\"outbound\",service=\"cart.shop:80\",source=\"test-1.shop\"} 3.0\n";
+        assert!(page.contains(size), "{page}");
     }
 }
 

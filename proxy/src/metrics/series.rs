@@ -1,7 +1,7 @@
-//! The histogram of durations as text, with an exemplar for each bucket: the newest request in it of which there is a trace.
+//! A histogram as text, with an exemplar for each bucket: the newest request in it of which there is a trace.
 //!
 //! Written by hand, because `prometheus-client` makes exemplars only within histograms of its own, which every request would have to lock.
-//! A request that is not followed pays nothing for this.
+//! A request that is not followed pays nothing for exemplars.
 
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,14 +18,18 @@ pub(super) struct Exemplar {
     pub(super) at: SystemTime,
 }
 
-/// One histogram of the family.
+/// One histogram of a family.
 #[derive(Debug)]
 pub(super) struct Series<'a> {
+    /// Of the family, without the prefix.
+    pub(super) name: &'static str,
     pub(super) labels: &'a [(&'static str, &'a str)],
-    /// The sum of all durations.
-    pub(super) seconds: f64,
-    /// Upper bounds in seconds, and requests between each and the one before.
-    pub(super) buckets: &'a [(f64, u64)],
+    /// The sum of all that was measured, in the unit of the name.
+    pub(super) sum: f64,
+    /// Upper bounds in that unit.
+    pub(super) bounds: &'a [f64],
+    /// Requests between each and the one before, and those above.
+    pub(super) counts: &'a [u64],
     pub(super) exemplars: &'a [Exemplar],
 }
 
@@ -38,31 +42,28 @@ pub(super) fn keep(exemplars: &mut Vec<Exemplar>, new: Exemplar) {
     }
 }
 
-/// What describes the family.
-pub(super) fn describe(text: &mut String) -> fmt::Result {
-    writeln!(text, "# HELP {NAME} {}\n# TYPE {NAME} histogram", help("request_duration_seconds"))
+/// What describes a family.
+pub(super) fn describe(text: &mut String, name: &str) -> fmt::Result {
+    writeln!(text, "# HELP malla_{name} {}\n# TYPE malla_{name} histogram", help(name))
 }
-
-const NAME: &str = "malla_request_duration_seconds";
 
 impl Series<'_> {
     /// Adds the samples of one histogram.
     pub(super) fn write(&self, text: &mut String) -> fmt::Result {
-        let mut labels = String::new();
-        for (name, value) in self.labels {
+        let (name, mut labels) = (self.name, String::new());
+        for (label, value) in self.labels {
             let separator = if labels.is_empty() { "" } else { "," };
-            write!(labels, "{separator}{name}=\"{}\"", Escaped(value))?;
+            write!(labels, "{separator}{label}=\"{}\"", Escaped(value))?;
         }
-        let count: u64 = self.buckets.iter().map(|(_, count)| count).sum();
-        writeln!(text, "{NAME}_sum{{{labels}}} {:?}\n{NAME}_count{{{labels}}} {count}", self.seconds)?;
+        let count: u64 = self.counts.iter().sum();
+        writeln!(text, "malla_{name}_sum{{{labels}}} {:?}\nmalla_{name}_count{{{labels}}} {count}", self.sum)?;
         let mut below = 0;
-        for (index, (bound, count)) in self.buckets.iter().enumerate() {
+        for (index, count) in self.counts.iter().enumerate() {
             below += count;
-            write!(text, "{NAME}_bucket{{le=\"")?;
-            if bound.is_finite() {
-                write!(text, "{bound:?}")?
-            } else {
-                text.write_str("+Inf")?
+            write!(text, "malla_{name}_bucket{{le=\"")?;
+            match self.bounds.get(index) {
+                Some(bound) => write!(text, "{bound:?}")?,
+                None => text.write_str("+Inf")?,
             }
             write!(text, "\",{labels}}} {below}")?;
             if let Some(exemplar) = self.exemplars.iter().find(|exemplar| exemplar.bucket == index) {
@@ -109,15 +110,20 @@ mod tests {
             keep(&mut exemplars, exemplar(trace, second));
         }
         let mut text = String::new();
-        let buckets = [(0.001, 2), (0.0025, 3), (f64::INFINITY, 0)];
-        let series =
-            Series { labels: &[("a", "b\"\\\n"), ("c", "")], seconds: 0.01, buckets: &buckets, exemplars: &exemplars };
+        let series = Series {
+            name: "x_seconds",
+            labels: &[("a", "b\"\\\n"), ("c", "")],
+            sum: 0.01,
+            bounds: &[0.001, 0.0025],
+            counts: &[2, 3, 0],
+            exemplars: &exemplars,
+        };
         series.write(&mut text).expect("a string takes it");
         let labels = r#"a="b\"\\\n",c="""#;
         let expected = format!(
-            "{NAME}_sum{{{labels}}} 0.01\n{NAME}_count{{{labels}}} 5\n{NAME}_bucket{{le=\"0.001\",{labels}}} 2\n\
-             {NAME}_bucket{{le=\"0.0025\",{labels}}} 5 # {{trace_id=\"00000000000000000000000000000008\"}} 0.0015 30.000\n\
-             {NAME}_bucket{{le=\"+Inf\",{labels}}} 5\n"
+            "malla_x_seconds_sum{{{labels}}} 0.01\nmalla_x_seconds_count{{{labels}}} 5\nmalla_x_seconds_bucket{{le=\"0.001\",{labels}}} 2\n\
+             malla_x_seconds_bucket{{le=\"0.0025\",{labels}}} 5 # {{trace_id=\"00000000000000000000000000000008\"}} 0.0015 30.000\n\
+             malla_x_seconds_bucket{{le=\"+Inf\",{labels}}} 5\n"
         );
         assert_eq!(text, expected);
     }
