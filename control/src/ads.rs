@@ -9,7 +9,7 @@ mod view;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use malla_xds::envoy::core;
 use malla_xds::grpc::{self, CertificateRequest, CertificateResponse};
@@ -162,7 +162,15 @@ impl ControlPlane {
         let software = request.metadata().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let software: String = software.chars().take(128).collect();
         let (sender, receiver) = tokio::sync::mpsc::channel(stream::RESPONSES_AHEAD);
-        let stream = stream::Stream { plane: self.clone(), peer, identity, software, machine, sender };
+        let stream = stream::Stream {
+            plane: self.clone(),
+            peer,
+            identity,
+            software,
+            machine,
+            sender,
+            unacknowledged: Vec::new(),
+        };
         let requests = request.into_inner();
         self.tasks.spawn(async move {
             stream.run(requests).await;
@@ -220,6 +228,7 @@ impl ControlPlane {
             })?;
         }
         let address = peer.address.to_string();
+        let begun = Instant::now();
         let issued = self.authority.certify(&body.csr, &identity, wanted, proof, address).map_err(|error| {
             tracing::warn!(address = %peer.address, %identity, error = &error as &dyn std::error::Error, "refused a certificate");
             match error {
@@ -230,6 +239,7 @@ impl ControlPlane {
                 CertifyError::Issue(_) | CertifyError::Audit(_) => ("internal", Status::internal(error.to_string())),
             }
         })?;
+        self.metrics.signing_seconds.observe(begun.elapsed().as_secs_f64());
         let lasts = issued.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_secs();
         tracing::info!(%identity, address = %peer.address, serial = issued.serial, lasts_seconds = lasts, "issued a certificate");
         Ok(CertificateResponse { cert_chain: issued.chain })

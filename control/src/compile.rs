@@ -47,8 +47,20 @@ pub(crate) fn compile(world: &World, trust_bundle: &str) -> Result<Resources, Wo
     };
     let trust_domain = world.mesh.settings.trust_domain.clone();
     let resources = Resources::new(trust_domain, unknown_destinations, resources, for_namespaces, owners(world)?);
-    Ok(resources.with_routes(attached::shown(world)))
+    Ok(resources.with_routes(attached::shown(world)).with_versions(versions(world)))
 }
+
+/// What workloads say of their version, by the usual labels.
+fn versions(world: &World) -> HashMap<Name, Name> {
+    let said = |workload: &mesh::Workload| {
+        let version = VERSION_LABELS.iter().find_map(|label| workload.labels.get(*label))?;
+        Some((workload.name.to_string().into(), version.as_str().into()))
+    };
+    world.mesh.workloads.values().filter_map(said).collect()
+}
+
+/// Those that name the version of a workload, the first that is there.
+const VERSION_LABELS: [&str; 2] = ["version", "app.kubernetes.io/version"];
 
 /// Which identity may have the `inbound/…` resources of which workload.
 fn owners(world: &World) -> Result<HashMap<Name, SpiffeId>, WorldError> {

@@ -1,17 +1,22 @@
 //! Metrics of the control server, registered once. Labels come from fixed sets, never from what a client sent.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use malla_xds::ResourceType;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 use crate::inject::SkipReason;
-use crate::resources::{LastReload, ReloadOutcome};
+use crate::resources::{LastReload, ReloadOutcome, Resources};
 
 /// A label `type`: `clusters`, `endpoints`, `listeners`, `routes`, `secrets`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,6 +79,11 @@ const REVIEW_REASONS: &[&str] = &["bad_review", "slow_body", "too_large", "wrong
 /// Seconds of a review: an API server waits for each.
 const REVIEW_SECONDS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
 
+/// Seconds of a signature, and of writing it down.
+const SIGNING_SECONDS: [f64; 8] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0];
+/// Seconds until a change is acknowledged.
+const PROPAGATION_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
 /// All metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -85,7 +95,9 @@ pub(crate) struct Metrics {
     pub(crate) responses: Family<Type, Counter>,
     pub(crate) rejections: Family<Type, Counter>,
     pub(crate) denials: Family<Type, Counter>,
+    pub(crate) propagation_seconds: Family<Type, Histogram, fn() -> Histogram>,
     pub(crate) certificates: Counter,
+    pub(crate) signing_seconds: Histogram,
     pub(crate) certificates_refused: Family<Reason, Counter>,
     pub(crate) authority_expiry: Gauge,
     pub(crate) reviews: Family<Outcome, Counter>,
@@ -103,7 +115,7 @@ impl Metrics {
     /// A registry of its own, with everything in it.
     pub(crate) fn new() -> Self {
         let mut metrics = Metrics {
-            registry: Registry::with_prefix("malla_control"),
+            registry: Registry::with_prefix("malla"),
             connections: Gauge::default(),
             connections_refused: Family::default(),
             streams: Family::default(),
@@ -111,7 +123,9 @@ impl Metrics {
             responses: Family::default(),
             rejections: Family::default(),
             denials: Family::default(),
+            propagation_seconds: Family::new_with_constructor(|| Histogram::new(PROPAGATION_SECONDS)),
             certificates: Counter::default(),
+            signing_seconds: Histogram::new(SIGNING_SECONDS),
             certificates_refused: Family::default(),
             authority_expiry: Gauge::default(),
             reviews: Family::default(),
@@ -124,7 +138,7 @@ impl Metrics {
             reload_refused: Gauge::default(),
             reload_time: Gauge::default(),
         };
-        let registry = &mut metrics.registry;
+        let registry = metrics.registry.sub_registry_with_prefix("control");
         registry.register("connections", "Open connections of sidecars", metrics.connections.clone());
         registry.register(
             "connections_refused",
@@ -136,7 +150,17 @@ impl Metrics {
         registry.register("responses", "xDS responses sent", metrics.responses.clone());
         registry.register("rejections", "xDS responses that a client rejected", metrics.rejections.clone());
         registry.register("denials", "Resources that a client asked for and may not have", metrics.denials.clone());
+        registry.register(
+            "propagation_seconds",
+            "From a change of the configuration to a client's acknowledgement of what was sent of it",
+            metrics.propagation_seconds.clone(),
+        );
         registry.register("certificates", "Certificates issued", metrics.certificates.clone());
+        registry.register(
+            "signing_seconds",
+            "Time to sign a certificate and to write that down",
+            metrics.signing_seconds.clone(),
+        );
         registry.register(
             "certificates_refused",
             "Requests for a certificate that were refused",
@@ -194,6 +218,7 @@ impl Metrics {
             for family in [&self.responses, &self.rejections, &self.denials] {
                 drop(family.get_or_create(&Type { r#type: kind.word() }));
             }
+            drop(self.propagation_seconds.get_or_create(&Type { r#type: kind.word() }));
         }
         for flavour in ["delta", "sotw"] {
             drop(self.streams.get_or_create(&Flavour { flavour }));
@@ -211,6 +236,12 @@ impl Metrics {
         ] {
             reasons.iter().for_each(|reason| drop(family.get_or_create(&Reason { reason })));
         }
+    }
+
+    /// Tells of the workloads of the configuration that serves.
+    pub(crate) fn with_workloads(mut self, resources: watch::Receiver<Arc<Resources>>) -> Self {
+        self.registry.register_collector(Box::new(Workloads(resources)));
+        self
     }
 
     /// Counts an attempt to load the configuration.
@@ -233,6 +264,28 @@ impl Metrics {
     }
 }
 
+/// What is known of each workload, to be joined onto the metrics that name it.
+#[derive(Debug)]
+struct Workloads(watch::Receiver<Arc<Resources>>);
+
+impl Collector for Workloads {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "1 for each workload of the configuration, with what is known of it";
+        let mut info = encoder.encode_descriptor("workload_info", help, None, MetricType::Gauge)?;
+        let resources = self.0.borrow().clone();
+        for (workload, identity, version) in resources.workloads() {
+            let labels = [
+                ("workload", &**workload),
+                ("namespace", identity.namespace()),
+                ("identity", identity.as_str()),
+                ("version", version.map_or("", |version| version)),
+            ];
+            ConstGauge::new(1).encode(info.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 /// Seconds since 1970, for metrics and JSON.
 pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -246,12 +299,24 @@ mod tests {
     /// The table of metrics in the documentation is made of these.
     #[test]
     fn exposes_these_metrics_and_no_others() {
-        let metrics = Metrics::new();
-        let text = metrics.text();
+        let identity = malla_xds::SpiffeId::new("cluster.local", "shop", "cart").expect("valid");
+        let workloads = [("cart-1.shop".into(), identity.clone()), ("cart-2.shop".into(), identity)];
+        let resources = Resources::new("cluster.local", Default::default(), [], [], workloads.into())
+            .with_versions([("cart-1.shop".into(), "v\"1".into())].into());
+        let (_sender, receiver) = watch::channel(Arc::new(resources));
+        let text = Metrics::new().with_workloads(receiver).text();
+        for (workload, version) in [("cart-1", r#"v\"1"#), ("cart-2", "")] {
+            let line = format!(
+                "malla_workload_info{{workload=\"{workload}.shop\",namespace=\"shop\",\
+                 identity=\"spiffe://cluster.local/ns/shop/sa/cart\",version=\"{version}\"}} 1"
+            );
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
         let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert_eq!(
             names,
             [
+                "malla_workload_info gauge",
                 "malla_control_connections gauge",
                 "malla_control_connections_refused counter",
                 "malla_control_streams gauge",
@@ -259,7 +324,9 @@ mod tests {
                 "malla_control_responses counter",
                 "malla_control_rejections counter",
                 "malla_control_denials counter",
+                "malla_control_propagation_seconds histogram",
                 "malla_control_certificates counter",
+                "malla_control_signing_seconds histogram",
                 "malla_control_certificates_refused counter",
                 "malla_control_authority_expiry_timestamp_seconds gauge",
                 "malla_control_authority_refused gauge",

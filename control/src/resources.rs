@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use malla_xds::envoy::{core, http_connection_manager, listener, pack_any, route, router, tcp_proxy};
 use malla_xds::names::{self, Name};
@@ -25,7 +25,10 @@ pub struct Resources {
     /// What clients of a namespace get instead, by canonical name.
     for_namespaces: HashMap<(Name, ResourceType, Name), Arc<Resource>>,
     workloads: HashMap<Name, SpiffeId>,
+    /// What workloads say of their version; not all do.
+    versions: HashMap<Name, Name>,
     notices: Vec<String>,
+    changed: Instant,
 }
 
 /// A route, and the resources by which clients follow it.
@@ -62,7 +65,9 @@ impl Resources {
             routes: Vec::new(),
             for_namespaces: HashMap::new(),
             workloads: HashMap::new(),
+            versions: HashMap::new(),
             notices: Vec::new(),
+            changed: Instant::now(),
         }
     }
 
@@ -120,8 +125,35 @@ impl Resources {
             routes: Vec::new(),
             for_namespaces,
             workloads,
+            versions: HashMap::new(),
             notices: Vec::new(),
+            changed: Instant::now(),
         }
+    }
+
+    /// The same, with the time when the change was found that it is made of; without it, that is when it was made.
+    pub(crate) fn changed_at(self, changed: Instant) -> Self {
+        Resources { changed, ..self }
+    }
+
+    /// When the change was found that it is made of.
+    pub(crate) fn changed(&self) -> Instant {
+        self.changed
+    }
+
+    /// The same, with what workloads (`cart-1.shop`) say of their version, for people. It is no part of the version of the configuration.
+    pub(crate) fn with_versions(self, versions: HashMap<Name, Name>) -> Self {
+        Resources { versions, ..self }
+    }
+
+    /// All workloads, with their identities, and their versions if they say one.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = (&Name, &SpiffeId, Option<&Name>)> {
+        self.workloads.iter().map(|(workload, identity)| (workload, identity, self.versions.get(workload)))
+    }
+
+    /// Whether another says the same to people, apart from what it serves.
+    pub(crate) fn tells_the_same(&self, other: &Resources) -> bool {
+        self.notices == other.notices && self.versions == other.versions
     }
 
     /// The same, with sentences that are shown to people as long as it serves. They are no part of the version.
@@ -152,6 +184,7 @@ impl Resources {
         let special = special.map(|((namespace, ..), resource)| (namespace.clone(), Resource::clone(resource)));
         Resources::new(trust_domain, self.unknown_destinations, resources, special, self.workloads.clone())
             .with_notices(self.notices.clone())
+            .with_versions(self.versions.clone())
             .with_routes(self.routes.clone())
     }
 

@@ -220,7 +220,7 @@ impl Control {
         };
         let (published, source) = source(authority.bundle())?;
 
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new().with_workloads(published.resources.clone()));
         let plane = Arc::new(ControlPlane::new(published.clone(), authority.clone(), tokens, metrics.clone(), cluster));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(handshakes.keep_fresh(stop.clone()));

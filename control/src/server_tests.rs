@@ -206,6 +206,12 @@ async fn a_delta_client_subscribes_by_alias_and_follows_changes() {
     assert_eq!(order, [Some(Cluster), Some(Endpoints), Some(Listener)]);
     changes.iter().for_each(|response| client.answer(response, None));
     server.shows("1 (1 up to date)").await;
+    let page = server.http("/metrics").await;
+    for (kind, times) in [("clusters", 1), ("endpoints", 1), ("listeners", 1), ("routes", 0)] {
+        let line = format!("malla_control_propagation_seconds_count{{type=\"{kind}\"}} {times}\n");
+        assert!(page.contains(&line), "{line}{page}");
+    }
+    assert!(page.contains("malla_control_signing_seconds_count 1\n"), "{page}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ mod watcher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use malla_config::mesh::Mesh;
 use malla_config::{Report, Severity, SourceFile};
@@ -203,7 +203,7 @@ fn apply(loaded: Result<Resources, Refusal>, publisher: &Publisher) {
             let version = resources.version().clone();
             publisher.resources.send_if_modified(|current| {
                 let changed =
-                    !current.is_loaded() || *current.version() != version || current.notices() != resources.notices();
+                    !current.is_loaded() || *current.version() != version || !current.tells_the_same(&resources);
                 if changed {
                     *current = Arc::new(resources);
                 }
@@ -255,6 +255,7 @@ impl Refusal {
 
 /// Files → resources. Says in the log what came of it.
 fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resources, Refusal> {
+    let found = Instant::now();
     let compiled = || {
         let content = content.map_err(Refusal::Unread)?;
         let (mesh, report) = malla_config::inspect(&content.files);
@@ -262,7 +263,7 @@ fn load(content: Result<Content, ReadError>, trust_bundle: &str) -> Result<Resou
         let mesh = mesh.ok_or(Refusal::Invalid(report))?;
         let resources = render(mesh, trust_bundle).map_err(Refusal::Uncompiled)?;
         let notices = resources.notices().iter().cloned().chain(doubts).collect();
-        Ok(resources.with_notices(notices))
+        Ok(resources.with_notices(notices).changed_at(found))
     };
     // A defect in reading or compiling must not take down what serves.
     let loaded = catch_unwind(AssertUnwindSafe(compiled)).unwrap_or(Err(Refusal::Panicked));

@@ -50,11 +50,12 @@ fn has_data(pod: &Pod, expression: &str) -> bool {
     !answer["data"]["result"].as_array().expect("a list").is_empty()
 }
 
-/// Panels that have nothing to show while all is well: what fails, is retried, refused, or lags behind.
-const QUIET: [&str; 5] = [
+/// Panels that have nothing to show while all is well: what fails, is retried, refused, judged at all, or lags behind.
+const QUIET: [&str; 6] = [
     "Failures by reason",
     "Retries by cause",
     "Refused by policy",
+    "Let through by policy",
     "Sidecars that lag behind",
     "Connections refused or broken",
 ];

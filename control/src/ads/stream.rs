@@ -100,6 +100,8 @@ pub(super) struct Stream<F: Flavour> {
     pub(super) software: String,
     pub(super) machine: F,
     pub(super) sender: mpsc::Sender<Result<F::Response, Status>>,
+    /// Types of which a change was sent and is not acknowledged yet, and since when there is that change.
+    pub(super) unacknowledged: Vec<(ResourceType, std::time::Instant)>,
 }
 
 /// Why a stream ended.
@@ -154,6 +156,7 @@ impl<F: Flavour> Stream<F> {
         // The configuration of the last push: all answers are about it.
         let mut current: Arc<Resources> = published.borrow_and_update().clone();
         let mut endpoints_since: Option<Instant> = None;
+        let mut endpoints_changed = current.changed();
         let mut endpoints_due = Instant::now();
         loop {
             tokio::select! {
@@ -170,13 +173,16 @@ impl<F: Flavour> Stream<F> {
                     }
                     current = published.borrow_and_update().clone();
                     let now = Instant::now();
+                    if endpoints_since.is_none() {
+                        endpoints_changed = current.changed();
+                    }
                     let since = *endpoints_since.get_or_insert(now);
                     endpoints_due = (now + ENDPOINTS_QUIET).min(since + ENDPOINTS_DELAY);
-                    self.push(&current, Push::AllButEndpoints, report).await?;
+                    self.push(&current, Push::AllButEndpoints, current.changed(), report).await?;
                 }
                 () = sleep_until(endpoints_due), if endpoints_since.is_some() => {
                     endpoints_since = None;
-                    self.push(&current, Push::All, report).await?;
+                    self.push(&current, Push::All, endpoints_changed, report).await?;
                 }
                 message = requests.message(), if current.is_loaded() => {
                     let request = match message {
@@ -228,16 +234,46 @@ impl<F: Flavour> Stream<F> {
             tracing::warn!(%identity, address = %self.peer.address, r#type = %kind, name = &**name, reason, "resource denied");
             report.denied(*kind, name, reason);
         }
-        report.progress(self.machine.progress());
+        let progress = self.machine.progress();
+        if let Some((rejected, _)) = &reply.rejection {
+            self.unacknowledged.retain(|(kind, _)| kind != rejected);
+        }
+        self.acknowledged(&progress);
+        report.progress(progress);
         self.send(reply.responses).await
     }
 
-    async fn push(&mut self, resources: &Resources, what: Push, report: &StreamReport) -> ControlFlow<End> {
+    /// Measures the changes of which nothing is unanswered any more.
+    fn acknowledged(&mut self, progress: &[TypeProgress]) {
+        let metrics = &self.plane.metrics;
+        self.unacknowledged.retain(|(kind, changed)| {
+            let waits = progress.iter().any(|of_type| of_type.kind == *kind && of_type.unanswered > 0);
+            if !waits {
+                let family = metrics.propagation_seconds.get_or_create(&metrics::Type { r#type: kind.word() });
+                family.observe(changed.elapsed().as_secs_f64());
+            }
+            waits
+        });
+    }
+
+    async fn push(
+        &mut self,
+        resources: &Resources,
+        what: Push,
+        changed: std::time::Instant,
+        report: &StreamReport,
+    ) -> ControlFlow<End> {
         let view = ClientView { resources, identity: &self.identity, calls_only: F::CALLS_ONLY };
         let responses = match self.machine.push(&view, what) {
             Ok(responses) => responses,
             Err(error) => return ControlFlow::Break(limit(error)),
         };
+        for kind in responses.iter().filter_map(|response| ResourceType::from_type_url(F::type_url(response))) {
+            // Of several changes that a client has not answered, the oldest says for how long it lags behind.
+            if !self.unacknowledged.iter().any(|(known, _)| *known == kind) {
+                self.unacknowledged.push((kind, changed));
+            }
+        }
         report.progress(self.machine.progress());
         self.send(responses).await
     }

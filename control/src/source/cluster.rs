@@ -100,7 +100,7 @@ async fn run(
                 match worked.await {
                     Ok((back, loaded)) => {
                         reader = back;
-                        publish_loaded(loaded, &publisher, &verdicts);
+                        publish_loaded(loaded, begun, &publisher, &verdicts);
                     }
                     Err(error) => tracing::error!(%error, "the configuration could not be loaded"),
                 }
@@ -166,7 +166,12 @@ struct Loaded {
     verdicts: Option<Verdicts>,
 }
 
-fn publish_loaded(loaded: Loaded, publisher: &Publisher, verdicts: &watch::Sender<Option<Arc<Verdicts>>>) {
+fn publish_loaded(
+    loaded: Loaded,
+    changed: Instant,
+    publisher: &Publisher,
+    verdicts: &watch::Sender<Option<Arc<Verdicts>>>,
+) {
     let Loaded { resources, refusal, verdicts: found } = loaded;
     if let Some(found) = found {
         verdicts.send_if_modified(|current| {
@@ -178,7 +183,7 @@ fn publish_loaded(loaded: Loaded, publisher: &Publisher, verdicts: &watch::Sende
         });
     }
     if let Some(resources) = resources {
-        apply(Ok(resources), publisher);
+        apply(Ok(resources.changed_at(changed)), publisher);
     }
     if let Some(refusal) = refusal {
         apply(Err(refusal), publisher);
