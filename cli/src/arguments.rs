@@ -7,10 +7,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use malla_control::inject::{InjectionSettings, Resources, SidecarKind};
 use malla_control::kubernetes::ClusterAddress;
+use malla_proxy::settings::HostPort;
 use malla_proxy::trace::Collector;
 
 use crate::duration::{parse_certificate_lifetime, parse_duration, parse_token_lifetime};
 use crate::explain::Client;
+use crate::http::Server;
+use crate::remote::{Credential, Remote};
 
 /// Malla: a service mesh without a cluster, without root, without rewriting your programs.
 #[derive(Debug, Parser)]
@@ -579,12 +582,55 @@ pub(crate) enum SchemaFormat {
     Markdown,
 }
 
+/// Which control server is asked, from where, and as whom.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArguments {
+    /// Admin address of the control server, from its own machine
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
+    pub(crate) admin: SocketAddr,
+
+    /// xDS address of a control server elsewhere, which answers those whom `Mesh.spec.observers` names; instead of --admin
+    #[arg(long, value_name = "HOST:PORT", requires = "trust", requires = "credential")]
+    control: Option<HostPort>,
+
+    /// Root certificates (PEM) that the control server elsewhere is known by
+    #[arg(long, value_name = "FILE", requires = "control")]
+    trust: Option<PathBuf>,
+
+    /// File with a join token, or a Kubernetes service account's token for the audience malla
+    #[arg(long, value_name = "FILE", requires = "control", group = "credential")]
+    token: Option<PathBuf>,
+
+    /// Certificate of the mesh with its intermediates (PEM), as `malla-proxy certificates` writes it
+    #[arg(long, value_name = "FILE", requires = "control", requires = "key", group = "credential")]
+    certificate: Option<PathBuf>,
+
+    /// Private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+impl ServerArguments {
+    /// Who is asked.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub(crate) fn server(&self) -> anyhow::Result<Server> {
+        let (Some(control), Some(trust)) = (&self.control, &self.trust) else { return Ok(self.admin.into()) };
+        let credential = match (&self.token, &self.certificate, &self.key) {
+            (Some(token), _, _) => Credential::Token(token),
+            (None, Some(chain), Some(key)) => Credential::Certificate { chain, key },
+            (None, _, _) => anyhow::bail!("show who you are: --token FILE, or --certificate FILE with --key FILE"),
+        };
+        Ok(Server::Remote(Remote::new(control.clone(), trust, credential)?))
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  malla status --admin 127.0.0.1:15014")]
 pub(crate) struct StatusArguments {
-    /// Admin address of the control server
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
-    pub(crate) admin: SocketAddr,
+    #[command(flatten)]
+    pub(crate) server: ServerArguments,
 
     #[command(flatten)]
     pub(crate) output: OutputArgument,
@@ -593,9 +639,8 @@ pub(crate) struct StatusArguments {
 /// Where traffic is asked for, and which of it.
 #[derive(Debug, Args)]
 pub(crate) struct TrafficArguments {
-    /// Admin address of the control server
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
-    pub(crate) admin: SocketAddr,
+    #[command(flatten)]
+    pub(crate) server: ServerArguments,
 
     /// Which edge comes first
     #[arg(long, value_enum, default_value_t = Order::Rate)]
@@ -642,16 +687,16 @@ pub(crate) enum Order {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  malla tap shop/cart-1\n  malla tap 'shop/cart-*' --status 5xx\n  malla tap shop --identity web/sa/front --path /api -o json\n\nNeeds the control server's own machine: paths are shown. Queries, headers and bodies are not."
+    after_help = "Examples:\n  malla tap shop/cart-1\n  malla tap 'shop/cart-*' --status 5xx\n  malla tap shop --identity web/sa/front --path /api -o json\n  malla tap shop --control mesh.example:15012 --trust root.pem --token token\n\nPaths are shown; queries, headers and bodies are not. \
+                  On the control server's own machine for whoever is there; from elsewhere for those whom `Mesh.spec.observers` names."
 )]
 pub(crate) struct TapArguments {
     /// Whose requests: a workload, its beginning with a star, or a namespace
     #[arg(value_name = "NAMESPACE[/WORKLOAD]")]
     pub(crate) workload: String,
 
-    /// Admin address of the control server
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014", env = "MALLA_ADMIN")]
-    pub(crate) admin: SocketAddr,
+    #[command(flatten)]
+    pub(crate) server: ServerArguments,
 
     /// Requests with this method alone
     #[arg(long, value_name = "METHOD", default_value = "")]

@@ -10,6 +10,7 @@ mod explain;
 mod http;
 mod inject;
 mod output;
+mod remote;
 mod screen;
 mod signals;
 

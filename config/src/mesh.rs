@@ -76,6 +76,8 @@ pub struct MeshSettings {
     pub default_authorization: DefaultAuthorization,
     /// Other trust domains, none of them the mesh's own, with their roots (PEM, at least one certificate each).
     pub federation: BTreeMap<Arc<str>, Arc<str>>,
+    /// Service accounts of the mesh's trust domain, as namespace and name, that may look at traffic from elsewhere. Default: none.
+    pub observers: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
 impl Default for MeshSettings {
@@ -88,6 +90,7 @@ impl Default for MeshSettings {
             unknown_destinations: UnknownDestinations::PassThrough,
             default_authorization: DefaultAuthorization::Allow,
             federation: BTreeMap::new(),
+            observers: BTreeSet::new(),
         }
     }
 }

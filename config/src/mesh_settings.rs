@@ -1,6 +1,10 @@
 //! `Mesh` → [`MeshSettings`].
 
-use crate::api::{self, MeshMtls, MeshSpec, UnknownDestinations as Written};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::api::{self, MeshMtls, MeshSpec, Observer, UnknownDestinations as Written};
+use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::federation;
 use crate::mesh::{DefaultAuthorization, MeshSettings, UnknownDestinations};
@@ -12,7 +16,7 @@ use crate::workload::mtls_mode;
 /// The settings of an object; nothing if something is wrong with it.
 pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<MeshSettings> {
     let errors = diagnostics.count();
-    let MeshSpec { trust_domain, mtls, unknown_destinations, default_authorization, federation } =
+    let MeshSpec { trust_domain, mtls, unknown_destinations, default_authorization, federation, observers } =
         object.typed(diagnostics)?;
     let spec = object.cursor();
     let mut settings = MeshSettings::default();
@@ -43,5 +47,31 @@ pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Me
         };
     }
     settings.federation = federation::ready(spec.field("federation"), federation, &settings.trust_domain, diagnostics);
+    settings.observers = self::observers(spec.field("observers"), observers, diagnostics);
     (diagnostics.count() == errors && !object.is_damaged()).then_some(settings)
+}
+
+/// Who may look: an identity that nobody can have, or that is written twice, is a mistake.
+fn observers(
+    list: Cursor<'_>,
+    written: Vec<Observer>,
+    diagnostics: &mut Diagnostics,
+) -> BTreeSet<(Arc<str>, Arc<str>)> {
+    let mut observers = BTreeSet::new();
+    for (at, Observer { namespace, service_account }) in written.into_iter().enumerate() {
+        let observer = list.item(at);
+        if let Err(fault) = names::dns_label(&namespace) {
+            let message = format!("`{}` is not a namespace: {fault}", shown(&namespace));
+            observer.field("namespace").error(diagnostics, Code::InvalidValue, message, names::DNS_LABEL_HELP);
+        }
+        if let Err(fault) = names::dns_subdomain(&service_account) {
+            let message = format!("`{}` is not a service account: {fault}", shown(&service_account));
+            observer.field("serviceAccount").error(diagnostics, Code::InvalidValue, message, names::DNS_SUBDOMAIN_HELP);
+        }
+        if !observers.insert((namespace.as_str().into(), service_account.as_str().into())) {
+            let message = format!("`{}/{}` is written twice", shown(&namespace), shown(&service_account));
+            observer.error(diagnostics, Code::Duplicate, message, "leave one of them out");
+        }
+    }
+    observers
 }

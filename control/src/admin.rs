@@ -1,6 +1,7 @@
 //! The admin port: status for people (`/`, `/status`) and programs (`/status.json`), `/traffic.json`, `/tap`, `/metrics`, `/ready`, `/live`.
 //!
-//! Plain HTTP without authentication, read-only: keep it off foreign networks. Requests of others are shown to this machine alone.
+//! Plain HTTP without authentication, read-only: keep it off foreign networks. Traffic is shown to this machine alone; to people elsewhere,
+//! [`observe`](crate::observe) shows it, if they may look.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -8,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Query, State};
+use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName};
+use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -76,12 +78,30 @@ fn router(plane: Arc<ControlPlane>) -> Router {
         .route("/", get(page))
         .route("/status", get(table))
         .route("/status.json", get(json))
-        .route("/traffic.json", get(traffic))
-        .route("/tap", get(tap))
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
         .route("/live", get(async || "live\n"))
-        .with_state(plane)
+        .with_state(plane.clone())
+        .merge(of_traffic(plane).layer(from_fn(from_here)))
+}
+
+/// The pages for people who look at traffic, whoever they are.
+pub(crate) fn observed(plane: Arc<ControlPlane>) -> Router {
+    of_traffic(plane.clone()).route("/status.json", get(json).with_state(plane))
+}
+
+fn of_traffic(plane: Arc<ControlPlane>) -> Router {
+    Router::new().route("/traffic.json", get(traffic)).route("/tap", get(tap)).with_state(plane)
+}
+
+/// Lets this machine's own requests through.
+async fn from_here(ConnectInfo(address): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    if address.ip().to_canonical().is_loopback() {
+        return next.run(request).await;
+    }
+    let sentence = "traffic is shown here to the control server's own machine alone; \
+                    from elsewhere, ask its xDS port with `malla … --control`, as one whom `Mesh.spec.observers` names\n";
+    (StatusCode::FORBIDDEN, sentence).into_response()
 }
 
 async fn table(State(plane): State<Arc<ControlPlane>>) -> String {
@@ -112,15 +132,8 @@ struct TapQuery {
 /// A line of JSON for each request, until whoever asks goes away.
 async fn tap(
     State(plane): State<Arc<ControlPlane>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
     Query(query): Query<TapQuery>,
 ) -> Result<Response, (StatusCode, String)> {
-    if !address.ip().to_canonical().is_loopback() {
-        return Err((
-            StatusCode::FORBIDDEN,
-            "requests are shown to the control server's own machine alone\n".to_owned(),
-        ));
-    }
     let target: Target = query.workload.parse().map_err(|problem| (StatusCode::BAD_REQUEST, format!("{problem}\n")))?;
     let TapQuery { workload: _, method, path, status, identity, reason, per_second } = query;
     let tap = Tap { id: 0, method, path, status, identity, reason, per_second };
@@ -176,4 +189,27 @@ const HEAD: &str = "<!doctype html><meta charset=utf-8><meta http-equiv=refresh 
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_for_this_machine_is_shown_to_no_other() {
+        let mut pages = Router::new().route("/tap", get(async || "requests")).layer(from_fn(from_here));
+        for (address, expected) in [
+            ("127.0.0.1:1", StatusCode::OK),
+            ("[::1]:1", StatusCode::OK),
+            ("[::ffff:127.0.0.1]:1", StatusCode::OK),
+            ("10.0.0.1:1", StatusCode::FORBIDDEN),
+            ("[::ffff:10.0.0.1]:1", StatusCode::FORBIDDEN),
+        ] {
+            let address: SocketAddr = address.parse().expect("an address");
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = http::Uri::from_static("/tap");
+            request.extensions_mut().insert(ConnectInfo(address));
+            assert_eq!(pages.call(request).await.map(|response| response.status()), Ok(expected), "{address}");
+        }
+    }
 }

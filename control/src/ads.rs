@@ -1,8 +1,9 @@
 //! xDS and certificates for those who connect: the gRPC methods of the control server.
 //!
-//! Decides who may do what: xDS needs a mesh certificate, a certificate needs a token or a mesh certificate, `inbound/…` needs
+//! Decides who may do what ([`proof`] tells who somebody is): xDS needs a mesh certificate, a certificate needs a token or a mesh certificate, `inbound/…` needs
 //! the workload's own identity. The protocol itself is `malla_xds`'s state machines; the life of a stream is [`stream`].
 
+mod proof;
 mod stream;
 mod view;
 
@@ -27,12 +28,13 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::authority::{Authority, CertifyError};
 use crate::ca::IssueError;
 use crate::kubernetes::ClusterView;
-use crate::kubernetes::review::{self, ReviewError};
 use crate::metrics::{Metrics, Reason};
 use crate::resources::Published;
 use crate::status::{self, Streams};
 use crate::telemetry::Telemetry;
-use crate::token::{TokenAuthority, claimed_identity};
+use crate::token::TokenAuthority;
+use proof::Proof;
+pub(crate) use proof::{Purpose, Unproven, bearer};
 use stream::Flavour;
 
 /// Largest message that a client may send, in bytes: ten thousand names fit.
@@ -108,37 +110,6 @@ impl ControlPlane {
         status
     }
 
-    /// Whom the token of a service account proves.
-    async fn review(
-        &self,
-        cluster: &ClusterView,
-        token: &str,
-        peer: &Peer,
-    ) -> Result<(SpiffeId, String), (&'static str, Status)> {
-        let claimed = claimed_identity(token);
-        let claimed_unverified = claimed.as_deref().unwrap_or("nothing");
-        let refused = |word, status: Status| {
-            tracing::warn!(address = %peer.address, claimed_unverified, error = status.message(), "refused a service account's token");
-            (word, status)
-        };
-        let Some(domain) = self.published.resources.borrow().trust_domain().cloned() else {
-            let sentence = "the mesh has not been read yet: try again";
-            return Err(refused("review_unavailable", Status::unavailable(sentence)));
-        };
-        let bearer = cluster.reviewer.review(token, peer.address.ip()).await.map_err(|error| {
-            let sentence = format!("the token of the service account is refused: {error}");
-            let status = match error {
-                ReviewError::Unavailable => Status::unavailable(sentence),
-                _ => Status::unauthenticated(sentence),
-            };
-            refused(error.word(), status)
-        })?;
-        let identity = SpiffeId::new(&domain, &bearer.namespace, &bearer.service_account);
-        let identity =
-            identity.map_err(|error| refused("invalid_identity", Status::unauthenticated(error.to_string())))?;
-        Ok((identity, format!("service account's token of pod {}/{}", bearer.namespace, bearer.pod)))
-    }
-
     /// Lets a stream in: who opens it, by its certificate, and what counts it.
     fn admit<T>(&self, request: &Request<T>) -> Result<(Peer, SpiffeId, Call), Status> {
         let peer = peer(request)?;
@@ -185,34 +156,8 @@ impl ControlPlane {
     ) -> Result<CertificateResponse, (&'static str, Status)> {
         let peer = peer(request).map_err(|status| ("internal", status))?;
         let _call = Call::count(&peer);
-        // A certificate proves more than a token, and outlives it: a renewal is not refused for a token that has expired.
-        let mut token_used = None;
-        let shown = bearer(request);
-        let in_cluster = self.cluster.as_ref().zip(shown.filter(|token| review::concerns(token)));
-        let (identity, proof) = match (&peer.identity, in_cluster, shown) {
-            (None, Some((cluster, token)), _) => self.review(cluster, token, &peer).await?,
-            (Some(identity), _, _) => {
-                (identity.clone(), format!("certificate {}", peer.serial.as_deref().unwrap_or_default()))
-            }
-            (None, None, Some(token)) => match self.tokens.verify(token) {
-                Ok(proven) => {
-                    let proof = (proven.identity.clone(), format!("token {}", proven.token));
-                    token_used = Some(proven);
-                    proof
-                }
-                Err(error) => {
-                    let claimed = claimed_identity(token);
-                    let claimed_unverified = claimed.as_deref().unwrap_or("nothing");
-                    tracing::warn!(address = %peer.address, claimed_unverified, %error, "refused a join token");
-                    let sentence = format!("the join token is refused: {error}");
-                    return Err((error.word(), Status::unauthenticated(sentence)));
-                }
-            },
-            (None, None, None) => {
-                let sentence = "send a join token (authorization: Bearer …) or connect with a mesh certificate";
-                return Err(("no_credentials", Status::unauthenticated(sentence)));
-            }
-        };
+        let shown = bearer(request.metadata().as_ref());
+        let Proof { identity, by, token } = self.prove(&peer, shown, Purpose::Certificate).await?;
         let resources = self.published.resources.borrow().clone();
         if let Some(domain) = resources.trust_domain().filter(|domain| ***domain != *identity.trust_domain()) {
             tracing::warn!(address = %peer.address, %identity, trust_domain = %domain, "refused a certificate");
@@ -221,7 +166,7 @@ impl ControlPlane {
         }
         let body = request.get_ref();
         let wanted = u64::try_from(body.validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        if let Some(proven) = token_used {
+        if let Some(proven) = token {
             self.tokens.use_up(&proven).map_err(|error| {
                 tracing::warn!(address = %peer.address, %identity, token = proven.token, %error, "refused a join token");
                 (error.word(), Status::unauthenticated(format!("the join token is refused: {error}")))
@@ -229,7 +174,7 @@ impl ControlPlane {
         }
         let address = peer.address.to_string();
         let begun = Instant::now();
-        let issued = self.authority.certify(&body.csr, &identity, wanted, proof, address).map_err(|error| {
+        let issued = self.authority.certify(&body.csr, &identity, wanted, by, address).map_err(|error| {
             tracing::warn!(address = %peer.address, %identity, error = &error as &dyn std::error::Error, "refused a certificate");
             match error {
                 CertifyError::Issue(IssueError::Request(_)) => {
@@ -306,14 +251,14 @@ impl grpc::Control for ControlPlane {
 
 /// A call in progress.
 #[derive(Debug)]
-struct Call {
+pub(crate) struct Call {
     calls: Arc<AtomicUsize>,
     /// Given back when the call ends.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Call {
-    fn count(peer: &Peer) -> Call {
+    pub(crate) fn count(peer: &Peer) -> Call {
         peer.calls.fetch_add(1, Ordering::Relaxed);
         Call { calls: peer.calls.clone(), permit: None }
     }
@@ -347,12 +292,6 @@ fn check_node(node: &core::Node, identity: &SpiffeId) -> Result<(), Status> {
 
 fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("the connection is not known"))
-}
-
-fn bearer<T>(request: &Request<T>) -> Option<&str> {
-    let value = request.metadata().get("authorization")?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 fn too_many(what: &str) -> Status {

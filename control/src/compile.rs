@@ -20,7 +20,7 @@ mod route_filters;
 mod split;
 mod tls;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use malla_config::mesh;
 use malla_xds::{Name, SpiffeId};
@@ -47,7 +47,8 @@ pub(crate) fn compile(world: &World, trust_bundle: &str) -> Result<Resources, Wo
     };
     let trust_domain = world.mesh.settings.trust_domain.clone();
     let resources = Resources::new(trust_domain, unknown_destinations, resources, for_namespaces, owners(world)?);
-    Ok(resources.with_routes(attached::shown(world)).with_versions(versions(world)))
+    let resources = resources.with_routes(attached::shown(world)).with_versions(versions(world));
+    Ok(resources.with_observers(observers(world)?))
 }
 
 /// What workloads say of their version, by the usual labels.
@@ -66,6 +67,15 @@ const VERSION_LABELS: [&str; 2] = ["version", "app.kubernetes.io/version"];
 fn owners(world: &World) -> Result<HashMap<Name, SpiffeId>, WorldError> {
     let workloads = world.mesh.workloads.values();
     workloads.map(|workload| Ok((workload.name.to_string().into(), identity_of(&world.mesh, workload)?))).collect()
+}
+
+/// Which identities may look at traffic from elsewhere.
+fn observers(world: &World) -> Result<BTreeSet<SpiffeId>, WorldError> {
+    let settings = &world.mesh.settings;
+    let identities = settings.observers.iter().map(|(namespace, service_account)| {
+        SpiffeId::new(&settings.trust_domain, namespace, service_account).map_err(WorldError::Observer)
+    });
+    identities.collect()
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod authority;
 mod compile;
 mod ledger;
 mod metrics;
+mod observe;
 mod serve;
 mod signing_rate;
 mod tls;

@@ -75,6 +75,23 @@ const CERTIFICATE_REASONS: &[&str] = &[
     "wrong_pod",
 ];
 
+const LOOK_REASONS: &[&str] = &[
+    "expired",
+    "for_one_use",
+    "forged",
+    "internal",
+    "invalid_identity",
+    "malformed",
+    "no_credentials",
+    "not_a_pod",
+    "not_an_observer",
+    "review_unavailable",
+    "revoked",
+    "used",
+    "wrong_audience",
+    "wrong_pod",
+];
+
 const REVIEW_REASONS: &[&str] = &["bad_review", "slow_body", "too_large", "wrong_request"];
 /// Seconds of a review: an API server waits for each.
 const REVIEW_SECONDS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
@@ -99,6 +116,7 @@ pub(crate) struct Metrics {
     pub(crate) certificates: Counter,
     pub(crate) signing_seconds: Histogram,
     pub(crate) certificates_refused: Family<Reason, Counter>,
+    pub(crate) looks_refused: Family<Reason, Counter>,
     pub(crate) authority_expiry: Gauge,
     pub(crate) reviews: Family<Outcome, Counter>,
     pub(crate) reviews_refused: Family<Reason, Counter>,
@@ -127,6 +145,7 @@ impl Metrics {
             certificates: Counter::default(),
             signing_seconds: Histogram::new(SIGNING_SECONDS),
             certificates_refused: Family::default(),
+            looks_refused: Family::default(),
             authority_expiry: Gauge::default(),
             reviews: Family::default(),
             reviews_refused: Family::default(),
@@ -165,6 +184,11 @@ impl Metrics {
             "certificates_refused",
             "Requests for a certificate that were refused",
             metrics.certificates_refused.clone(),
+        );
+        registry.register(
+            "looks_refused",
+            "Requests from elsewhere to see traffic that were refused",
+            metrics.looks_refused.clone(),
         );
         registry.register(
             "authority_expiry_timestamp_seconds",
@@ -233,6 +257,7 @@ impl Metrics {
             (&self.connections_refused, CONNECTION_REASONS),
             (&self.streams_ended, STREAM_REASONS),
             (&self.certificates_refused, CERTIFICATE_REASONS),
+            (&self.looks_refused, LOOK_REASONS),
         ] {
             reasons.iter().for_each(|reason| drop(family.get_or_create(&Reason { reason })));
         }
@@ -328,6 +353,7 @@ mod tests {
                 "malla_control_certificates counter",
                 "malla_control_signing_seconds histogram",
                 "malla_control_certificates_refused counter",
+                "malla_control_looks_refused counter",
                 "malla_control_authority_expiry_timestamp_seconds gauge",
                 "malla_control_authority_refused gauge",
                 "malla_control_reloads counter",

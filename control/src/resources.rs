@@ -4,7 +4,7 @@
 //! Answers every question about a name at once; refuses nothing itself: who may have what is
 //! [`Resources::required_identity`], enforced by the streams.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -27,6 +27,7 @@ pub struct Resources {
     workloads: HashMap<Name, SpiffeId>,
     /// What workloads say of their version; not all do.
     versions: HashMap<Name, Name>,
+    observers: BTreeSet<SpiffeId>,
     notices: Vec<String>,
     changed: Instant,
 }
@@ -66,6 +67,7 @@ impl Resources {
             for_namespaces: HashMap::new(),
             workloads: HashMap::new(),
             versions: HashMap::new(),
+            observers: BTreeSet::new(),
             notices: Vec::new(),
             changed: Instant::now(),
         }
@@ -126,6 +128,7 @@ impl Resources {
             for_namespaces,
             workloads,
             versions: HashMap::new(),
+            observers: BTreeSet::new(),
             notices: Vec::new(),
             changed: Instant::now(),
         }
@@ -186,6 +189,7 @@ impl Resources {
             .with_notices(self.notices.clone())
             .with_versions(self.versions.clone())
             .with_routes(self.routes.clone())
+            .with_observers(self.observers.clone())
     }
 
     /// Whether these trust anchors (PEM) are what it distributes.
@@ -197,6 +201,19 @@ impl Resources {
     /// The same, with the routes that it was made of.
     pub fn with_routes(self, routes: Vec<AttachedRoute>) -> Self {
         Resources { routes, ..self }
+    }
+
+    /// The same, open to those who may look at traffic from elsewhere: who they are is part of the version. Once for a set.
+    pub fn with_observers(self, observers: BTreeSet<SpiffeId>) -> Self {
+        let mut digest = self.version.to_string();
+        observers.iter().for_each(|observer| digest.push_str(&format!(" {observer}")));
+        let version = if observers.is_empty() { self.version } else { malla_xds::resource::version(digest.as_bytes()) };
+        Resources { version, observers, ..self }
+    }
+
+    /// Whether an identity may look at traffic from elsewhere.
+    pub fn may_observe(&self, identity: &SpiffeId) -> bool {
+        self.observers.contains(identity)
     }
 
     /// The routes that it was made of.

@@ -1,4 +1,4 @@
-//! The xDS port: accepts, speaks TLS and HTTP/2, hands calls to [`ads`](crate::ads).
+//! The xDS port: accepts, speaks TLS and HTTP/2, hands calls to [`ads`](crate::ads), and what people look at to [`observe`].
 //!
 //! Everything is bounded: connections, handshakes in time, connections without calls in time, the life of a connection. A
 //! connection lives some hours: whoever is behind it then proves a certificate that is valid then.
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use axum::Router;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ads::{ControlPlane, MESSAGE_LIMIT, Peer};
-use crate::ca;
 use crate::metrics::Reason;
+use crate::{admin, ca, observe};
 
 /// Connections at once.
 const CONNECTION_LIMIT: usize = 50_000;
@@ -51,6 +52,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    let pages = admin::observed(plane.clone());
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (socket, address) = match accepted {
             Ok(accepted) => accepted,
@@ -69,10 +71,10 @@ pub(crate) async fn serve(
         };
         // The one that verifies by the trust anchors of now.
         let acceptor = TlsAcceptor::from(tls.load_full());
-        let (plane, stop) = (plane.clone(), stop.child_token());
+        let (plane, pages, stop) = (plane.clone(), pages.clone(), stop.child_token());
         connections.spawn(async move {
             plane.metrics.connections.inc();
-            connection(socket, address, acceptor, &plane, stop).await;
+            connection(socket, address, acceptor, &plane, pages, stop).await;
             plane.metrics.connections.dec();
             drop(permit);
         });
@@ -85,6 +87,7 @@ async fn connection(
     address: SocketAddr,
     acceptor: TlsAcceptor,
     plane: &Arc<ControlPlane>,
+    pages: Router,
     stop: CancellationToken,
 ) {
     // Small messages must not wait for each other; if this fails, the connection is broken anyway.
@@ -115,9 +118,15 @@ async fn connection(
     let peer = Peer { address, identity, serial, closing: stop.clone(), calls: Arc::default() };
     let calls = peer.calls.clone();
     let service = service_fn(|mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        let plane = plane.clone();
-        async move { Ok::<_, Infallible>(grpc::serve(plane, MESSAGE_LIMIT, request).await) }
+        let (plane, peer, pages) = (plane.clone(), peer.clone(), pages.clone());
+        async move {
+            // Calls of gRPC are POSTs.
+            if request.method() == http::Method::GET {
+                return Ok(observe::serve(plane, pages, peer, request).await);
+            }
+            request.extensions_mut().insert(peer);
+            Ok::<_, Infallible>(grpc::serve(plane, MESSAGE_LIMIT, request).await)
+        }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder

@@ -1,6 +1,7 @@
 //! A control server on loopback, and real clients of both flavours.
 
 mod client;
+mod observers;
 
 use std::collections::HashMap;
 use std::sync::Arc;

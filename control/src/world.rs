@@ -77,6 +77,9 @@ pub(crate) enum WorldError {
         #[source]
         cause: InvalidSpiffeId,
     },
+    /// Namespace, service account or trust domain of who may look make no SPIFFE ID.
+    #[error("`Mesh.spec.observers` names no valid identity")]
+    Observer(#[source] InvalidSpiffeId),
     /// The roots of another trust domain cannot be read.
     #[error("the roots of the trust domain {domain} (`Mesh.spec.federation`) are not X.509 certificates in PEM")]
     Roots {

@@ -64,4 +64,29 @@ fn edges_and_requests_are_seen_as_they_happen() {
     let elsewhere = mesh.stranger("elsewhere");
     let page = format!("http://{}:15014/tap?workload=shop", mesh.control_pod().ipv4());
     elsewhere.exec(&["curl", "-sS", "--max-time", "5", &page]).failure();
+
+    // From elsewhere, whom the mesh names may look, and nobody else.
+    let (oncall, trust, control) = (mesh.token("oncall", "1h"), mesh.trust(), mesh.control_address());
+    let (program, oncall, trust) =
+        (malla_tests::pod::inside("malla"), oncall.to_string_lossy(), trust.to_string_lossy());
+    let of = ["--control", &*control, "--trust", &*trust, "--token", &*oncall];
+    let look =
+        || elsewhere.exec(&[&[&*program, "stat", "-o", "json", "--for", "1s", "web-1.shop:80"], &of[..]].concat());
+    let refused = look().failure().both();
+    assert!(refused.contains("ns/shop/sa/oncall may not look"), "{refused}");
+    mesh.write(
+        "mesh.yaml",
+        "apiVersion: malla.dev/v1alpha1\nkind: Mesh\nmetadata: {name: mesh}\n\
+         spec: {observers: [{namespace: shop, serviceAccount: oncall}]}\n",
+    );
+    let edges = wait::until("edges from elsewhere", Duration::from_secs(20), || {
+        let output = look();
+        output.status.success().then(|| serde_json::from_slice::<Value>(&output.stdout).ok()).flatten()
+    });
+    assert_eq!(edges[0]["source"], "client.shop", "{edges}");
+    let tap = elsewhere.spawn(&[&[&*program, "tap", "shop/web-1", "-o", "json"], &of[..]].concat());
+    wait::until("requests from elsewhere", Duration::from_secs(20), || {
+        client.exec(&["curl", "-sS", "http://web.shop/"]).success();
+        lines(&tap.stdout()).into_iter().next()
+    });
 }

@@ -7,6 +7,7 @@ mod checkup;
 mod faults;
 mod installing;
 mod joining;
+mod looking;
 mod real;
 mod scale;
 mod status;

@@ -1,6 +1,5 @@
 //! `malla ca`: the roots of the mesh, and how one replaces another without anybody being cut off.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,7 @@ pub(crate) async fn run(arguments: CaArguments, paint: Paint) -> anyhow::Result<
 }
 
 async fn show(arguments: &StatusArguments) -> anyhow::Result<()> {
-    let trust = trust(arguments.admin).await?;
+    let trust = trust(&arguments.server.server()?).await?;
     match arguments.output.format {
         OutputFormat::Json => output::print_json(&trust),
         OutputFormat::Table => {
@@ -58,7 +57,7 @@ async fn rotate(arguments: &CaRotateArguments, paint: Paint) -> anyhow::Result<(
         match &before {
             Stage::Whole { .. } if !arguments.force => {
                 for admin in &arguments.admin {
-                    trust(*admin).await?;
+                    trust(&(*admin).into()).await?;
                 }
             }
             Stage::Distributed { new, .. } => {
@@ -116,7 +115,7 @@ async fn wait(
         let mut total = Missing { done: 0, all: 0, who: Vec::new() };
         let mut servers = Vec::with_capacity(arguments.admin.len());
         for admin in &arguments.admin {
-            servers.push(trust(*admin).await?);
+            servers.push(trust(&(*admin).into()).await?);
         }
         for of_one in servers.iter().map(&missing) {
             total.done += of_one.done;
@@ -169,9 +168,9 @@ fn still_of(trust: &TrustStatus, old: &Anchor, new: &Anchor) -> Missing {
     Missing { done: of_new, all: of_old + of_new, who }
 }
 
-async fn trust(admin: SocketAddr) -> anyhow::Result<TrustStatus> {
-    let body = http::get(admin, "/status.json").await.context(
-        "no control server answers, so it is not known who would be cut off; is it running, and is --admin its admin address?",
+async fn trust(server: &http::Server) -> anyhow::Result<TrustStatus> {
+    let body = http::get(server, "/status.json").await.context(
+        "no control server answers, so it is not known who would be cut off; is it running, and is --admin (or --control) its address?",
     )?;
     let status: Status = serde_json::from_slice(&body).context("the answer is not a control server's status")?;
     Ok(status.trust)

@@ -14,7 +14,7 @@ use crate::output::{self, Paint};
 /// # Errors
 /// No sidecar answers there.
 pub(crate) async fn run(arguments: IdentityArguments, paint: Paint) -> anyhow::Result<ExitCode> {
-    let body = http::get(arguments.sidecar, "/config?format=json")
+    let body = http::get(&arguments.sidecar.into(), "/config?format=json")
         .await
         .context("no sidecar answers; is it running, and is --sidecar its admin address?")?;
     let config: Value = serde_json::from_slice(&body).context("the answer is not a sidecar's configuration")?;

@@ -15,9 +15,9 @@ use crate::output::{self, Paint};
 /// # Errors
 /// No control server answers there.
 pub(crate) async fn run(arguments: StatusArguments, paint: Paint) -> anyhow::Result<ExitCode> {
-    let body = http::get(arguments.admin, "/status.json")
+    let body = http::get(&arguments.server.server()?, "/status.json")
         .await
-        .context("no control server answers; is it running, and is --admin its admin address?")?;
+        .context("no control server answers; is it running, and is --admin (or --control) its address?")?;
     let status: Status = serde_json::from_slice(&body).context("the answer is not a control server's status")?;
     match arguments.output.format {
         OutputFormat::Json => output::print_json(&status)?,

@@ -15,7 +15,7 @@ use crate::output;
 /// # Errors
 /// No control server answers there, or no sidecar of the workload is connected to it.
 pub(crate) async fn run(arguments: TapArguments) -> anyhow::Result<ExitCode> {
-    let TapArguments { workload, admin, method, path, status, identity, reason, per_second, output } = arguments;
+    let TapArguments { workload, server, method, path, status, identity, reason, per_second, output } = arguments;
     let conditions = [
         ("workload", &workload),
         ("method", &method),
@@ -34,7 +34,7 @@ pub(crate) async fn run(arguments: TapArguments) -> anyhow::Result<ExitCode> {
             output::print(sentence(&serde_json::from_str(line).context("the answer is not a request")?))
         }
     };
-    http::lines(admin, &query, each).await.context("nothing to see")?;
+    http::lines(&server.server()?, &query, each).await.context("nothing to see")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -49,7 +48,8 @@ pub(crate) async fn top(arguments: TopArguments, paint: Paint) -> anyhow::Result
     let TopArguments { traffic } = arguments;
     let mut interruption = Interruption::listen()?;
     let mut recent = Recent::default();
-    let (_, first) = look(traffic.admin).await?;
+    let server = traffic.server.server()?;
+    let (_, first) = look(&server).await?;
     recent.add(Instant::now(), first.clone());
     let (mut before, mut trends) = (first, BTreeMap::<EdgeName, VecDeque<u64>>::new());
     let screen = (traffic.output.format == OutputFormat::Table).then(Screen::open);
@@ -59,7 +59,7 @@ pub(crate) async fn top(arguments: TopArguments, paint: Paint) -> anyhow::Result
             () = tokio::time::sleep(PACE) => {}
             () = interruption.wait() => return Ok(ExitCode::SUCCESS),
         }
-        let (sidecars, now) = look(traffic.admin).await?;
+        let (sidecars, now) = look(&server).await?;
         for (name, edge) in &now {
             let trend = trends.entry(name.clone()).or_default();
             trend.push_back(edge.requests.saturating_sub(before.get(name).map_or(0, |edge| edge.requests)));
@@ -90,13 +90,14 @@ pub(crate) async fn top(arguments: TopArguments, paint: Paint) -> anyhow::Result
 /// No control server answers there.
 pub(crate) async fn stat(arguments: StatArguments, paint: Paint) -> anyhow::Result<ExitCode> {
     let StatArguments { traffic, duration } = arguments;
-    let (_, first) = look(traffic.admin).await?;
+    let server = traffic.server.server()?;
+    let (_, first) = look(&server).await?;
     let (begun, end) = (Instant::now(), Instant::now() + duration);
     let (mut sidecars, mut last) = (0, first.clone());
     // Who does not look for some seconds is told old counts.
     while Instant::now() < end {
         tokio::time::sleep(PACE.min(end.saturating_duration_since(Instant::now()))).await;
-        (sidecars, last) = look(traffic.admin).await?;
+        (sidecars, last) = look(&server).await?;
     }
     let window = edges::between(&first, &last);
     match traffic.output.format {
@@ -110,10 +111,10 @@ pub(crate) async fn stat(arguments: StatArguments, paint: Paint) -> anyhow::Resu
 }
 
 /// Sidecars that tell, and what they have counted since their start.
-async fn look(admin: SocketAddr) -> anyhow::Result<(usize, Sample)> {
-    let body = http::get(admin, "/traffic.json")
+async fn look(server: &http::Server) -> anyhow::Result<(usize, Sample)> {
+    let body = http::get(server, "/traffic.json")
         .await
-        .context("no control server answers; is it running, and is --admin its admin address?")?;
+        .context("no control server answers; is it running, and is --admin (or --control) its address?")?;
     let traffic: Traffic = serde_json::from_slice(&body).context("the answer is not a mesh's traffic")?;
     Ok((traffic.sidecars, edges::sample(traffic.edges)))
 }
@@ -208,8 +209,15 @@ fn spark(trend: &VecDeque<u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
-    use crate::arguments::OutputArgument;
+
+    #[derive(Debug, Parser)]
+    struct Typed {
+        #[command(flatten)]
+        traffic: TrafficArguments,
+    }
 
     fn window() -> Sample {
         let edge = |requests, failures, slow| Edge {
@@ -231,25 +239,20 @@ mod tests {
         ])
     }
 
-    fn order(sort: Order, filter: Option<&str>) -> Vec<u64> {
-        let traffic = TrafficArguments {
-            admin: SocketAddr::from(([127, 0, 0, 1], 1)),
-            sort,
-            filter: filter.map(str::to_owned),
-            output: OutputArgument { format: OutputFormat::Table },
-        };
-        chosen(&traffic, &window()).into_iter().map(|(_, edge)| edge.requests).collect()
+    fn order(sort: &str, filter: Option<&str>) -> Vec<u64> {
+        let typed = Typed::parse_from(["stat", "--sort", sort].into_iter().chain(filter));
+        chosen(&typed.traffic, &window()).into_iter().map(|(_, edge)| edge.requests).collect()
     }
 
     #[test]
     fn edges_are_sorted_and_filtered() {
-        assert_eq!(order(Order::Rate, None), [100, 50, 10]);
-        assert_eq!(order(Order::Failures, None), [10, 50, 100]);
-        assert_eq!(order(Order::P99, None), [50, 10, 100]);
-        assert_eq!(order(Order::Name, None), [100, 10, 50]);
-        assert_eq!(order(Order::Rate, Some("d.y")), [50]);
-        assert_eq!(order(Order::Rate, Some("no_endpoints")), [50, 10]);
-        assert!(order(Order::Rate, Some("nowhere")).is_empty());
+        assert_eq!(order("rate", None), [100, 50, 10]);
+        assert_eq!(order("failures", None), [10, 50, 100]);
+        assert_eq!(order("p99", None), [50, 10, 100]);
+        assert_eq!(order("name", None), [100, 10, 50]);
+        assert_eq!(order("rate", Some("d.y")), [50]);
+        assert_eq!(order("rate", Some("no_endpoints")), [50, 10]);
+        assert!(order("rate", Some("nowhere")).is_empty());
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Mesh {
     pub(crate) async fn ready(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for (instance, sidecar) in &self.sidecars {
-            while let Err(error) = http::get(sidecar.addresses().health, "/ready").await {
+            while let Err(error) = http::get(&sidecar.addresses().health.into(), "/ready").await {
                 if Instant::now() > deadline {
                     let waited = PATIENCE.as_secs();
                     return Err(

@@ -34,6 +34,21 @@ pub struct MeshSpec {
     /// Other trust domains whose workloads may be peers, and by which roots they are known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub federation: Vec<FederatedDomain>,
+    /// Who may look at traffic and status from elsewhere than the control server's own machine (`malla tap --control`). Default:
+    /// nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observers: Vec<Observer>,
+}
+
+/// An identity of the mesh's trust domain that may look at the traffic of all workloads: edges, and requests without their queries,
+/// headers and bodies.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Observer {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its service account.
+    pub service_account: String,
 }
 
 /// Another trust domain (a mesh, or whatever issues SPIFFE identities).

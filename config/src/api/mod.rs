@@ -17,7 +17,9 @@ pub use authorization_policy::{
     HeaderCondition, HeaderConditionType, Operation, PathCondition, PathConditionType, Selector,
 };
 pub use fault_injection::{FaultAbort, FaultDelay, FaultInjection, FaultInjectionSpec, HeaderValue};
-pub use mesh::{DefaultAuthorization, FederatedDomain, Mesh, MeshMtls, MeshSpec, MtlsMode, UnknownDestinations};
+pub use mesh::{
+    DefaultAuthorization, FederatedDomain, Mesh, MeshMtls, MeshSpec, MtlsMode, Observer, UnknownDestinations,
+};
 pub use rate_limit::{ClientLimit, HeaderLimits, RateLimit, RateLimitSpec, ValueLimit};
 pub use retry_policy::{GrpcStatus, Hedging, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
 pub use route_test::{RouteTest, RouteTestSpec, TestBackend, TestExpectation, TestRequest};

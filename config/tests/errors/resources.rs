@@ -192,6 +192,21 @@ fn workloads() {
 fn meshes() {
     use Code::{DanglingReference, Duplicate, InvalidValue};
     let mesh = |spec: &str| format!("apiVersion: malla.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: m}}\nspec:\n{spec}");
+    let observer =
+        |text: &str| mesh(&format!("  observers:\n  - {{namespace: ops, serviceAccount: oncall}}\n  - {text}\n"));
+    expect(&observer("{namespace: ops, serviceAccount: other}"), &[]);
+    let of_observers = "Mesh m";
+    expect(
+        &observer("{namespace: Ops, serviceAccount: 'on call'}"),
+        &[
+            (Code::InvalidValue, (7, 17), of_observers, "`Ops` is not a namespace", "lower-case"),
+            (Code::InvalidValue, (7, 38), of_observers, "`on call` is not a service account", "lower-case"),
+        ],
+    );
+    expect(
+        &observer("{namespace: ops, serviceAccount: oncall}"),
+        &[(Code::Duplicate, (7, 5), of_observers, "`ops/oncall` is written twice", "leave one")],
+    );
     expect(
         &mesh("  trustDomain: Example.org\n"),
         &[(InvalidValue, (5, 16), "Mesh m", "not a trust domain", "lower-case")],

@@ -1,8 +1,8 @@
 //! Tokens of service accounts: checked by the API server (`TokenReview`), and bound to the pod that shows them.
 //!
 //! A token proves a service account to whoever holds it; that its holder is the pod which it was made for, the connection's address
-//! tells. Refuses tokens for other audiences, tokens that are bound to no pod, and those of pods that are gone or elsewhere. Everything
-//! is bounded: what is no such token costs no question, and few questions are asked at once.
+//! tells. Refuses tokens for other audiences, and those of pods that are gone or elsewhere; what one that is bound to no pod is good for,
+//! the caller decides. Everything is bounded: what is no such token costs no question, and few questions are asked at once.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -40,7 +40,15 @@ pub(crate) struct Reviewer {
 pub(crate) struct Bearer {
     pub(crate) namespace: String,
     pub(crate) service_account: String,
-    pub(crate) pod: String,
+    /// The pod that it is bound to, if it is.
+    pub(crate) pod: Option<Bound>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) name: String,
+    uid: String,
 }
 
 /// Why a token proves nobody.
@@ -96,7 +104,7 @@ impl Reviewer {
         Reviewer { client, store, permits: Semaphore::new(QUESTIONS) }
     }
 
-    /// Whom a token proves, shown by a connection from an address.
+    /// Whom a token proves, shown by a connection from an address. One that is bound to a pod is taken from there alone.
     ///
     /// # Errors
     /// Nobody.
@@ -109,11 +117,13 @@ impl Reviewer {
             return Err(ReviewError::WrongAudience);
         }
         let answer = timeout(TIMEOUT, self.ask(token)).await.map_err(|_| ReviewError::Unavailable)??;
-        let (bearer, uid) = bearer(&answer)?;
-        if self.is_there(&bearer, &uid, from.to_canonical()).await {
-            return Ok(bearer);
+        let bearer = bearer(&answer)?;
+        match &bearer.pod {
+            Some(pod) if !self.is_there(&bearer, pod, from.to_canonical()).await => {
+                Err(ReviewError::WrongPod(format!("{}/{}", bearer.namespace, pod.name)))
+            }
+            _ => Ok(bearer),
         }
-        Err(ReviewError::WrongPod(format!("{}/{}", bearer.namespace, bearer.pod)))
     }
 
     async fn ask(&self, token: &str) -> Result<Value, ReviewError> {
@@ -134,9 +144,9 @@ impl Reviewer {
     }
 
     /// Whether the pod is there, is that very one, and has the address.
-    async fn is_there(&self, bearer: &Bearer, uid: &str, from: IpAddr) -> bool {
+    async fn is_there(&self, bearer: &Bearer, bound: &Bound, from: IpAddr) -> bool {
         let key =
-            Key { kind: Kind::Pod, namespace: bearer.namespace.as_str().into(), name: bearer.pod.as_str().into() };
+            Key { kind: Kind::Pod, namespace: bearer.namespace.as_str().into(), name: bound.name.as_str().into() };
         let mut changes = self.store.changes();
         let deadline = Instant::now() + POD_TIMEOUT;
         loop {
@@ -144,7 +154,7 @@ impl Reviewer {
             let matches = self.store.get(&key).is_some_and(|pod| {
                 let addresses = pod.content["addresses"].as_array().into_iter().flatten();
                 let mut addresses = addresses.filter_map(|address| address.as_str()?.parse::<IpAddr>().ok());
-                pod.uid == uid
+                pod.uid == bound.uid
                     && pod.content["serviceAccount"] == *bearer.service_account
                     && pod.content["hostNetwork"] == false
                     && addresses.any(|address| address == from)
@@ -165,8 +175,8 @@ impl std::fmt::Debug for Reviewer {
     }
 }
 
-/// Whom an answer names, and the uid of the pod.
-fn bearer(answer: &Value) -> Result<(Bearer, String), ReviewError> {
+/// Whom an answer names.
+fn bearer(answer: &Value) -> Result<Bearer, ReviewError> {
     let status = &answer["status"];
     if status["authenticated"] != true {
         let error = status["error"].as_str().unwrap_or("it is not authenticated");
@@ -183,9 +193,12 @@ fn bearer(answer: &Value) -> Result<(Bearer, String), ReviewError> {
         return Err(ReviewError::Refused("it is not of a service account".to_owned()));
     };
     let extra = |key: &str| user["extra"][format!("authentication.kubernetes.io/{key}")][0].as_str().map(str::to_owned);
-    let (Some(pod), Some(uid)) = (extra("pod-name"), extra("pod-uid")) else { return Err(ReviewError::NotAPod) };
-    let bearer = Bearer { namespace: namespace.to_owned(), service_account: service_account.to_owned(), pod };
-    Ok((bearer, uid))
+    let pod = match (extra("pod-name"), extra("pod-uid")) {
+        (Some(name), Some(uid)) => Some(Bound { name, uid }),
+        (None, None) => None,
+        _ => return Err(ReviewError::NotAPod),
+    };
+    Ok(Bearer { namespace: namespace.to_owned(), service_account: service_account.to_owned(), pod })
 }
 
 #[cfg(test)]
@@ -210,19 +223,22 @@ mod tests {
 
     #[test]
     fn an_answer_names_account_and_pod() {
-        let (found, uid) = bearer(&answer(|_| {})).expect("a bearer");
-        assert_eq!((&*found.namespace, &*found.service_account, &*found.pod, &*uid), ("shop", "cart", "cart-1", "u-1"));
+        let found = bearer(&answer(|_| {})).expect("a bearer");
+        let pod = Some(Bound { name: "cart-1".to_owned(), uid: "u-1".to_owned() });
+        let expected = Bearer { namespace: "shop".to_owned(), service_account: "cart".to_owned(), pod };
+        assert_eq!(found, expected);
+        let unbound = bearer(&answer(|status| status["user"]["extra"] = Value::Null)).expect("a bearer");
+        assert_eq!(unbound, Bearer { pod: None, ..expected });
     }
 
     #[test]
     fn other_answers_prove_nobody() {
         type Change = fn(&mut Value);
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 5] = [
             (|status| status["authenticated"] = json!(false), "forged"),
             (|status| status["audiences"] = json!(["https://kubernetes.default.svc"]), "wrong_audience"),
             (|status| status["audiences"] = Value::Null, "wrong_audience"),
             (|status| status["user"]["username"] = json!("system:node:a"), "forged"),
-            (|status| status["user"]["extra"] = Value::Null, "not_a_pod"),
             (|status| status["user"]["extra"]["authentication.kubernetes.io/pod-uid"] = json!([]), "not_a_pod"),
         ];
         for (change, word) in cases {

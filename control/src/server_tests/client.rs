@@ -58,6 +58,15 @@ pub(super) async fn connect(
     control: &Control,
     credentials: Option<&Credentials>,
 ) -> Result<ControlClient<Connection>, Box<dyn std::error::Error>> {
+    let sender = open(control, credentials).await?;
+    Ok(ControlClient::new(Connection(sender), http::Uri::from_static("https://127.0.0.1")))
+}
+
+/// A connection as it is.
+pub(super) async fn open(
+    control: &Control,
+    credentials: Option<&Credentials>,
+) -> Result<SendRequest<Body>, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(control.trust_bundle().as_bytes())?)?;
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -77,7 +86,7 @@ pub(super) async fn connect(
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    Ok(ControlClient::new(Connection(sender), http::Uri::from_static("https://127.0.0.1")))
+    Ok(sender)
 }
 
 /// An HTTP/2 connection as a gRPC channel.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Fixture, eventually, pod, service, slice};
 
 /// A token as an API server makes them, unsigned: who signs is the API server's to check.
-fn token(audience: &str, pod: &str) -> String {
+pub(super) fn token(audience: &str, pod: &str) -> String {
     use base64::Engine as _;
     let encode = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({
@@ -20,7 +20,7 @@ fn token(audience: &str, pod: &str) -> String {
     format!("{}.{}.c2lnbmF0dXJl", encode(json!({ "alg": "RS256", "typ": "JWT" })), encode(claims))
 }
 
-fn answer(pod: &str, uid: &str) -> Value {
+pub(super) fn answer(pod: &str, uid: &str) -> Value {
     json!({ "authenticated": true, "audiences": ["malla"], "user": { "username": "system:serviceaccount:shop:cart",
         "extra": { "authentication.kubernetes.io/pod-name": [pod], "authentication.kubernetes.io/pod-uid": [uid] } } })
 }
