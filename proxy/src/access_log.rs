@@ -112,7 +112,7 @@ fields! {
     Connecting = "connecting_ms", "then, until there was a connection, mTLS included: 0 on one that was there already";
     FirstByte = "first_byte_ms", "then, until the response began: the work of the upstream";
     Body = "body_ms", "then, until the response had ended; of a connection, as long as it carried bytes";
-    Trace = "trace", "the id of its trace, if it is followed";
+    Trace = "trace", "the id of its trace, if spans are told of it";
 }
 
 impl FromStr for Format {

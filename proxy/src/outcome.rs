@@ -266,6 +266,8 @@ impl Drop for Outcome {
         };
         let ended = clock::now();
         let duration = ended.saturating_duration_since(self.started);
+        // How it has ended decides too whether spans are told of it.
+        let told = self.trace.as_ref().and_then(|trace| trace.told(&self.record(ended, None)));
         self.worker.shard.record(&Request {
             direction: self.direction,
             service: self.service.as_deref().unwrap_or(UNKNOWN),
@@ -280,15 +282,15 @@ impl Drop for Outcome {
             first_byte: self.first_byte.map(|at| at.saturating_duration_since(self.started)),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
-            trace: self.trace.as_ref().and_then(|trace| trace.id()),
+            trace: told,
         });
         if let (Some(reason), Some(what)) = (self.reason, &self.what) {
-            self.log(reason, what, duration);
+            self.log(reason, what, duration, told);
         }
         let trace = self.trace.take();
         let tapped = self.worker.shared.taps.any();
         if trace.is_some() || self.times.is_some() || tapped {
-            self.record(ended, trace.as_ref().and_then(|trace| trace.id())).tell(&self.worker.shared, trace);
+            self.record(ended, told).tell(&self.worker.shared, trace);
         }
     }
 }
@@ -312,7 +314,7 @@ pub(crate) struct Record<'a> {
     /// What failed, in words.
     pub(crate) what: Option<&'a str>,
     pub(crate) tries: u8,
-    /// Its trace, if that is followed.
+    /// Its trace, if spans are told of it.
     pub(crate) trace: Option<u128>,
     pub(crate) of: Of<'a>,
 }
@@ -404,7 +406,7 @@ impl Outcome {
     }
 
     /// One line. What the client did wrong is no warning.
-    fn log(&self, reason: Reason, what: &str, duration: Duration) {
+    fn log(&self, reason: Reason, what: &str, duration: Duration, trace: Option<u128>) {
         let Some(suppressed) = self.worker.shard.log.permit(clock::now()) else { return };
         macro_rules! line {
             ($level:ident) => {
@@ -419,11 +421,7 @@ impl Outcome {
                     client = self.client.as_ref().map_or("", SpiffeId::as_str),
                     endpoint = self.endpoint.as_ref().map(|endpoint| tracing::field::display(endpoint.address)),
                     tries = self.tries,
-                    trace = self
-                        .trace
-                        .as_ref()
-                        .and_then(|trace| trace.id())
-                        .map(|id| tracing::field::display(format!("{id:032x}"))),
+                    trace = trace.map(|id| tracing::field::display(format!("{id:032x}"))),
                     milliseconds = duration.as_millis() as u64,
                     suppressed,
                     "{}: {what}",

@@ -191,19 +191,21 @@ impl Trace {
         }
     }
 
-    /// The trace's id, if it is followed: for the log.
-    pub(crate) fn id(&self) -> Option<u128> {
-        self.followed.then_some(self.trace)
-    }
-
-    /// The request is over.
-    pub(crate) fn end(self, record: &Record<'_>) {
+    /// The trace's id, if spans will be told of this request: because it is followed, or because of how it has ended. For the log, and for
+    /// exemplars.
+    pub(crate) fn told(&self, record: &Record<'_>) -> Option<u128> {
         let tracer = &self.tracer;
-        let kept = self.followed
+        let told = self.followed
             || (tracer.failures && record.has_failed())
             // How long a raw connection lives says nothing.
             || record.exchange().is_some() && tracer.slow.is_some_and(|slow| record.duration() >= slow);
-        if !kept {
+        told.then_some(self.trace)
+    }
+
+    /// The request is over, as its record says, which names the trace if spans are told of it.
+    pub(crate) fn end(self, record: &Record<'_>) {
+        let tracer = &self.tracer;
+        if record.trace.is_none() {
             return;
         }
         for span in span::spans(&self, record) {

@@ -144,10 +144,11 @@ impl Drop for Told {
             reason: self.reason,
             what: self.what.as_deref(),
             tries: self.tries,
-            trace: trace.as_ref().and_then(|trace| trace.id()),
+            trace: None,
             of: Of::Connection { sent, received },
         };
-        record.tell(&self.shared, trace);
+        let told = trace.as_ref().and_then(|trace| trace.told(&record));
+        Record { trace: told, ..record }.tell(&self.shared, trace);
     }
 }
 

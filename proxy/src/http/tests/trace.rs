@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry::trace::{SpanId, SpanKind, Status};
 use opentelemetry_sdk::trace::SpanData;
@@ -58,6 +59,17 @@ async fn spans(worker: &Worker, number: usize) -> Vec<SpanData> {
     .await;
     assert_eq!(spans.len(), number, "{spans:#?}");
     spans
+}
+
+fn page(worker: &Worker) -> String {
+    worker.shared.metrics.exposition()
+}
+
+/// The traces that the histogram of durations leads to.
+fn exemplars(worker: &Worker) -> Vec<String> {
+    let text = page(worker);
+    let ids = text.split("# {trace_id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    ids.map(str::to_owned).collect()
 }
 
 fn attribute(span: &SpanData, key: &str) -> Option<String> {
@@ -165,8 +177,27 @@ async fn failures_are_told_of_at_the_end_where_that_was_asked_for() {
     let spans = spans(&asked.worker, 2).await;
     assert!(spans.iter().all(|span| attribute(span, "malla.sampling").as_deref() == Some("tail")), "{spans:#?}");
     assert!(!spans[0].span_context.is_sampled());
+    assert_eq!(exemplars(&asked.worker), [spans[0].span_context.trace_id().to_string()], "a graph leads to them");
     let not_asked = sidecar(refused(), Tracing { share: 0.0, ..tracing() }).await;
     get(&not_asked, "").await;
     let tracer = not_asked.worker.shared.tracer.as_ref().expect("it follows requests");
     assert!(tracer.told().is_empty());
+    assert!(exemplars(&not_asked.worker).is_empty(), "a link would lead nowhere");
+}
+
+#[tokio::test]
+async fn slow_requests_are_told_of_at_the_end_where_that_was_asked_for() {
+    let (application, _running) = echo().await;
+    let answering = || cluster("cart.shop:80", vec![endpoint(application)]);
+    let asked = sidecar(answering(), Tracing { share: 0.0, slow: Some(Duration::ZERO), ..tracing() }).await;
+    let answer = get(&asked, "").await;
+    assert!(header(&answer, "traceparent").is_some_and(|value| value.ends_with("-00")), "{answer}");
+    let span = spans(&asked.worker, 1).await.remove(0);
+    assert_eq!(exemplars(&asked.worker), [span.span_context.trace_id().to_string()]);
+    let patient = Tracing { share: 0.0, slow: Some(Duration::from_secs(3600)), ..tracing() };
+    let not_slow = sidecar(answering(), patient).await;
+    get(&not_slow, "").await;
+    eventually("the request to be counted", || page(&not_slow.worker).contains("malla_request_duration_seconds_count"))
+        .await;
+    assert!(exemplars(&not_slow.worker).is_empty());
 }
