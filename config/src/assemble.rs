@@ -183,7 +183,9 @@ fn check_alone(
         Kind::Mesh => drop(mesh_settings::ready(object, diagnostics)),
         Kind::TrafficPolicy => Policies::default().add(object, index, diagnostics),
         Kind::AuthorizationPolicy => drop(authorization_policy::ready(object, index, routes, diagnostics)),
-        Kind::FaultInjection | Kind::RateLimit | Kind::RetryPolicy => drop(extension::ready(object, diagnostics)),
+        Kind::FaultInjection | Kind::RateLimit | Kind::RetryPolicy | Kind::TraceSampling => {
+            drop(extension::ready(object, diagnostics));
+        }
         Kind::RouteTest => drop(route_test::ready(object, index, diagnostics)),
     }
 }

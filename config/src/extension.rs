@@ -1,11 +1,11 @@
-//! What a filter `ExtensionRef` names: Malla's own kinds `FaultInjection`, `RateLimit` and `RetryPolicy`, made ready.
+//! What a filter `ExtensionRef` names: Malla's own kinds `FaultInjection`, `RateLimit`, `RetryPolicy` and `TraceSampling`, made ready.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{
     self, FaultAbort, FaultDelay, FaultInjectionSpec, HeaderLimits, RateLimitSpec, RetryBackoff, RetryMethods,
-    RetryPolicySpec,
+    RetryPolicySpec, TraceSamplingSpec,
 };
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
@@ -19,7 +19,7 @@ use crate::object::Object;
 use crate::suggest::shown;
 
 /// The kinds that a rule may name.
-pub(crate) const KINDS: [Kind; 3] = [Kind::FaultInjection, Kind::RateLimit, Kind::RetryPolicy];
+pub(crate) const KINDS: [Kind; 4] = [Kind::FaultInjection, Kind::RateLimit, Kind::RetryPolicy, Kind::TraceSampling];
 
 /// Parts per million in a percent.
 const PPM_PER_PERCENT: f64 = 10_000.0;
@@ -37,6 +37,7 @@ pub(crate) enum Extension {
     RateLimit(RateLimit),
     /// With the time-out of each try.
     Retry(Retry, Option<Duration>),
+    Sampling(Share),
 }
 
 /// The extension of an object; nothing if something is wrong with it.
@@ -46,6 +47,10 @@ pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Ex
     let extension = match object.kind {
         Kind::FaultInjection => Extension::Fault(fault(spec, object.typed(diagnostics)?, diagnostics)),
         Kind::RateLimit => Extension::RateLimit(rate_limit(object, object.typed(diagnostics)?, diagnostics)),
+        Kind::TraceSampling => {
+            let TraceSamplingSpec { percent } = object.typed(diagnostics)?;
+            Extension::Sampling(share(spec, Some(percent), diagnostics))
+        }
         _ => {
             let (retry, per_try) = retry(spec, object.typed(diagnostics)?, diagnostics);
             Extension::Retry(retry, per_try)

@@ -113,6 +113,7 @@ impl OfRule {
             None => return,
             Some(Extension::Fault(fault)) => self.filters.fault.replace(fault.clone()).is_some(),
             Some(Extension::RateLimit(limit)) => self.filters.rate_limit.replace(limit.clone()).is_some(),
+            Some(Extension::Sampling(share)) => self.filters.sampling.replace(*share).is_some(),
             Some(Extension::Retry(retry, per_try)) => self.retry.replace((retry.clone(), *per_try)).is_some(),
         };
         if taken {

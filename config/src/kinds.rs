@@ -30,11 +30,12 @@ pub(crate) enum Kind {
     FaultInjection,
     RateLimit,
     RetryPolicy,
+    TraceSampling,
     RouteTest,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 15] = [
+    pub(crate) const ALL: [Kind; 16] = [
         Kind::Service,
         Kind::EndpointSlice,
         Kind::HttpRoute,
@@ -49,6 +50,7 @@ impl Kind {
         Kind::FaultInjection,
         Kind::RateLimit,
         Kind::RetryPolicy,
+        Kind::TraceSampling,
         Kind::RouteTest,
     ];
 
@@ -69,6 +71,7 @@ impl Kind {
             Kind::FaultInjection => "FaultInjection",
             Kind::RateLimit => "RateLimit",
             Kind::RetryPolicy => "RetryPolicy",
+            Kind::TraceSampling => "TraceSampling",
             Kind::RouteTest => "RouteTest",
         }
     }
@@ -104,6 +107,7 @@ impl Kind {
             | Kind::FaultInjection
             | Kind::RateLimit
             | Kind::RetryPolicy
+            | Kind::TraceSampling
             | Kind::RouteTest => &["malla.dev/v1alpha1"],
         }
     }
@@ -143,6 +147,7 @@ impl Kind {
                         Kind::FaultInjection => schema_of::<api::FaultInjectionSpec>(),
                         Kind::RateLimit => schema_of::<api::RateLimitSpec>(),
                         Kind::RetryPolicy => schema_of::<api::RetryPolicySpec>(),
+                        Kind::TraceSampling => schema_of::<api::TraceSamplingSpec>(),
                         Kind::RouteTest => schema_of::<api::RouteTestSpec>(),
                     };
                     (kind, schema)

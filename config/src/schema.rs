@@ -37,6 +37,7 @@ impl KindSchema {
 ///     "RateLimit",
 ///     "RetryPolicy",
 ///     "RouteTest",
+///     "TraceSampling",
 ///     "TrafficPolicy",
 ///     "Workload",
 /// ]);
@@ -49,6 +50,7 @@ pub fn schema() -> Vec<KindSchema> {
         of(Kind::RateLimit, &api::RateLimit::crd()),
         of(Kind::RetryPolicy, &api::RetryPolicy::crd()),
         of(Kind::RouteTest, &api::RouteTest::crd()),
+        of(Kind::TraceSampling, &api::TraceSampling::crd()),
         of(Kind::TrafficPolicy, &api::TrafficPolicy::crd()),
         of(Kind::Workload, &api::Workload::crd()),
     ]

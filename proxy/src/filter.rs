@@ -35,6 +35,8 @@ pub struct Filters {
     pub cors: Option<Cors>,
     /// How clients keep to their endpoints.
     pub session: Option<Session>,
+    /// Of the traces that begin with its requests, those that are followed; absent: as the sidecar is told.
+    pub sampling: Option<Share>,
 }
 
 /// Changes of headers of requests and answers.
@@ -54,7 +56,8 @@ impl Filters {
             && self.rewrite.is_nothing()
             && self.fault.is_none()
             && self.cors.is_none()
-            && self.session.is_none();
+            && self.session.is_none()
+            && self.sampling.is_none();
         (!nothing).then(|| Arc::new(self))
     }
 

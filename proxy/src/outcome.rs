@@ -15,7 +15,7 @@ use crate::metrics::{Direction, Protocol, Request};
 use crate::names::{Name, SpiffeId};
 use crate::reason::Reason;
 use crate::shared::{Shared, Worker};
-use crate::snapshot::Endpoint;
+use crate::snapshot::{Endpoint, Route};
 use crate::trace::Trace;
 
 /// The record of a request, filled in on its way and written once, on drop: metrics, logs and spans.
@@ -133,6 +133,14 @@ impl Outcome {
     /// The route that it took.
     pub fn route(&mut self, route: Name) {
         self.route = Some(route);
+    }
+
+    /// The route that it takes outbound, and what share of the traces that begin with its requests this wants to be followed.
+    pub(crate) fn routed(&mut self, route: &Route, headers: &mut HeaderMap) {
+        self.route = Some(route.name.clone());
+        if let Some(trace) = &mut self.trace {
+            trace.routed(route.filters.as_ref().and_then(|filters| filters.sampling), headers, self.started);
+        }
     }
 
     /// Who the client is (inbound).
@@ -266,6 +274,9 @@ impl Drop for Outcome {
         };
         let ended = clock::now();
         let duration = ended.saturating_duration_since(self.started);
+        if let Some(trace) = &mut self.trace {
+            trace.unrouted(ended);
+        }
         // How it has ended decides too whether spans are told of it.
         let told = self.trace.as_ref().and_then(|trace| trace.told(&self.record(ended, None)));
         self.worker.shard.record(&Request {

@@ -27,6 +27,7 @@ use self::context::{Incoming, Parent};
 pub(crate) use self::export::Exporter;
 use self::sample::Sampler;
 use crate::clock;
+use crate::filter::Share;
 use crate::metrics::Direction;
 use crate::outcome::Record;
 use crate::reason::Reason;
@@ -98,7 +99,8 @@ pub(crate) struct Trace {
     trace: u128,
     /// The span of the request as a whole (inbound).
     own: u64,
-    followed: bool,
+    /// Whether it is; outbound, where nobody has decided before, open until the route is known.
+    followed: Option<bool>,
     tries: SmallVec<[Try; 1]>,
 }
 
@@ -134,15 +136,50 @@ impl Tracer {
         std::iter::from_fn(|| waiting.as_mut()?.try_recv().ok()).collect()
     }
 
-    /// Looks at the context of a request that has arrived, decides, and leaves in its headers what the next hop shall see.
-    /// Outbound, each try of a request that is followed writes its own ([`Trace::sends`]).
+    /// Looks at the context of a request that has arrived, decides if it can, and leaves in its headers what the next hop shall see.
+    /// Outbound, the route has a say where nobody has decided before ([`Trace::routed`]), and each try of a request that is followed writes
+    /// its own ([`Trace::sends`]).
     pub(crate) fn begin(self: &Arc<Self>, direction: Direction, headers: &mut HeaderMap, now: Instant) -> Trace {
         let incoming = context::read(headers);
-        let trace = incoming.parent.map_or_else(|| fastrand::u128(1..), |parent| parent.trace);
-        let followed = incoming.sampled.unwrap_or_else(|| self.sampler.follows(trace, now));
-        let own = fastrand::u64(1..);
+        let mut trace = Trace {
+            tracer: self.clone(),
+            direction,
+            trace: incoming.parent.map_or_else(|| fastrand::u128(1..), |parent| parent.trace),
+            own: fastrand::u64(1..),
+            followed: None,
+            tries: SmallVec::new(),
+            incoming,
+        };
+        match incoming.sampled {
+            Some(followed) => trace.decided(followed, headers),
+            None if direction == Direction::Inbound => trace.routed(None, headers, now),
+            None => {}
+        }
+        trace
+    }
+}
+
+impl Trace {
+    /// The route of the request is known, which may say what share of the traces that begin with its requests is followed. Leaves in its
+    /// headers what the next hop shall see.
+    pub(crate) fn routed(&mut self, share: Option<Share>, headers: &mut HeaderMap, now: Instant) {
+        if self.followed.is_none() {
+            let followed = self.tracer.sampler.follows(self.trace, share, now);
+            self.decided(followed, headers);
+        }
+    }
+
+    /// There is no route that could have a say: it is a connection, or a request that ends without one.
+    pub(crate) fn unrouted(&mut self, now: Instant) {
+        let follows = || self.tracer.sampler.follows(self.trace, None, now);
+        self.followed = Some(self.followed.unwrap_or_else(follows));
+    }
+
+    fn decided(&mut self, followed: bool, headers: &mut HeaderMap) {
+        let Trace { incoming, trace, own, .. } = *self;
+        self.followed = Some(followed);
         match (followed, incoming.parent) {
-            (true, _) if direction == Direction::Inbound => {
+            (true, _) if self.direction == Direction::Inbound => {
                 context::write(headers, Parent { trace, span: own }, true, &incoming);
             }
             (true, _) => {}
@@ -151,18 +188,19 @@ impl Tracer {
             (false, Some(parent)) if incoming.sampled.is_none() => context::write(headers, parent, false, &incoming),
             (false, Some(_)) => {}
         }
-        Trace { tracer: self.clone(), incoming, direction, trace, own, followed, tries: SmallVec::new() }
     }
-}
 
-impl Trace {
+    fn is_followed(&self) -> bool {
+        self.followed == Some(true)
+    }
+
     /// The request is sent, to this endpoint if it is one: what receives it works within the try's span.
     pub(crate) fn sends(&mut self, endpoint: Option<Arc<Endpoint>>, headers: &mut HeaderMap) {
         if self.direction == Direction::Inbound {
             return;
         }
         let span = fastrand::u64(1..);
-        if self.followed {
+        if self.is_followed() {
             context::write(headers, Parent { trace: self.trace, span }, true, &self.incoming);
         }
         self.tries.push(Try { span, started: clock::now(), endpoint, hedge: false, ended: None });
@@ -195,7 +233,7 @@ impl Trace {
     /// exemplars.
     pub(crate) fn told(&self, record: &Record<'_>) -> Option<u128> {
         let tracer = &self.tracer;
-        let told = self.followed
+        let told = self.is_followed()
             || (tracer.failures && record.has_failed())
             // How long a raw connection lives says nothing.
             || record.exchange().is_some() && tracer.slow.is_some_and(|slow| record.duration() >= slow);

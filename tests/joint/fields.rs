@@ -71,6 +71,8 @@ fn mesh(applications: [&Application; 2]) -> String {
         to_a("/tester", &extension("FaultInjection", "tester")),
         to_a("/delay", &extension("FaultInjection", "delay")),
         to_a("/limit", &extension("RateLimit", "own")),
+        to_a("/followed", &extension("TraceSampling", "all")),
+        to_a("/not-followed", &extension("TraceSampling", "none")),
         at(
             "/cookie",
             &format!(
@@ -105,6 +107,8 @@ fn mesh(applications: [&Application; 2]) -> String {
         own("FaultInjection", "abort", "{abort: {httpStatus: 418}}"),
         own("FaultInjection", "tester", "{abort: {httpStatus: 418}, onlyWithHeader: {name: x-tester, value: '1'}}"),
         own("FaultInjection", "delay", "{delay: {duration: 150ms}}"),
+        own("TraceSampling", "all", "{percent: 100}"),
+        own("TraceSampling", "none", "{percent: 0}"),
         own(
             "RateLimit",
             "own",
@@ -127,6 +131,7 @@ type Case = (&'static str, &'static str, &'static str, &'static [&'static str], 
 
 const OK: &str = "HTTP/1.1 200";
 const FROM_A: &str = "\r\n\r\na\n";
+const NOT_SAMPLED: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00\r\n";
 const FROM_B: &str = "\r\n\r\nb\n";
 const NO_ROUTE: &[&str] = &["HTTP/1.1 404", "malla-reason: no_route"];
 
@@ -205,6 +210,11 @@ const CASES: &[Case] = &[
     ("GET", "/limit", "", &[OK], &[]),
     ("GET", "/limit", "", &[OK], &[]),
     ("GET", "/limit", "", &["HTTP/1.1 429"], &[]),
+    // Traces, of which this sidecar follows none that begin with it, and those before it have decided about others.
+    ("GET", "/followed", "", &[OK, "traceparent: 00-", "-01\r\n"], &[]),
+    ("GET", "/not-followed", "", &[OK, "traceparent: 00-", "-00\r\n"], &[]),
+    ("GET", "/host", "", &[OK, "traceparent: 00-", "-00\r\n"], &[]),
+    ("GET", "/followed", NOT_SAMPLED, &[OK, NOT_SAMPLED], &[]),
     // Sessions, and nobody.
     ("GET", "/cookie", "", &[OK, "set-cookie: c=", "Max-Age=3600", "HttpOnly"], &[]),
     ("GET", "/token", "", &[OK, "x-s: "], &["set-cookie"]),

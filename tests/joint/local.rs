@@ -10,6 +10,7 @@ use malla_control::run::{Control, ControlSettings};
 use malla_control::token::JoinClaims;
 use malla_proxy::run::Proxy;
 use malla_proxy::settings::{LocalListen, Settings};
+use malla_proxy::trace::{Collector, Tracing};
 use malla_xds::SpiffeId;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,7 +67,10 @@ impl Local {
         fs::write(&trust, control.trust_bundle().as_bytes()).expect("written");
         let listen = destinations.iter().map(|to| LocalListen { local: any_port, destination: (*to).into() }).collect();
         let settings = Settings::embedded("client-1", "shop", control.xds_address(), trust, token);
-        let proxy = Proxy::start(Settings { listen, ..settings }).expect("started");
+        // Follows no trace of its own accord, and nobody takes spans: what routes ask for is seen in the headers.
+        let collector = Collector::Grpc("http://127.0.0.1:9".parse().expect("a URL"));
+        let tracing = Some(Tracing { share: 0.0, ..Tracing::everything(collector) });
+        let proxy = Proxy::start(Settings { listen, tracing, ..settings }).expect("started");
         let listening = proxy.addresses().listen.clone();
         Local { control, proxy, directory, listening }
     }

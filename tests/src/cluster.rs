@@ -104,6 +104,7 @@ const SERVED: [(&str, &[&str]); 9] = [
             "faultinjections",
             "ratelimits",
             "retrypolicies",
+            "tracesamplings",
             "routetests",
         ],
     ),

@@ -131,7 +131,7 @@ pub(super) fn policies(route: &RouteSpec) -> Vec<String> {
     policies
         .extend(route.mirrors.iter().map(|(cluster, share)| format!("copies of {} to {cluster}", percent(share.0))));
     policies.extend(route.limits.iter().map(|limit| format!("rate limit {}", limit.name)));
-    if let Some(Filters { fault, cors, headers, session, .. }) = route.filters.as_deref() {
+    if let Some(Filters { fault, cors, headers, session, sampling, .. }) = route.filters.as_deref() {
         if let Some(fault) = fault {
             policies.extend(fault.delay.map(|(time, share)| format!("fault: {} wait for {time:?}", percent(share.0))));
             policies
@@ -142,6 +142,9 @@ pub(super) fn policies(route: &RouteSpec) -> Vec<String> {
             let idle = session.idle.map_or_else(String::new, |idle| format!(", until {idle:?} without a request"));
             format!("clients keep to their endpoint by the {}{until}{idle}", session.word())
         }));
+        policies.extend(
+            sampling.map(|share| format!("traces: {} of those that begin with it are followed", percent(share.0))),
+        );
         policies.extend(cors.as_ref().map(|_| "answers for pages of other origins (CORS)".to_owned()));
         if !headers.response.is_empty() {
             policies.push("changes of response headers".to_owned());

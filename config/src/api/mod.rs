@@ -9,6 +9,7 @@ mod mesh;
 mod rate_limit;
 mod retry_policy;
 mod route_test;
+mod trace_sampling;
 pub mod traffic_policy;
 mod workload;
 
@@ -23,5 +24,6 @@ pub use mesh::{
 pub use rate_limit::{ClientLimit, HeaderLimits, RateLimit, RateLimitSpec, ValueLimit};
 pub use retry_policy::{GrpcStatus, Hedging, RetryBackoff, RetryMethods, RetryPolicy, RetryPolicySpec};
 pub use route_test::{RouteTest, RouteTestSpec, TestBackend, TestExpectation, TestRequest};
+pub use trace_sampling::{TraceSampling, TraceSamplingSpec};
 pub use traffic_policy::{PolicyTarget, TrafficPolicy, TrafficPolicySpec};
 pub use workload::{Locality, Sidecar, SidecarMode, Workload, WorkloadMtls, WorkloadSpec};

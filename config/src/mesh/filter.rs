@@ -21,6 +21,8 @@ pub struct Filters {
     pub fault: Option<Fault>,
     /// `RateLimit`.
     pub rate_limit: Option<RateLimit>,
+    /// `TraceSampling`: of the traces that begin here, those that are followed. Absent: as each sidecar is told.
+    pub sampling: Option<Share>,
     /// `RequestMirror`, each to a backend of its own.
     pub mirrors: Vec<Mirror>,
     /// `CORS`.

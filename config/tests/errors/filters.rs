@@ -150,6 +150,19 @@ fn extensions_that_are_named() {
 }
 
 #[test]
+fn trace_samplings() {
+    let of = "TraceSampling shop/x";
+    for good in ["0", "100", "0.0001"] {
+        expect(&extended("TraceSampling", &format!("percent: {good}")), &[]);
+    }
+    for (bad, message) in [("-1", "-1 is not"), ("100.1", "100.1 is not"), ("0.00001", "0.00001 is not")] {
+        let written = extended("TraceSampling", &format!("percent: {bad}"));
+        expect(&written, &[(InvalidValue, (14, 12), of, message, "0 to 100")]);
+    }
+    expect(&extended("TraceSampling", "{}"), &[(MissingField, (14, 3), of, "percent", "")]);
+}
+
+#[test]
 fn faults() {
     let of = "FaultInjection shop/x";
     let fault = |spec: &str| extended("FaultInjection", spec);

@@ -1,4 +1,4 @@
-//! Mirrors; and faults, rate limits, CORS, sessions and hedging: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
+//! Mirrors and the sampling of traces; and faults, rate limits, CORS, sessions and hedging: configurations of HTTP filters, each in the routes that ask for it, and the filters themselves in the
 //! listeners of those routes.
 
 use std::time::Duration;
@@ -71,6 +71,8 @@ pub(super) fn of_rule(route: Route, rule: &HttpRule) -> Vec<Route> {
         };
         route.typed_per_filter_config.insert(names::HEDGING_FILTER.into(), optional(own.pack()));
     }
+    route.tracing =
+        filters.sampling.map(|share| route::Tracing { random_sampling: Some(fraction(share)), ..Default::default() });
     if let Some(cors) = &filters.cors {
         route.typed_per_filter_config.insert(names::CORS_FILTER.into(), optional(pack_any(cors_policy(cors))));
     }

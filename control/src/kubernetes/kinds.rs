@@ -17,6 +17,7 @@ pub(crate) enum Kind {
     FaultInjection,
     RateLimit,
     RetryPolicy,
+    TraceSampling,
     TrafficPolicy,
     HttpRoute,
     GrpcRoute,
@@ -55,7 +56,7 @@ pub(crate) const GATEWAY: &str = "gateway.networking.k8s.io";
 const MALLA: &str = "malla.dev";
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 17] = [
+    pub(crate) const ALL: [Kind; 18] = [
         Kind::Namespace,
         Kind::Mesh,
         Kind::Service,
@@ -66,6 +67,7 @@ impl Kind {
         Kind::FaultInjection,
         Kind::RateLimit,
         Kind::RetryPolicy,
+        Kind::TraceSampling,
         Kind::TrafficPolicy,
         Kind::HttpRoute,
         Kind::GrpcRoute,
@@ -91,6 +93,7 @@ impl Kind {
             Kind::FaultInjection => (MALLA, &["v1alpha1"], "FaultInjection", "faultinjections"),
             Kind::RateLimit => (MALLA, &["v1alpha1"], "RateLimit", "ratelimits"),
             Kind::RetryPolicy => (MALLA, &["v1alpha1"], "RetryPolicy", "retrypolicies"),
+            Kind::TraceSampling => (MALLA, &["v1alpha1"], "TraceSampling", "tracesamplings"),
             Kind::TrafficPolicy => (MALLA, &["v1alpha1"], "TrafficPolicy", "trafficpolicies"),
             Kind::AuthorizationPolicy => (MALLA, &["v1alpha1"], "AuthorizationPolicy", "authorizationpolicies"),
             Kind::RouteTest => (MALLA, &["v1alpha1"], "RouteTest", "routetests"),

@@ -78,7 +78,8 @@ pub(crate) fn translate(objects: &Objects) -> Translation {
     let routes = routes::translate(objects, &mut ports, &mut translation);
     let places = endpoints::translate(objects, &ports, &mut translation);
     pods::translate(objects, &places, &mut translation);
-    for kind in [Kind::Workload, Kind::FaultInjection, Kind::RateLimit, Kind::RetryPolicy, Kind::TrafficPolicy] {
+    let extensions = [Kind::FaultInjection, Kind::RateLimit, Kind::RetryPolicy, Kind::TraceSampling];
+    for kind in [Kind::Workload].into_iter().chain(extensions).chain([Kind::TrafficPolicy]) {
         of(objects, kind).for_each(|(key, kept)| translation.as_written(key, kept));
     }
     translation.documents.extend(routes);

@@ -204,6 +204,9 @@ fn http_cluster(written: HttpConnectionManager) -> Result<Name, Fault> {
         && route.matcher.headers.is_empty()
         && route.matcher.query.is_empty()
         && host.domains.iter().any(|domain| &**domain == "*");
+    if route.filters.as_ref().is_some_and(|filters| filters.sampling.is_some()) {
+        return Err(problem("tracing is not supported on the routes of an inbound listener"));
+    }
     match route.clusters.as_slice() {
         [(cluster, _)] if unconditional => Ok(cluster.clone()),
         [_] => Err(problem("conditions are not supported on the routes of an inbound listener")),

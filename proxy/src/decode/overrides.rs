@@ -209,7 +209,8 @@ fn header_name(name: &str) -> Result<HeaderName, Fault> {
 }
 
 /// Absent is none, as in Envoy; beyond the whole is the whole.
-fn share(written: Option<&FractionalPercent>) -> Result<Share, Fault> {
+/// A share of requests; nothing written is none of them.
+pub(super) fn share(written: Option<&FractionalPercent>) -> Result<Share, Fault> {
     let Some(written) = written else { return Ok(Share(0)) };
     let scale = match DenominatorType::try_from(written.denominator) {
         Ok(DenominatorType::Hundred) => 10_000,

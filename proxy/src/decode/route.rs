@@ -185,12 +185,13 @@ fn route(written: &route::Route, inherited: &Inherited<'_>, outer: &Outer) -> Re
     let matcher = matcher::route_match(matcher).at("match")?;
     let name = if written.name.is_empty() { "default" } else { &written.name };
     let outer = outer.with(filters::headers(&header_lists!(written))?);
+    let sampling = written.tracing.as_ref().map(sampling).transpose().at("tracing")?;
     let nowhere = RouteSpec {
         name: name.into(),
         matcher,
         clusters: Vec::new(),
         redirect: None,
-        filters: Filters { fault: fault.clone(), cors: cors.clone(), ..Filters::default() }.shared(),
+        filters: Filters { fault: fault.clone(), cors: cors.clone(), sampling, ..Filters::default() }.shared(),
         mirrors: Vec::new(),
         limits,
         timeout: None,
@@ -211,6 +212,7 @@ fn route(written: &route::Route, inherited: &Inherited<'_>, outer: &Outer) -> Re
                 fault,
                 cors,
                 session,
+                sampling,
             };
             Ok(RouteSpec {
                 clusters,
@@ -233,6 +235,21 @@ fn route(written: &route::Route, inherited: &Inherited<'_>, outer: &Outer) -> Re
         Some(Action::FilterAction(_)) => Err(Fault::new("is not supported").within("filter_action")),
         Some(Action::NonForwardingAction(_)) => Err(Fault::new("is not supported").within("non_forwarding_action")),
         None => Err(Fault::new("is missing").within("action")),
+    }
+}
+
+/// Of the traces that begin with requests of a route, those that are followed. A sidecar asks nobody whether a client wants its trace
+/// followed, and has one limit for all of its routes.
+fn sampling(written: &route::Tracing) -> Result<Share, Fault> {
+    unsupported("client_sampling", written.client_sampling.is_some())?;
+    unsupported("overall_sampling", written.overall_sampling.is_some())?;
+    unsupported("custom_tags", !written.custom_tags.is_empty())?;
+    unsupported("operation", !written.operation.is_empty())?;
+    unsupported("upstream_operation", !written.upstream_operation.is_empty())?;
+    match &written.random_sampling {
+        Some(random) => overrides::share(Some(random)).at("random_sampling"),
+        // As Envoy has it.
+        None => Ok(Share(1_000_000)),
     }
 }
 
@@ -311,6 +328,8 @@ mod tests {
     use malla_xds::envoy::route::FilterConfig;
     use malla_xds::envoy::route::route_match::PathSpecifier;
     use malla_xds::envoy::route::weighted_cluster::ClusterWeight;
+    use malla_xds::envoy::types::FractionalPercent;
+    use malla_xds::envoy::types::fractional_percent::DenominatorType;
 
     use super::*;
 
@@ -417,5 +436,32 @@ mod tests {
         assert!(table(with(Any { type_url: "x/envoy.Rbac".into(), value: Vec::new() })).is_err());
         let optional = FilterConfig { is_optional: true, ..Default::default() };
         assert!(table(with(malla_xds::envoy::pack_any(optional))).is_ok());
+    }
+
+    #[test]
+    fn what_is_sampled_of_traces_is_the_random_share_alone() {
+        let share = |numerator| FractionalPercent { numerator, denominator: DenominatorType::Million.into() };
+        let sampled = |tracing: route::Tracing| {
+            let one = to(route::RouteAction {
+                cluster_specifier: Some(ClusterSpecifier::Cluster("cart.shop:80".into())),
+                ..Default::default()
+            });
+            let table = table(host(vec![route::Route { tracing: Some(tracing), ..one }]))?;
+            Ok(table.virtual_hosts[0].routes[0].filters.as_ref().and_then(|filters| filters.sampling))
+        };
+        let random = |numerator| route::Tracing { random_sampling: Some(share(numerator)), ..Default::default() };
+        let found = |tracing| sampled(tracing).map_err(|fault: Fault| fault.to_string());
+        assert_eq!(found(random(2500)), Ok(Some(Share(2500))));
+        assert_eq!(found(random(0)), Ok(Some(Share(0))));
+        assert_eq!(found(route::Tracing::default()), Ok(Some(Share(1_000_000))), "as Envoy has it");
+        let others = [
+            (route::Tracing { client_sampling: Some(share(1)), ..random(1) }, "client_sampling"),
+            (route::Tracing { overall_sampling: Some(share(1)), ..random(1) }, "overall_sampling"),
+            (route::Tracing { custom_tags: vec![Default::default()], ..random(1) }, "custom_tags"),
+        ];
+        for (tracing, field) in others {
+            let refused = found(tracing).expect_err(field);
+            assert!(refused.contains(&format!("tracing.{field}")), "{refused}");
+        }
     }
 }

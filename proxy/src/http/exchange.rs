@@ -188,14 +188,14 @@ async fn from_application(
             let fixed = Some(outside(&name)?);
             let route = worker.pool.pass_through();
             exchange.outcome.service(worker.pool.outside().name.clone());
-            exchange.outcome.route(route.name.clone());
+            exchange.outcome.routed(route, &mut head.headers);
             return run(connection, worker.pool.outside(), fixed, None, route, &name, head, body, gate, exchange).await;
         }
     };
     exchange.outcome.service(service.name.clone());
     let routes = service.http.as_deref().ok_or_else(|| Failure::new(Reason::NoRoute, format!("{name} is not HTTP")))?;
     let route = choose(routes, &head)?;
-    exchange.outcome.route(route.name.clone());
+    exchange.outcome.routed(route, &mut head.headers);
     let mut origin = None;
     if let Some(cors) = route.filters.as_ref().and_then(|filters| filters.cors.as_ref()) {
         origin = cors.origin(&head.headers);

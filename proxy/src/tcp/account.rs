@@ -47,8 +47,11 @@ impl Account {
         if shared.access_log.is_none() && shared.tracer.is_none() && !shared.taps.any() {
             return Account(None);
         }
-        let trace =
-            shared.tracer.as_ref().map(|tracer| Box::new(tracer.begin(direction, &mut HeaderMap::new(), arrived)));
+        let trace = shared.tracer.as_ref().map(|tracer| {
+            let mut trace = tracer.begin(direction, &mut HeaderMap::new(), arrived);
+            trace.unrouted(arrived);
+            Box::new(trace)
+        });
         Account(Some(Box::new(Told {
             shared: shared.clone(),
             direction,

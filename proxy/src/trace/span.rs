@@ -99,7 +99,7 @@ fn span(
     status: Status,
     clock: &Clock,
 ) -> SpanData {
-    let flags = if trace.followed { TraceFlags::SAMPLED } else { TraceFlags::default() };
+    let flags = if trace.is_followed() { TraceFlags::SAMPLED } else { TraceFlags::default() };
     let (trace_id, span_id) = (TraceId::from(trace.trace), SpanId::from(id));
     SpanData {
         span_context: SpanContext::new(trace_id, span_id, flags, false, TraceState::default()),
@@ -191,7 +191,7 @@ fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
             add("malla.peer", client.as_str().to_owned().into());
         }
     }
-    if !trace.followed {
+    if !trace.is_followed() {
         // Decided when the request was over, by this sidecar alone: the rest of the trace is not to be found.
         add("malla.sampling", "tail".into());
     }

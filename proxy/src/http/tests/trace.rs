@@ -14,8 +14,9 @@ use super::super::testing::{
     Listening, cluster, endpoint, eventually, exchange_raw, inbound_of, knows, meshed, outbound, read_until, route,
     scripted, serves, worker_of,
 };
+use crate::filter::{Filters, Share};
 use crate::shared::Worker;
-use crate::snapshot::{Cluster, UpstreamHttp};
+use crate::snapshot::{Cluster, Route, UpstreamHttp};
 use crate::trace::{Collector, Tracing};
 
 fn tracing() -> Tracing {
@@ -166,6 +167,33 @@ async fn what_is_not_followed_passes_unchanged_and_what_is_malformed_not_at_all(
         "{answer}"
     );
     assert_eq!(spans(&sidecar.worker, 1).await.len(), 1, "the first two were not followed");
+}
+
+#[tokio::test]
+async fn a_route_has_a_say_about_traces_that_begin_with_its_requests() {
+    let (application, _running) = echo().await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7";
+    let (followed, not_followed) = (format!("traceparent: {parent}-01\r\n"), format!("traceparent: {parent}-00\r\n"));
+    for (of_sidecar, of_route, headers, expected) in [
+        (0.0, None, "", false),
+        (0.0, Some(1_000_000), "", true),
+        (1.0, None, "", true),
+        (1.0, Some(0), "", false),
+        // Whoever comes with a trace has decided.
+        (0.0, Some(0), &followed, true),
+        (1.0, Some(1_000_000), &not_followed, false),
+        (0.0, Some(1_000_000), "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1\r\n", true),
+        (1.0, Some(0), "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1\r\n", false),
+    ] {
+        let filters = Filters { sampling: of_route.map(Share), ..Filters::default() }.shared();
+        let route = Route { filters, ..route(&Arc::new(cluster("cart.shop:80", vec![endpoint(application)]))) };
+        let worker = worker_of(knows(route), "web", Some(Tracing { share: of_sidecar, ..tracing() }));
+        let sidecar = outbound(worker, Version::Http1).await;
+        let answer = get(&sidecar, headers).await;
+        let seen = header(&answer, "traceparent").unwrap_or_default();
+        assert!(seen.ends_with(if expected { "-01" } else { "-00" }), "{of_sidecar} {of_route:?} {headers}: {answer}");
+        spans(&sidecar.worker, usize::from(expected)).await;
+    }
 }
 
 #[tokio::test]
