@@ -5,8 +5,6 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use std::fmt::Write as _;
-
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -53,15 +51,23 @@ pub(crate) enum Form {
 
 /// Reads the context, `traceparent` before `b3` before `x-b3-…`, and removes those that are malformed.
 pub(crate) fn read(headers: &mut HeaderMap) -> Incoming {
+    let present = Present::of(headers);
     let mut found = Incoming::default();
-    if let Some(multi) = take(headers, &[B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS, B3_PARENT], b3_multi) {
+    if present.b3_multi
+        && let Some(multi) = take(headers, &[B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS, B3_PARENT], b3_multi)
+    {
         found = multi;
     }
-    if let Some(single) = take(headers, &[B3], |headers| b3_single(only(headers, &B3)?)) {
+    if present.b3_single
+        && let Some(single) = take(headers, &[B3], |headers| b3_single(only(headers, &B3)?))
+    {
         found = single;
     }
-    let w3c = take(headers, &[TRACEPARENT], |headers| traceparent(only(headers, &TRACEPARENT)?));
-    if w3c.is_none() || !is_tracestate(headers) {
+    let mut w3c = None;
+    if present.traceparent {
+        w3c = take(headers, &[TRACEPARENT], |headers| traceparent(only(headers, &TRACEPARENT)?));
+    }
+    if present.tracestate && (w3c.is_none() || !is_tracestate(headers)) {
         headers.remove(TRACESTATE);
     }
     if let Some((parent, sampled)) = w3c {
@@ -70,11 +76,33 @@ pub(crate) fn read(headers: &mut HeaderMap) -> Incoming {
     found
 }
 
+/// Which contexts there are: most requests have none or one, and are not asked for each header of the others.
+#[derive(Debug, Default)]
+struct Present {
+    traceparent: bool,
+    tracestate: bool,
+    b3_single: bool,
+    b3_multi: bool,
+}
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Present {
+        let mut present = Present::default();
+        for name in headers.keys() {
+            match name.as_str().as_bytes() {
+                b"traceparent" => present.traceparent = true,
+                b"tracestate" => present.tracestate = true,
+                b"b3" => present.b3_single = true,
+                [b'x', b'-', b'b', b'3', b'-', ..] => present.b3_multi = true,
+                _ => {}
+            }
+        }
+        present
+    }
+}
+
 /// What `read` makes of these headers; they are removed if that is nothing.
 fn take<T>(headers: &mut HeaderMap, names: &[HeaderName], read: impl FnOnce(&HeaderMap) -> Option<T>) -> Option<T> {
-    if !names.iter().any(|name| headers.contains_key(name)) {
-        return None;
-    }
     let found = read(headers);
     if found.is_none() {
         for name in names {
@@ -86,27 +114,40 @@ fn take<T>(headers: &mut HeaderMap, names: &[HeaderName], read: impl FnOnce(&Hea
 
 /// Writes the context for the next hop: the request is made within `span`.
 pub(crate) fn write(headers: &mut HeaderMap, span: Parent, sampled: bool, incoming: &Incoming) {
-    let mut text = String::with_capacity(64);
-    let flags = if sampled { "01" } else { "00" };
-    let _ = write!(text, "00-{:032x}-{:016x}-{flags}", span.trace, span.span);
+    let mut text = Vec::with_capacity(72);
+    text.extend_from_slice(b"00-");
+    digits(&mut text, &span.trace.to_be_bytes());
+    text.push(b'-');
+    digits(&mut text, &span.span.to_be_bytes());
+    text.extend_from_slice(if sampled { b"-01" } else { b"-00" });
     insert(headers, TRACEPARENT, &text);
-    let digit = if sampled { "1" } else { "0" };
+    let digit = if sampled { b"1" } else { b"0" };
     match incoming.form {
         Form::W3c => {}
         Form::B3Single => {
             text.clear();
-            let _ = write!(text, "{:032x}-{:016x}-{digit}", span.trace, span.span);
+            digits(&mut text, &span.trace.to_be_bytes());
+            text.push(b'-');
+            digits(&mut text, &span.span.to_be_bytes());
+            text.push(b'-');
+            text.extend_from_slice(digit);
             if let Some(parent) = incoming.parent {
-                let _ = write!(text, "-{:016x}", parent.span);
+                text.push(b'-');
+                digits(&mut text, &parent.span.to_be_bytes());
             }
             insert(headers, B3, &text);
         }
         Form::B3Multi => {
-            insert(headers, B3_TRACE, &format!("{:032x}", span.trace));
-            insert(headers, B3_SPAN, &format!("{:016x}", span.span));
             insert(headers, B3_SAMPLED, digit);
+            let mut one = |name: HeaderName, bytes: &[u8]| {
+                text.clear();
+                digits(&mut text, bytes);
+                insert(headers, name, &text);
+            };
+            one(B3_TRACE, &span.trace.to_be_bytes());
+            one(B3_SPAN, &span.span.to_be_bytes());
             match incoming.parent {
-                Some(parent) => insert(headers, B3_PARENT, &format!("{:016x}", parent.span)),
+                Some(parent) => one(B3_PARENT, &parent.span.to_be_bytes()),
                 None => drop(headers.remove(B3_PARENT)),
             }
         }
@@ -114,10 +155,18 @@ pub(crate) fn write(headers: &mut HeaderMap, span: Parent, sampled: bool, incomi
 }
 
 /// Sensitive, so that HPACK does not index it: a value that never comes again would only push others out of the table.
-fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    if let Ok(mut value) = HeaderValue::from_str(text) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: &[u8]) {
+    if let Ok(mut value) = HeaderValue::from_bytes(text) {
         value.set_sensitive(true);
         headers.insert(name, value);
+    }
+}
+
+/// Writes bytes in hexadecimal digits. By hand: each request that has no context gets one, and `{:032x}` divides 128-bit numbers.
+fn digits(text: &mut Vec<u8>, bytes: &[u8]) {
+    let digit = |half: u8| if half < 10 { half.wrapping_add(b'0') } else { half.wrapping_sub(10).wrapping_add(b'a') };
+    for byte in bytes {
+        text.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
     }
 }
 
@@ -191,11 +240,18 @@ fn decision(text: &str) -> Option<bool> {
 
 /// A number of exactly so many digits; W3C permits lower case alone.
 fn hex(text: &str, digits: usize, upper: bool) -> Option<u128> {
-    let valid = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || (upper && (b'A'..=b'F').contains(&b));
-    if text.len() != digits || !text.bytes().all(valid) {
+    if text.len() != digits || digits > 32 {
         return None;
     }
-    u128::from_str_radix(text, 16).ok()
+    text.bytes().try_fold(0_u128, |number, b| {
+        let digit = match b {
+            b'0'..=b'9' => b.wrapping_sub(b'0'),
+            b'a'..=b'f' => b.wrapping_sub(b'a').wrapping_add(10),
+            b'A'..=b'F' if upper => b.wrapping_sub(b'A').wrapping_add(10),
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
 }
 
 /// Whether the `tracestate` headers make a valid list (W3C Trace Context §3.3.1).

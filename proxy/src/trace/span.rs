@@ -126,17 +126,17 @@ fn name(record: &Record<'_>) -> Cow<'static, str> {
     let (host, _) = host_and_port(record.service);
     match record.exchange().map(|exchange| method(exchange.method)) {
         None => format!("TCP {host}").into(),
-        Some(OTHER) => format!("HTTP {host}").into(),
-        Some(known) => format!("{known} {host}").into(),
+        Some(OTHER) => ["HTTP ", host].concat().into(),
+        Some(known) => [known, " ", host].concat().into(),
     }
 }
 
 const OTHER: &str = "_OTHER";
 
 /// The methods of RFC 9110 and PATCH; others are all the same, as the conventions ask.
-fn method(method: &Method) -> &str {
-    let known = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
-    if known.contains(&method.as_str()) { method.as_str() } else { OTHER }
+fn method(method: &Method) -> &'static str {
+    let known = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "CONNECT", "TRACE"];
+    known.into_iter().find(|known| *known == method.as_str()).unwrap_or(OTHER)
 }
 
 /// Service and method of a gRPC call.
@@ -162,7 +162,7 @@ fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
     }
     match &record.of {
         Of::Request(Exchange { protocol, method: sent, path, .. }) => {
-            add("http.request.method", method(sent).to_owned().into());
+            add("http.request.method", method(sent).into());
             if method(sent) == OTHER {
                 add("http.request.method_original", sent.as_str().to_owned().into());
             }
