@@ -177,6 +177,11 @@ impl Stage {
         }
     }
 
+    /// Where spans may be sent to, over HTTP.
+    pub(crate) fn collector(&self) -> String {
+        format!("http://{}:4318", self.plain.ipv4())
+    }
+
     /// Runs a load in a pod to its end.
     pub(crate) fn load(&self, pod: &Pod, to: SocketAddr, watch: &[u32], arguments: &[String]) -> Result<Sample> {
         let (to, program) = (to.to_string(), inside("bench-peer"));

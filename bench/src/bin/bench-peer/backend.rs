@@ -1,7 +1,7 @@
 //! The application behind every contender: as little work per request as possible, so that its share of the load's processor
 //! stays small and is the same for all.
 //!
-//! `GET /<n>` is answered with `n` bytes; an upgrade to WebSocket with an echo of the frames.
+//! `GET /<n>` is answered with `n` bytes; an upgrade to WebSocket with an echo of the frames; a collector takes whatever spans it is sent.
 
 use std::collections::HashMap;
 
@@ -20,14 +20,15 @@ const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r
 /// Serves until killed.
 pub(crate) async fn run() -> Result<()> {
     let listen = async |port: u16| TcpListener::bind(("::", port)).await.with_context(|| format!("port {port}"));
-    let (http, grpc, echo, source) =
-        (listen(8080).await?, listen(9000).await?, listen(7000).await?, listen(7001).await?);
+    let (http, grpc, echo) = (listen(8080).await?, listen(9000).await?, listen(7000).await?);
+    let (collector, source) = (listen(4318).await?, listen(7001).await?);
     loop {
         // A client that resets its connection ends its task, not the backend.
         tokio::select! {
             accepted = http.accept() => { tokio::spawn(serve_http(prepared(accepted?)?)); }
             accepted = grpc.accept() => { tokio::spawn(crate::grpc_backend::serve(prepared(accepted?)?)); }
             accepted = echo.accept() => { tokio::spawn(serve_echo(prepared(accepted?)?)); }
+            accepted = collector.accept() => { tokio::spawn(serve_collector(prepared(accepted?)?)); }
             accepted = source.accept() => { tokio::spawn(serve_source(prepared(accepted?)?)); }
         }
     }
@@ -62,6 +63,28 @@ async fn serve_http(mut socket: TcpStream) -> Option<()> {
         socket.write_all(answer).await.ok()?;
         buffer.copy_within(end + 4..filled, 0);
         filled -= end + 4;
+    }
+}
+
+/// OTLP over HTTP: an empty answer is that all was taken.
+async fn serve_collector(mut socket: TcpStream) -> Option<()> {
+    let mut request = Vec::new();
+    loop {
+        let head = loop {
+            if let Some(end) = memmem::find(&request, b"\r\n\r\n") {
+                break end + 4;
+            }
+            socket.read_buf(&mut request).await.ok().filter(|read| *read > 0)?;
+        };
+        let text = std::str::from_utf8(&request[..head]).ok()?.to_ascii_lowercase();
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+        let end = head + length.parse::<usize>().ok()?;
+        while request.len() < end {
+            socket.read_buf(&mut request).await.ok().filter(|read| *read > 0)?;
+        }
+        request.drain(..end);
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
+        socket.write_all(answer).await.ok()?;
     }
 }
 
