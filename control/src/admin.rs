@@ -19,7 +19,7 @@ use axum::{Json, Router};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use malla_xds::exposition;
+use malla_xds::exposition::Form;
 use malla_xds::telemetry::Tap;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -144,7 +144,7 @@ async fn tap(
 async fn metrics(
     State(plane): State<Arc<ControlPlane>>,
     headers: HeaderMap,
-) -> ([(HeaderName, &'static str); 1], String) {
+) -> ([(HeaderName, &'static str); 1], Vec<u8>) {
     let accept = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
     if let Some(cluster) = &plane.cluster {
         // Never more than the gauge can hold.
@@ -152,8 +152,8 @@ async fn metrics(
         plane.metrics.cluster_kinds_failing.set(number(cluster.failing()));
         plane.metrics.cluster_objects_refused.set(number(cluster.refused()));
     }
-    let (kind, text) = exposition::page(accept, plane.metrics.text());
-    ([(CONTENT_TYPE, kind)], text)
+    let (kind, page) = Form::asked(accept).page(plane.metrics.text(), Vec::new());
+    ([(CONTENT_TYPE, kind)], page)
 }
 
 async fn ready(State(plane): State<Arc<ControlPlane>>) -> impl IntoResponse {

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use malla_xds::exposition;
+use malla_xds::exposition::{self, Form};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -104,8 +104,8 @@ async fn from_application(
     match (scope, &settings.scrape) {
         _ if request.method() != Method::GET => None,
         (Scope::Everything, Some(scrape)) if path == "/metrics/merged" => {
-            let (kind, own) = exposition::page(None, shared.metrics.exposition());
-            Some(page(StatusCode::OK, kind, probe::merged(&own, scrape, at?).await))
+            let own = exposition::prometheus_text(&shared.metrics.exposition());
+            Some(page(StatusCode::OK, exposition::PROMETHEUS_TEXT, probe::merged(&own, scrape, at?).await))
         }
         (Scope::Health, _) => {
             let (status, sentence) = probe::check(settings.probes.get(path)?, at?).await;
@@ -127,8 +127,13 @@ fn answer(shared: &Shared, scope: Scope, request: &Request<Incoming>) -> Respons
         },
         ("/metrics", Scope::Everything) => {
             let accept = request.headers().get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok());
-            let (kind, text) = exposition::page(accept, shared.metrics.exposition());
-            page(StatusCode::OK, kind, text)
+            let form = Form::asked(accept);
+            let (text, native) = match form {
+                Form::Protobuf => shared.metrics.exposition_with_native(),
+                Form::Text | Form::OpenMetrics => (shared.metrics.exposition(), Vec::new()),
+            };
+            let (kind, body) = form.page(text, native);
+            page(StatusCode::OK, kind, body)
         }
         ("/config", Scope::Everything) => {
             let config = config::Config::of(shared);
@@ -142,7 +147,7 @@ fn answer(shared: &Shared, scope: Scope, request: &Request<Incoming>) -> Respons
         }
         (_, Scope::Everything) => {
             let pages = "/ready    whether traffic can be served, else what is missing\n/live     whether the process runs\n\
-                         /metrics  for Prometheus: OpenMetrics to who asks for it\n/config   what is applied; /config?format=json for programs\n";
+                         /metrics  for Prometheus: OpenMetrics or protobuf to who asks for it\n/config   what is applied; /config?format=json for programs\n";
             page(StatusCode::NOT_FOUND, TEXT, pages.to_owned())
         }
         (_, Scope::Health) => page(StatusCode::NOT_FOUND, TEXT, "/ready\n/live\n".to_owned()),
@@ -151,8 +156,8 @@ fn answer(shared: &Shared, scope: Scope, request: &Request<Incoming>) -> Respons
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response

@@ -12,6 +12,7 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
+use malla_xds::exposition::NativeHistogram;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::registry::Registry;
@@ -139,8 +140,18 @@ impl Metrics {
 
     /// The text exposition (OpenMetrics 1.0, with exemplars).
     pub fn exposition(&self) -> String {
+        self.expose(None)
+    }
+
+    /// The same, and the durations with exponential buckets, of the same moment.
+    pub fn exposition_with_native(&self) -> (String, Vec<NativeHistogram>) {
+        let mut native = Vec::new();
+        (self.expose(Some(&mut native)), native)
+    }
+
+    fn expose(&self, native: Option<&mut Vec<NativeHistogram>>) -> String {
         let mut text = String::new();
-        let histograms = self.requests.histograms(&mut text);
+        let histograms = self.requests.histograms(&mut text, native);
         match histograms.and_then(|()| prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())) {
             Ok(()) => text,
             // Writing to a string fails only where a collector says so, and none of ours does.

@@ -173,6 +173,47 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
     drop(demo);
 }
 
+#[test]
+fn prometheus_reads_native_histograms_if_it_asks_for_them() {
+    let sandbox = Sandbox::new();
+    let pod = sandbox.pod("laptop");
+    let directory = sandbox.writable_directory("native");
+    let directory = directory.to_string_lossy().into_owned();
+    let configuration = format!(
+        "scrape_configs:\n- {{job_name: malla, scrape_interval: 1s, static_configs: [{{targets: ['{SIDECAR}', '{CONTROL}']}}]}}\n"
+    );
+    fs::write(format!("{directory}/prometheus.yaml"), configuration).expect("written");
+    let _demo = demo(&pod, &["--for", "300s"]);
+    let mut prometheus = pod.spawn(&[
+        "prometheus",
+        &format!("--config.file={directory}/prometheus.yaml"),
+        &format!("--storage.tsdb.path={directory}/data"),
+        "--web.listen-address=127.0.0.1:9090",
+        "--enable-feature=native-histograms",
+    ]);
+    pod.wait_listening(&mut prometheus, 9090);
+    let minute = Duration::from_secs(60);
+    wait::until("Prometheus to be ready", minute, || {
+        pod.exec(&["curl", "-sf", "http://127.0.0.1:9090/-/ready"]).status.success().then_some(())
+    });
+    let outbound = "{direction=\"outbound\"}";
+    let family = "malla_request_duration_seconds";
+    for expression in [
+        format!("histogram_quantile(0.9, sum(rate({family}{outbound}[10s]))) > 0 < 60"),
+        "histogram_quantile(0.9, sum(rate(malla_request_first_byte_seconds[10s]))) > 0 < 60".to_owned(),
+        format!("histogram_sum({family}{outbound}) / histogram_count({family}{outbound}) > 0 < 60"),
+        // Everything of one page is of one moment, but requests are counted before and after it is begun.
+        format!("sum(histogram_count({family})) / sum(malla_requests_total) > 0.9 < 1.1"),
+        "malla_control_signing_seconds_count > 0".to_owned(),
+        "malla_workload_info{version=\"v2\"} == 1".to_owned(),
+        "up == 1 and on () count(up == 1) == 2".to_owned(),
+    ] {
+        wait::until(&format!("an answer to {expression}"), minute, || has_data(&pod, &expression).then_some(()));
+    }
+    // This version of Prometheus takes one form of a histogram.
+    assert!(!has_data(&pod, &format!("{family}_bucket")), "the classic buckets were taken");
+}
+
 /// The graphs that show exemplars have some, of traces that the collector got.
 fn graphs_lead_to_traces(pod: &Pod, collector: &Process) {
     let with_exemplars = targets().into_iter().filter(|(_, target)| target["exemplar"] == true);

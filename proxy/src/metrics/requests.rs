@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use malla_xds::exposition::NativeHistogram;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -15,7 +16,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use rapidhash::fast::RapidHasher;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use super::histogram::{Durations, EXPOSED, SIZES, STEPS, Sizes};
+use super::histogram::{Durations, EXPOSED, SCHEMA, SIZES, STEPS, Sizes};
 use super::series::{self, Exemplar, Series};
 use super::table::{EDGE_LABELS, SIZE_LABELS, help};
 use super::{Direction, EdgeRow, add};
@@ -291,8 +292,9 @@ impl Requests {
         sums
     }
 
-    /// The histograms, as text: OpenMetrics, those of durations with exemplars.
-    pub(super) fn histograms(&self, text: &mut String) -> fmt::Result {
+    /// The histograms, as text: OpenMetrics, those of durations with exemplars. If they are wanted, also those with exponential buckets, of
+    /// the same moment.
+    pub(super) fn histograms(&self, text: &mut String, mut native: Option<&mut Vec<NativeHistogram>>) -> fmt::Result {
         let sums = self.sums();
         let mut of_services: Vec<(&EdgeKey, Counts)> = Vec::new();
         for of_service in sums.chunk_by(|(one, _), (next, _)| one.differs_in_workload_only(next)) {
@@ -302,9 +304,9 @@ impl Requests {
             of_services.push((key, counts));
         }
         let whole = of_services.iter().map(|(key, counts)| (*key, &counts.durations, &*counts.exemplars));
-        self.durations(text, "request_duration_seconds", whole)?;
+        self.durations(text, native.as_deref_mut(), "request_duration_seconds", whole)?;
         let first_bytes = of_services.iter().map(|(key, counts)| (*key, &counts.first_bytes, &[][..]));
-        self.durations(text, "request_first_byte_seconds", first_bytes)?;
+        self.durations(text, native, "request_first_byte_seconds", first_bytes)?;
         // How large bodies are, services and callers decide: these have few labels.
         let mut sizes: BTreeMap<[&str; SIZE_LABELS.len()], (Sizes, Sizes)> = BTreeMap::new();
         for (key, counts) in &of_services {
@@ -320,6 +322,7 @@ impl Requests {
     fn durations<'a>(
         &'a self,
         text: &mut String,
+        mut native: Option<&mut Vec<NativeHistogram>>,
         name: &'static str,
         family: impl Iterator<Item = (&'a EdgeKey, &'a Durations, &'a [Exemplar])>,
     ) -> fmt::Result {
@@ -328,6 +331,11 @@ impl Requests {
         for (key, durations, exemplars) in family {
             let (labels, sum, counts) = (self.labels(key), durations.seconds(), durations.gathered(&EXPOSED));
             Series { name, labels: &labels, sum, bounds: &bounds, counts: &counts, exemplars }.write(text)?;
+            if let Some(native) = &mut native {
+                let (zero, buckets) = durations.native();
+                let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+                native.push(NativeHistogram { name: format!("malla_{name}"), labels, schema: SCHEMA, zero, buckets });
+            }
         }
         Ok(())
     }
@@ -474,7 +482,7 @@ mod tests {
         let counts: Vec<(&str, u64)> = rows.iter().map(|row| (&*row.workload, row.requests)).collect();
         assert_eq!(counts, [("b-1.x", 1), ("b-2.x", 2)]);
         let mut text = String::new();
-        requests.histograms(&mut text).expect("encodes");
+        requests.histograms(&mut text, None).expect("encodes");
         let counts: Vec<&str> =
             text.lines().filter(|line| line.starts_with("malla_request_duration_seconds_count")).collect();
         assert!(matches!(counts[..], [one] if one.ends_with(" 3")), "{counts:?}");
@@ -525,7 +533,7 @@ mod tests {
         assert_eq!((buckets.iter().sum::<u64>(), buckets.last()), (2, Some(&1)));
         assert!(sum.exemplars.is_empty(), "nobody has followed them");
         let mut text = String::new();
-        requests.histograms(&mut text).expect("encodes");
+        requests.histograms(&mut text, None).expect("encodes");
         let lines = [
             "malla_request_first_byte_seconds_count{direction=\"outbound\",service=\"b.x:80\",route=\"default\",protocol=\"grpc\",source=\"a-1.x\",mtls=\"false\"} 1",
             "malla_request_size_bytes_sum{direction=\"outbound\",service=\"b.x:80\",source=\"a-1.x\"} 600.0",
