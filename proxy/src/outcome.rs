@@ -171,6 +171,8 @@ impl Outcome {
 
     /// The last try has failed for this reason, and another follows.
     pub fn tries_again(&mut self, cause: Reason) {
+        // An answer that the client does not get has not begun for it.
+        self.first_byte = None;
         if let Some(trace) = &mut self.trace {
             trace.sends_again(cause);
         }
