@@ -5,12 +5,13 @@
 
 mod connections;
 mod histogram;
+mod idle;
 mod requests;
 mod series;
 mod table;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use malla_xds::exposition::NativeHistogram;
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use prometheus_client::registry::Registry;
 
 use self::connections::Connections;
 use self::requests::Requests;
+use crate::clock;
 use crate::names::Name;
 use crate::reason::Reason;
 
@@ -150,6 +152,7 @@ impl Metrics {
     }
 
     fn expose(&self, native: Option<&mut Vec<NativeHistogram>>) -> String {
+        self.forget_idle(clock::now());
         let mut text = String::new();
         let histograms = self.requests.histograms(&mut text, native);
         match histograms.and_then(|()| prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())) {
@@ -159,8 +162,15 @@ impl Metrics {
         }
     }
 
-    /// Every edge that this sidecar has seen.
+    /// Takes out what has stood still for an hour: asked for by whoever reads.
+    fn forget_idle(&self, now: Instant) {
+        self.requests.forget_idle(now);
+        self.connections.forget_idle(now);
+    }
+
+    /// Every edge on which something has moved within the last hour.
     pub fn edges(&self) -> Vec<EdgeRow> {
+        self.forget_idle(clock::now());
         let mut rows = self.requests.edges();
         rows.extend(self.connections.edges(&self.workload));
         rows
@@ -374,6 +384,64 @@ mod tests {
             })
             .collect();
         assert_eq!(found, documented);
+    }
+
+    /// A request of `workload` in `service`.
+    fn request<'a>(service: &'a str, workload: &'a str) -> Request<'a> {
+        Request {
+            direction: Direction::Outbound,
+            service,
+            route: "default",
+            protocol: Protocol::Http1,
+            identity: None,
+            workload,
+            status: 200,
+            grpc_status: None,
+            reason: None,
+            duration: Duration::from_millis(3),
+            first_byte: None,
+            request_bytes: 0,
+            response_bytes: 300,
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn what_stands_still_for_an_hour_goes_away_and_histograms_never_fall() {
+        let metrics = Metrics::new("cart-1.shop");
+        let shards = [metrics.shard(), metrics.shard()];
+        for (service, workload) in
+            [("stock.shop:80", "stock-1.shop"), ("stock.shop:80", "stock-2.shop"), ("old.shop:80", "old.shop")]
+        {
+            shards.iter().for_each(|shard| shard.record(&request(service, workload)));
+        }
+        metrics.tcp(Direction::Outbound, &"db.shop:3306".into(), "", "db-1.shop").failed(Reason::UpstreamReset);
+        let open = metrics.tcp(Direction::Outbound, &"db.shop:3306".into(), "", "db-2.shop");
+        let minute = Duration::from_secs(60);
+        let start = Instant::now();
+        metrics.forget_idle(start);
+        metrics.forget_idle(start + 59 * minute);
+        // One worker alone has more to do with the second replica.
+        shards[0].record(&request("stock.shop:80", "stock-2.shop"));
+        let whole = metrics.exposition();
+        assert!(whole.contains("old.shop") && whole.contains("stock-1.shop") && whole.contains("db-1.shop"), "{whole}");
+        metrics.forget_idle(start + 61 * minute);
+        let rest = metrics.exposition();
+        assert!(!rest.contains("old.shop") && !rest.contains("stock-1.shop") && !rest.contains("db-1.shop"), "{rest}");
+        let line =
+            |name: &str| rest.lines().find(|line| line.starts_with(name)).and_then(|line| line.rsplit(' ').next());
+        assert_eq!(line("malla_requests_total"), Some("3"), "{rest}");
+        assert_eq!(line("malla_request_duration_seconds_count"), Some("5"), "{rest}");
+        assert_eq!(line("malla_response_size_bytes_sum"), Some("1500.0"), "{rest}");
+        assert!(rest.contains("db-2.shop"), "a connection is open: {rest}");
+        assert_eq!(metrics.edges().len(), 2, "{:?}", metrics.edges());
+        // It comes back, and is counted anew.
+        shards[1].record(&request("stock.shop:80", "stock-1.shop"));
+        assert!(metrics.exposition().contains("stock-1.shop"));
+        drop(open);
+        metrics.forget_idle(start + 200 * minute);
+        metrics.forget_idle(start + 300 * minute);
+        assert!(metrics.edges().is_empty(), "{:?}", metrics.edges());
     }
 
     #[test]

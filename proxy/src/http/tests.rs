@@ -11,6 +11,7 @@ mod http1;
 mod limits;
 mod retry;
 mod retry_on;
+mod series;
 mod simulated;
 mod sizes;
 mod trace;

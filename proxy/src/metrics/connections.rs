@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use super::idle::Idle;
 use super::table::help;
 use super::{Detected, Direction, EdgeRow, Handshake, Hedged, add};
 use crate::names::Name;
@@ -56,6 +58,13 @@ struct TcpReason {
     reason: &'static str,
 }
 
+impl TcpLabels {
+    fn failed(&self, reason: Reason) -> TcpReason {
+        let TcpLabels { direction, service, identity, destination } = self.clone();
+        TcpReason { direction, service, identity, destination, reason: reason.word() }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ServicePolicy {
     service: Name,
@@ -83,6 +92,7 @@ pub(super) struct Connections {
     tcp_sent: Family<TcpLabels, Counter>,
     tcp_received: Family<TcpLabels, Counter>,
     tcp_edges: Mutex<HashMap<TcpLabels, Arc<TcpEdge>>>,
+    idle: Mutex<Idle<TcpLabels>>,
 }
 
 /// The counters of connections with the same labels.
@@ -220,6 +230,29 @@ impl Connections {
         TcpConnection { edge: edge.clone(), failed: false, moved: Arc::default() }
     }
 
+    /// Takes out the series of TCP that have stood still for long, and that no connection counts in.
+    pub(super) fn forget_idle(&self, now: Instant) {
+        let mut idle = self.idle.lock();
+        if !idle.is_due(now) {
+            return;
+        }
+        let mut edges = self.tcp_edges.lock();
+        let moved = |edge: &TcpEdge| edge.begun.get().wrapping_add(edge.sent.get()).wrapping_add(edge.received.get());
+        let quiet = idle.look(now, edges.iter().map(|(labels, edge)| (labels.clone(), moved(edge))));
+        edges.retain(|labels, edge| {
+            if !quiet.contains(labels) || Arc::strong_count(edge) > 1 {
+                return true;
+            }
+            for family in [&self.tcp, &self.tcp_sent, &self.tcp_received] {
+                family.remove(labels);
+            }
+            for (reason, _) in edge.failures.lock().iter() {
+                self.tcp_failed.remove(&labels.failed(*reason));
+            }
+            false
+        });
+    }
+
     pub(super) fn edges(&self, workload: &Name) -> Vec<EdgeRow> {
         let edges: Vec<Arc<TcpEdge>> = self.tcp_edges.lock().values().cloned().collect();
         let mut rows: HashMap<(Direction, Name, Name, Name), EdgeRow> = HashMap::new();
@@ -273,9 +306,7 @@ impl TcpConnection {
     /// The connection ended for this reason; without it, in order. Only the first counts.
     pub fn failed(&mut self, reason: Reason) {
         if !std::mem::replace(&mut self.failed, true) {
-            let TcpLabels { direction, service, identity, destination } = self.edge.labels.clone();
-            let labels = TcpReason { direction, service, identity, destination, reason: reason.word() };
-            self.edge.failed.get_or_create(&labels).inc();
+            self.edge.failed.get_or_create(&self.edge.labels.failed(reason)).inc();
             add(&mut self.edge.failures.lock(), reason, 1);
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! A shard finds the counters of an edge by a hash of its labels, without allocation; labels become text at a scrape.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use malla_xds::exposition::NativeHistogram;
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use rapidhash::fast::RapidHasher;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use super::histogram::{Durations, EXPOSED, SCHEMA, SIZES, STEPS, Sizes};
+use super::idle::Idle;
 use super::series::{self, Exemplar, Series};
 use super::table::{EDGE_LABELS, SIZE_LABELS, help};
 use super::{Direction, EdgeRow, add};
@@ -84,6 +85,7 @@ pub struct Shard {
 pub(super) struct Requests {
     workload: Name,
     shards: Mutex<Vec<Arc<Shard>>>,
+    idle: Mutex<Idle<EdgeKey>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,16 +156,30 @@ impl Shard {
 const NO_POLICY_NEEDED: &str = "default";
 
 impl Request<'_> {
-    /// Identifies the edge. 64 bits over labels that are configured: two edges meet by chance once in 10¹⁹ pairs.
     fn hash(&self) -> u64 {
-        let mut hasher = RapidHasher::default();
-        self.service.hash(&mut hasher);
-        self.route.hash(&mut hasher);
-        hasher.write_u16((self.direction as u16) << 8 | self.protocol as u16);
-        self.identity.map_or("", SpiffeId::as_str).hash(&mut hasher);
-        self.workload.hash(&mut hasher);
-        hasher.finish()
+        let Request { direction, service, route, protocol, identity, workload, .. } = *self;
+        hash((direction, service, route, protocol, identity, workload))
     }
+}
+
+/// Identifies an edge. 64 bits over labels that are configured: two edges meet by chance once in 10¹⁹ pairs.
+fn hash(
+    (direction, service, route, protocol, identity, workload): (
+        Direction,
+        &str,
+        &str,
+        Protocol,
+        Option<&SpiffeId>,
+        &str,
+    ),
+) -> u64 {
+    let mut hasher = RapidHasher::default();
+    service.hash(&mut hasher);
+    route.hash(&mut hasher);
+    hasher.write_u16((direction as u16) << 8 | protocol as u16);
+    identity.map_or("", SpiffeId::as_str).hash(&mut hasher);
+    workload.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether the server, or the way to it, failed. gRPC: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's fault.
@@ -172,6 +188,11 @@ fn failed(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) -> bool 
 }
 
 impl EdgeKey {
+    fn hash(&self) -> u64 {
+        let EdgeKey { direction, service, route, protocol, identity, workload } = self;
+        hash((*direction, service, route, *protocol, identity.as_ref(), workload))
+    }
+
     fn differs_in_workload_only(&self, other: &EdgeKey) -> bool {
         let EdgeKey { direction, service, route, protocol, identity, workload: _ } = self;
         (direction, service, route, protocol, identity)
@@ -229,7 +250,45 @@ impl Counts {
 
 impl Requests {
     pub(super) fn new(workload: Name) -> Self {
-        Requests { workload, shards: Mutex::default() }
+        Requests { workload, shards: Mutex::default(), idle: Mutex::default() }
+    }
+
+    /// Takes out the series that have stood still for long. Where a service goes on with other workloads, what its histograms have
+    /// counted of one that is gone stays in them: they never fall.
+    pub(super) fn forget_idle(&self, now: Instant) {
+        let mut idle = self.idle.lock();
+        if !idle.is_due(now) {
+            return;
+        }
+        let sums = self.sums();
+        let answered = |counts: &Counts| counts.answers.iter().map(|(_, number)| number).sum();
+        let quiet = idle.look(now, sums.iter().map(|(key, counts)| (key.clone(), answered(counts))));
+        drop(idle);
+        if quiet.is_empty() {
+            return;
+        }
+        let busy = sums.iter().map(|(key, _)| key).filter(|key| !quiet.contains(*key));
+        let busy: HashSet<_> = busy.map(|key| (key.direction, &key.service, self.source(key))).collect();
+        for shard in self.shards.lock().iter() {
+            let mut edges = shard.edges.lock();
+            let mut gone = Vec::new();
+            edges.retain(|_, edge| {
+                let key = &edge.key;
+                let service_goes_on = busy.contains(&(key.direction, &key.service, self.source(key)));
+                let stays = !quiet.contains(key) || (service_goes_on && key.workload.is_empty());
+                if !stays && service_goes_on {
+                    gone.push(edge.clone());
+                }
+                stays
+            });
+            for edge in gone {
+                let key = EdgeKey { workload: "".into(), ..edge.key.clone() };
+                let rest = Counts { answers: Vec::new(), exemplars: Vec::new(), ..edge.counts.lock().clone() };
+                let of_service =
+                    edges.entry(key.hash()).or_insert_with(|| Arc::new(Edge { key, counts: Mutex::default() }));
+                of_service.counts.lock().add(&rest);
+            }
+        }
     }
 
     pub(super) fn shard(&self) -> Arc<Shard> {
@@ -241,6 +300,10 @@ impl Requests {
     pub(super) fn edges(&self) -> Vec<EdgeRow> {
         let mut rows: HashMap<(Direction, Name, Name, Protocol, Option<SpiffeId>), EdgeRow> = HashMap::new();
         for (key, sum) in self.sums() {
+            // What is left of workloads that are gone.
+            if sum.answers.is_empty() {
+                continue;
+            }
             let identity: Name = key.identity.as_ref().map_or("", SpiffeId::as_str).into();
             let source = match key.direction {
                 Direction::Outbound => self.workload.clone(),
