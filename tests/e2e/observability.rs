@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -13,7 +12,7 @@ use malla_tests::tools::{program, python, repository};
 use malla_tests::{Mesh, Pod, Process, Sandbox, Sidecar, wait};
 use serde_json::Value;
 
-use crate::servers;
+use crate::{dashboards, servers};
 
 const CONTROL: &str = "127.77.1.1:15014";
 /// The sidecar of travels-v1.
@@ -45,8 +44,13 @@ fn query(pod: &Pod, expression: &str) -> Value {
 /// Whether a query has an answer at all.
 #[track_caller]
 fn has_data(pod: &Pod, expression: &str) -> bool {
-    let answer = query(pod, expression);
-    assert_eq!(answer["status"], "success", "{expression}: {answer}");
+    holds_data(&query(pod, expression))
+}
+
+/// Whether an answer of Prometheus is one, and not empty.
+#[track_caller]
+fn holds_data(answer: &Value) -> bool {
+    assert_eq!(answer["status"], "success", "{answer}");
     !answer["data"]["result"].as_array().expect("a list").is_empty()
 }
 
@@ -59,35 +63,6 @@ const QUIET: [&str; 6] = [
     "Sidecars that lag behind",
     "Connections refused or broken",
 ];
-
-/// Every query of the dashboards, with its panel, for the edge from travels-v1 to flights.
-fn queries() -> Vec<(String, String)> {
-    targets().into_iter().map(|(panel, target)| (panel, expression(&target))).collect()
-}
-
-/// The query of a target.
-fn expression(target: &Value) -> String {
-    ready(target["expr"].as_str().expect("an expression"))
-}
-
-/// Every target of the dashboards, with its panel.
-fn targets() -> Vec<(String, Value)> {
-    let directory = repository().join("deploy/grafana/dashboards");
-    let files = fs::read_dir(directory).expect("the dashboards").map(|entry| entry.expect("a file").path());
-    files.flat_map(|file| targets_of(&file)).collect()
-}
-
-fn targets_of(file: &Path) -> Vec<(String, Value)> {
-    let text = fs::read_to_string(file).expect("a dashboard");
-    let dashboard: Value = serde_json::from_str(&text).expect("a dashboard is JSON");
-    let panels = dashboard["panels"].as_array().expect("panels");
-    let of_panel = |panel: &Value| {
-        let title = panel["title"].as_str().expect("a title").to_owned();
-        let targets = panel["targets"].as_array().expect("queries").clone();
-        targets.into_iter().map(move |target| (title.clone(), target))
-    };
-    panels.iter().flat_map(of_panel).collect()
-}
 
 /// A query with its variables replaced; the demo has run for seconds, not for minutes.
 fn ready(expression: &str) -> String {
@@ -138,14 +113,18 @@ fn prometheus_answers_every_query_and_checks_every_rule() {
     // A scrape that came too late on a busy machine is followed by one that does not.
     wait::until("every target to answer", Duration::from_secs(30), || (!has_data(&pod, "up == 0")).then_some(()));
 
-    let queries = queries();
+    let queries = dashboards::queries();
     assert!(queries.len() > 60, "the dashboards were not found: {}", queries.len());
-    for (panel, expression) in &queries {
+    let answer = |query: dashboards::Query| {
+        let (panel, expression) = (&query.panel, ready(&query.expression));
         let quiet = QUIET.contains(&panel.as_str());
-        wait::until(&format!("data for {panel}: {expression}"), Duration::from_secs(10), || {
-            (has_data(&pod, expression) || quiet).then_some(())
+        let answer = wait::until(&format!("data for {panel}: {expression}"), Duration::from_secs(10), || {
+            let answer = self::query(&pod, &expression);
+            (holds_data(&answer) || quiet).then_some(answer)
         });
-    }
+        (query, answer)
+    };
+    dashboards::compare_with_page(&queries.into_iter().map(answer).collect::<Vec<_>>());
 
     graphs_lead_to_traces(&pod, &collector);
 
@@ -216,8 +195,8 @@ fn prometheus_reads_native_histograms_if_it_asks_for_them() {
 
 /// The graphs that show exemplars have some, of traces that the collector got.
 fn graphs_lead_to_traces(pod: &Pod, collector: &Process) {
-    let with_exemplars = targets().into_iter().filter(|(_, target)| target["exemplar"] == true);
-    let expressions: HashSet<String> = with_exemplars.map(|(_, target)| expression(&target)).collect();
+    let with_exemplars = dashboards::queries().into_iter().filter(|query| query.exemplars);
+    let expressions: HashSet<String> = with_exemplars.map(|query| ready(&query.expression)).collect();
     assert!(expressions.len() >= 6, "{expressions:?}");
     let exemplars: Vec<HashSet<String>> = expressions
         .iter()
