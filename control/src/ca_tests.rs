@@ -99,6 +99,22 @@ fn refuses_requests_that_are_none() {
 }
 
 #[test]
+fn refuses_requests_that_are_not_signed_by_their_own_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = open(directory.path()).expect("a root");
+    let mut request = greedy_request().into_bytes();
+    // The signature is last in a request: what it says stays what it was, and DER.
+    let end = request.windows(9).rposition(|window| window == b"-----END ").expect("PEM");
+    let changed = end - 8;
+    request[changed] = if request[changed] == b'A' { b'B' } else { b'A' };
+    let request = String::from_utf8(request).expect("text");
+    match authority.issue(&request, &cart(), None) {
+        Err(IssueError::Request(why)) => assert_eq!(why, "its signature is not by its own key"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_restart_keeps_the_root_and_its_key_is_private() {
     let directory = tempfile::tempdir().expect("a directory");
     let state = directory.path().join("state");

@@ -123,3 +123,16 @@ async fn a_tap_ends_with_the_permission() {
     let rest = timeout(PATIENCE, body.collect()).await.expect("it ends").expect("in order").to_bytes();
     assert!(rest.is_empty(), "{rest:?}");
 }
+
+#[tokio::test]
+async fn nobody_tells_what_another_workload_has_seen() {
+    let server = Server::start(shop(1));
+    let credentials = server.credentials(&pay()).await;
+    let mut client = connect(&server.control, Some(&credentials)).await.expect("connects");
+    let (reports, stream) = Requests::new();
+    reports.send(Report { node: "cart-1.shop".into(), ..Default::default() });
+    let mut watches = client.report(stream).await.expect("opens");
+    let refused = timeout(PATIENCE, watches.message()).await.expect("in time").expect_err("not its own");
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("does not speak for"), "{refused}");
+}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -258,6 +258,20 @@ async fn empty_frames_are_not_passed_on() {
     stream.send_data(Bytes::from_static(b"x"), true).expect("sent");
     assert_eq!(response.await.expect("an answer").status(), 200);
     assert_eq!(frames.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn heads_are_no_larger_in_http2_than_in_http1() {
+    let (application, _running) = application(h2::server::Builder::new(), echo).await;
+    let pair = pair(application).await;
+    let (mut client, _driving) = client(pair.outbound.address).await;
+    let mut request = call("/s/m");
+    for number in 0..40 {
+        let name = HeaderName::try_from(format!("x-{number}")).expect("a name");
+        request.headers_mut().insert(name, "y".repeat(2000).parse().expect("a value"));
+    }
+    let (response, _stream) = send(&mut client, request).await;
+    assert_eq!(response.await.expect("an answer").status(), 431);
 }
 
 /// Sends without end, as fast as the window permits, and counts.
