@@ -280,7 +280,7 @@ impl Drop for Outcome {
             trace.unrouted(ended);
         }
         // How it has ended decides too whether spans are told of it.
-        let told = self.trace.as_ref().and_then(|trace| trace.told(&self.record(ended, None)));
+        let told = self.trace.as_ref().and_then(|trace| trace.told(|| self.record(ended, None)));
         self.worker.shard.record(&Request {
             direction: self.direction,
             service: self.service.as_deref().unwrap_or(UNKNOWN),
@@ -302,7 +302,7 @@ impl Drop for Outcome {
         }
         let trace = self.trace.take();
         let tapped = self.worker.shared.taps.any();
-        if trace.is_some() || self.times.is_some() || tapped {
+        if told.is_some() || self.times.is_some() || tapped {
             self.record(ended, told).tell(&self.worker.shared, trace);
         }
     }

@@ -10,6 +10,7 @@
 
 mod context;
 mod export;
+mod otlp;
 mod sample;
 mod span;
 
@@ -18,10 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Uri};
-use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::context::{Incoming, Parent};
 pub(crate) use self::export::Exporter;
@@ -33,8 +33,10 @@ use crate::outcome::Record;
 use crate::reason::Reason;
 use crate::snapshot::Endpoint;
 
-/// Spans that may wait for the collector; more are dropped and counted.
+/// Spans that may wait for the collector, each of few kilobytes at most; more are dropped and counted.
 const QUEUE: usize = 4096;
+/// Spans in one message to the collector.
+const BATCH: usize = 512;
 
 /// Where spans go and which requests get them.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,9 +75,12 @@ pub(crate) struct Tracer {
     sampler: Sampler,
     failures: bool,
     slow: Option<Duration>,
-    spans: mpsc::Sender<SpanData>,
+    /// Each as OTLP has it.
+    spans: mpsc::Sender<Vec<u8>>,
     /// Taken by the exporter when it starts.
-    waiting: Mutex<Option<mpsc::Receiver<SpanData>>>,
+    waiting: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
+    /// As many wait as one message holds.
+    full: Notify,
     pub(crate) counts: Counts,
 }
 
@@ -125,15 +130,17 @@ impl Tracer {
             slow: settings.slow,
             spans,
             waiting: Mutex::new(Some(waiting)),
+            full: Notify::new(),
             counts: Counts::default(),
         })
     }
 
     /// The spans told so far, in a test without a collector.
     #[cfg(test)]
-    pub(crate) fn told(&self) -> Vec<SpanData> {
+    pub(crate) fn told(&self) -> Vec<opentelemetry_proto::tonic::trace::v1::Span> {
         let mut waiting = self.waiting.lock();
-        std::iter::from_fn(|| waiting.as_mut()?.try_recv().ok()).collect()
+        let bytes = std::iter::from_fn(|| waiting.as_mut()?.try_recv().ok());
+        bytes.map(|bytes| prost::Message::decode(&*bytes).expect("it is a span")).collect()
     }
 
     /// Looks at the context of a request that has arrived, decides if it can, and leaves in its headers what the next hop shall see.
@@ -229,14 +236,17 @@ impl Trace {
         }
     }
 
-    /// The trace's id, if spans will be told of this request: because it is followed, or because of how it has ended. For the log, and for
-    /// exemplars.
-    pub(crate) fn told(&self, record: &Record<'_>) -> Option<u128> {
-        let tracer = &self.tracer;
-        let told = self.is_followed()
-            || (tracer.failures && record.has_failed())
-            // How long a raw connection lives says nothing.
-            || record.exchange().is_some() && tracer.slow.is_some_and(|slow| record.duration() >= slow);
+    /// The trace's id, if spans will be told of it: because it is followed, or because of how it has ended, as its record says. For the log,
+    /// and for exemplars.
+    pub(crate) fn told<'a>(&self, record: impl FnOnce() -> Record<'a>) -> Option<u128> {
+        let Tracer { failures, slow, .. } = *self.tracer;
+        let at_the_end = || {
+            let record = record();
+            (failures && record.has_failed())
+                // How long a raw connection lives says nothing.
+                || record.exchange().is_some() && slow.is_some_and(|slow| record.duration() >= slow)
+        };
+        let told = self.is_followed() || ((failures || slow.is_some()) && at_the_end());
         told.then_some(self.trace)
     }
 
@@ -250,6 +260,9 @@ impl Trace {
             if tracer.spans.try_send(span).is_err() {
                 tracer.counts.dropped.fetch_add(1, Relaxed);
             }
+        }
+        if QUEUE - tracer.spans.capacity() >= BATCH {
+            tracer.full.notify_one();
         }
     }
 }

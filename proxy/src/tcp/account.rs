@@ -150,7 +150,7 @@ impl Drop for Told {
             trace: None,
             of: Of::Connection { sent, received },
         };
-        let told = trace.as_ref().and_then(|trace| trace.told(&record));
+        let told = trace.as_ref().and_then(|trace| trace.told(|| record));
         Record { trace: told, ..record }.tell(&self.shared, trace);
     }
 }

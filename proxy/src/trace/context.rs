@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -114,40 +115,21 @@ fn take<T>(headers: &mut HeaderMap, names: &[HeaderName], read: impl FnOnce(&Hea
 
 /// Writes the context for the next hop: the request is made within `span`.
 pub(crate) fn write(headers: &mut HeaderMap, span: Parent, sampled: bool, incoming: &Incoming) {
-    let mut text = Vec::with_capacity(72);
-    text.extend_from_slice(b"00-");
-    digits(&mut text, &span.trace.to_be_bytes());
-    text.push(b'-');
-    digits(&mut text, &span.span.to_be_bytes());
-    text.extend_from_slice(if sampled { b"-01" } else { b"-00" });
-    insert(headers, TRACEPARENT, &text);
-    let digit = if sampled { b"1" } else { b"0" };
-    match incoming.form {
-        Form::W3c => {}
-        Form::B3Single => {
-            text.clear();
-            digits(&mut text, &span.trace.to_be_bytes());
-            text.push(b'-');
-            digits(&mut text, &span.span.to_be_bytes());
-            text.push(b'-');
-            text.extend_from_slice(digit);
-            if let Some(parent) = incoming.parent {
-                text.push(b'-');
-                digits(&mut text, &parent.span.to_be_bytes());
-            }
-            insert(headers, B3, &text);
-        }
-        Form::B3Multi => {
-            insert(headers, B3_SAMPLED, digit);
-            let mut one = |name: HeaderName, bytes: &[u8]| {
-                text.clear();
-                digits(&mut text, bytes);
-                insert(headers, name, &text);
-            };
-            one(B3_TRACE, &span.trace.to_be_bytes());
-            one(B3_SPAN, &span.span.to_be_bytes());
-            match incoming.parent {
-                Some(parent) => one(B3_PARENT, &parent.span.to_be_bytes()),
+    let (trace, id) = (trace_digits(span.trace), digits(span.span));
+    let flags: &[u8] = if sampled { b"01" } else { b"00" };
+    insert(headers, TRACEPARENT, &[b"00-", &trace, b"-", &id, b"-", flags]);
+    let decision: &[u8] = if sampled { b"1" } else { b"0" };
+    let parent = incoming.parent.map(|parent| digits(parent.span));
+    match (incoming.form, parent) {
+        (Form::W3c, _) => {}
+        (Form::B3Single, None) => insert(headers, B3, &[&trace, b"-", &id, b"-", decision]),
+        (Form::B3Single, Some(parent)) => insert(headers, B3, &[&trace, b"-", &id, b"-", decision, b"-", &parent]),
+        (Form::B3Multi, parent) => {
+            insert(headers, B3_SAMPLED, &[decision]);
+            insert(headers, B3_TRACE, &[&trace]);
+            insert(headers, B3_SPAN, &[&id]);
+            match parent {
+                Some(parent) => insert(headers, B3_PARENT, &[&parent]),
                 None => drop(headers.remove(B3_PARENT)),
             }
         }
@@ -155,19 +137,32 @@ pub(crate) fn write(headers: &mut HeaderMap, span: Parent, sampled: bool, incomi
 }
 
 /// Sensitive, so that HPACK does not index it: a value that never comes again would only push others out of the table.
-fn insert(headers: &mut HeaderMap, name: HeaderName, text: &[u8]) {
-    if let Ok(mut value) = HeaderValue::from_bytes(text) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, parts: &[&[u8]]) {
+    // Of exactly its length it becomes the value without another copy: each request that has no context gets one.
+    if let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(parts.concat())) {
         value.set_sensitive(true);
         headers.insert(name, value);
     }
 }
 
-/// Writes bytes in hexadecimal digits. By hand: each request that has no context gets one, and `{:032x}` divides 128-bit numbers.
-fn digits(text: &mut Vec<u8>, bytes: &[u8]) {
-    let digit = |half: u8| if half < 10 { half.wrapping_add(b'0') } else { half.wrapping_sub(10).wrapping_add(b'a') };
-    for byte in bytes {
-        text.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+/// A number in hexadecimal digits. By hand: `{:016x}` costs ten times as much, and `{:032x}` divides 128-bit numbers besides.
+fn digits(number: u64) -> [u8; 16] {
+    let mut rest = number;
+    let mut text = [0; 16];
+    for digit in text.iter_mut().rev() {
+        let half = (rest & 15) as u8;
+        *digit = if half < 10 { half.wrapping_add(b'0') } else { half.wrapping_sub(10).wrapping_add(b'a') };
+        rest >>= 4;
     }
+    text
+}
+
+fn trace_digits(trace: u128) -> [u8; 32] {
+    let mut text = [0; 32];
+    let (high, low) = text.split_at_mut(16);
+    high.copy_from_slice(&digits((trace >> 64) as u64));
+    low.copy_from_slice(&digits(trace as u64));
+    text
 }
 
 /// The value of a header that must not be repeated.
@@ -179,15 +174,28 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// W3C Trace Context §3.2: of version 00 exactly, of later ones what version 00 knows.
 fn traceparent(text: &str) -> Option<(Parent, bool)> {
-    let mut fields = text.split('-');
-    let version = hex(fields.next()?, 2, false)?;
-    let trace = hex(fields.next()?, 32, false)?;
-    let span = hex(fields.next()?, 16, false)?;
-    let flags = hex(fields.next()?, 2, false)?;
-    if version == 0xff || trace == 0 || span == 0 || (version == 0 && fields.next().is_some()) {
-        return None;
-    }
-    Some((Parent { trace, span: span as u64 }, flags & 1 == 1))
+    let mut rest = text.as_bytes();
+    let version = number(field(&mut rest, 2)?, false)?;
+    dash(&mut rest)?;
+    let trace = trace_id(field(&mut rest, 32)?, false)?;
+    dash(&mut rest)?;
+    let span = number(field(&mut rest, 16)?, false)?;
+    dash(&mut rest)?;
+    let flags = number(field(&mut rest, 2)?, false)?;
+    let ends = rest.is_empty() || (version > 0 && dash(&mut rest).is_some());
+    (ends && version != 0xff && trace != 0 && span != 0).then_some((Parent { trace, span }, flags & 1 == 1))
+}
+
+/// The next so many bytes.
+fn field<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (field, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(field)
+}
+
+fn dash(rest: &mut &[u8]) -> Option<()> {
+    *rest = rest.strip_prefix(b"-")?;
+    Some(())
 }
 
 /// `{trace}-{span}[-{sampled}[-{parent}]]`, or the decision alone.
@@ -203,7 +211,7 @@ fn b3_single(text: &str) -> Option<Incoming> {
         Some(field) => Some(decision(field)?),
     };
     if let Some(of_parent) = fields.next() {
-        hex(of_parent, 16, true)?;
+        span_id(of_parent)?;
     }
     fields.next().is_none().then_some(Incoming { parent: Some(parent), sampled, form })
 }
@@ -224,9 +232,16 @@ fn b3_multi(headers: &HeaderMap) -> Option<Incoming> {
 }
 
 fn b3_parent(trace: &str, span: &str) -> Option<Parent> {
-    let length = if trace.len() == 16 { 16 } else { 32 };
-    let (trace, span) = (hex(trace, length, true)?, hex(span, 16, true)?);
-    (trace != 0 && span != 0).then_some(Parent { trace, span: span as u64 })
+    let trace = match trace.len() {
+        16 => number(trace.as_bytes(), true)?.into(),
+        _ => trace_id(trace.as_bytes(), true)?,
+    };
+    let span = span_id(span)?;
+    (trace != 0 && span != 0).then_some(Parent { trace, span })
+}
+
+fn span_id(text: &str) -> Option<u64> {
+    (text.len() == 16).then(|| number(text.as_bytes(), true))?
 }
 
 /// Accept, deny or debug; some old clients write booleans.
@@ -238,19 +253,21 @@ fn decision(text: &str) -> Option<bool> {
     }
 }
 
-/// A number of exactly so many digits; W3C permits lower case alone.
-fn hex(text: &str, digits: usize, upper: bool) -> Option<u128> {
-    if text.len() != digits || digits > 32 {
-        return None;
-    }
-    text.bytes().try_fold(0_u128, |number, b| {
+fn trace_id(text: &[u8], upper: bool) -> Option<u128> {
+    let (high, low) = text.split_at_checked(16).filter(|(_, low)| low.len() == 16)?;
+    Some(u128::from(number(high, upper)?) << 64 | u128::from(number(low, upper)?))
+}
+
+/// A number of at most 16 hexadecimal digits; W3C permits lower case alone.
+fn number(text: &[u8], upper: bool) -> Option<u64> {
+    text.iter().try_fold(0_u64, |number, b| {
         let digit = match b {
             b'0'..=b'9' => b.wrapping_sub(b'0'),
             b'a'..=b'f' => b.wrapping_sub(b'a').wrapping_add(10),
             b'A'..=b'F' if upper => b.wrapping_sub(b'A').wrapping_add(10),
             _ => return None,
         };
-        Some(number << 4 | u128::from(digit))
+        Some(number << 4 | u64::from(digit))
     })
 }
 

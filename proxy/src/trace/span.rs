@@ -1,35 +1,33 @@
 //! What a span says of a request or a connection, in the words of OpenTelemetry's semantic conventions for HTTP, RPC and networks,
 //! and in `malla.…` where they have none.
 
-use std::borrow::Cow;
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::Method;
 use http::uri::PathAndQuery;
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use smallvec::SmallVec;
 
+use super::otlp::{Frame, Span};
 use super::{Trace, Try};
 use crate::clock;
 use crate::metrics::{Direction, Protocol};
 use crate::outcome::{Exchange, Of, Record};
 use crate::reason::Reason;
 
-/// The spans of a request: one inbound, one for each try outbound. A request that was refused before it was sent anywhere is one
-/// span too.
-pub(super) fn spans(trace: &Trace, record: &Record<'_>) -> Vec<SpanData> {
-    let clock = Clock { monotonic: clock::now(), wall: SystemTime::now() };
+/// The spans of a request, as OTLP has them: one inbound, one for each try outbound. A request that was refused before it was sent
+/// anywhere is one span too.
+pub(super) fn spans(trace: &Trace, record: &Record<'_>) -> SmallVec<[Vec<u8>; 1]> {
+    let teller = Teller { trace, record, name: &name(record), clock: Clock::look() };
     match trace.direction {
         Direction::Outbound if !trace.tries.is_empty() => {
-            trace.tries.iter().enumerate().map(|(number, one)| of_try(trace, record, number, one, &clock)).collect()
+            trace.tries.iter().enumerate().map(|(number, one)| teller.of_try(number, one)).collect()
         }
         direction => {
             let kind = if direction == Direction::Inbound { SpanKind::Server } else { SpanKind::Client };
-            let mut attributes = common(trace, record);
-            ending(record, &mut attributes);
-            let times = (record.started, record.ended);
-            vec![span(trace, record, trace.own, kind, times, attributes, status(record, record.reason), &clock)]
+            let mut span = teller.span(trace.own, kind, (record.started, record.ended));
+            teller.ending(&mut span);
+            SmallVec::from_iter([span.finish()])
         }
     }
 }
@@ -37,98 +35,171 @@ pub(super) fn spans(trace: &Trace, record: &Record<'_>) -> Vec<SpanData> {
 /// Turns the times of the monotonic clock into those of the wall.
 struct Clock {
     monotonic: Instant,
-    wall: SystemTime,
+    /// Nanoseconds since the epoch.
+    wall: u64,
 }
 
 impl Clock {
-    fn wall(&self, at: Instant) -> SystemTime {
-        self.wall.checked_sub(self.monotonic.saturating_duration_since(at)).unwrap_or(self.wall)
+    fn look() -> Clock {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { monotonic: clock::now(), wall: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    fn wall(&self, at: Instant) -> u64 {
+        let ago = self.monotonic.saturating_duration_since(at).as_nanos();
+        self.wall.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
     }
 }
 
-fn of_try(trace: &Trace, record: &Record<'_>, number: usize, one: &Try, clock: &Clock) -> SpanData {
-    let mut attributes = common(trace, record);
-    if let Some(endpoint) = &one.endpoint {
-        attributes.push(KeyValue::new("network.peer.address", endpoint.address.ip().to_string()));
-        attributes.push(KeyValue::new("network.peer.port", i64::from(endpoint.address.port())));
-        if !endpoint.workload.is_empty() {
-            attributes.push(KeyValue::new("malla.workload", endpoint.workload.to_string()));
-        }
-        attributes.push(KeyValue::new("malla.mtls", endpoint.identity.is_some()));
-        if let Some(identity) = &endpoint.identity {
-            attributes.push(KeyValue::new("malla.peer", identity.as_str().to_owned()));
-        }
-    }
-    if number > 0 && record.exchange().is_some() {
-        attributes.push(KeyValue::new("http.request.resend_count", i64::try_from(number).unwrap_or(i64::MAX)));
-    }
-    if one.hedge {
-        attributes.push(KeyValue::new("malla.hedge", true));
-    }
-    let (ended, reason) = match one.ended {
-        Some((at, Some(cause))) => {
-            attributes.push(KeyValue::new("error.type", cause.word()));
-            attributes.push(KeyValue::new("malla.reason", cause.word()));
-            (at, Some(cause))
-        }
-        Some((at, None)) => {
-            attributes.push(KeyValue::new("malla.cancelled", true));
-            (at, None)
-        }
-        None => {
-            ending(record, &mut attributes);
-            (record.ended, record.reason)
-        }
-    };
-    let status = match one.ended {
-        Some((_, Some(cause))) => Status::error(cause.sentence()),
-        Some((_, None)) => Status::Unset,
-        None => status(record, reason),
-    };
-    span(trace, record, one.span, SpanKind::Client, (one.started, ended), attributes, status, clock)
+/// What the spans of one request have in common.
+struct Teller<'a> {
+    trace: &'a Trace,
+    record: &'a Record<'a>,
+    name: &'a str,
+    clock: Clock,
 }
 
-#[allow(clippy::too_many_arguments, reason = "the end of both ways, which differ in all of them")]
-fn span(
-    trace: &Trace,
-    record: &Record<'_>,
-    id: u64,
-    kind: SpanKind,
-    (started, ended): (Instant, Instant),
-    attributes: Vec<KeyValue>,
-    status: Status,
-    clock: &Clock,
-) -> SpanData {
-    let flags = if trace.is_followed() { TraceFlags::SAMPLED } else { TraceFlags::default() };
-    let (trace_id, span_id) = (TraceId::from(trace.trace), SpanId::from(id));
-    SpanData {
-        span_context: SpanContext::new(trace_id, span_id, flags, false, TraceState::default()),
-        parent_span_id: trace.incoming.parent.map_or(SpanId::INVALID, |parent| SpanId::from(parent.span)),
-        parent_span_is_remote: trace.incoming.parent.is_some(),
-        span_kind: kind,
-        name: name(record),
-        start_time: clock.wall(started),
-        end_time: clock.wall(ended),
-        attributes,
-        dropped_attributes_count: 0,
-        events: SpanEvents::default(),
-        links: SpanLinks::default(),
-        status,
-        instrumentation_scope: InstrumentationScope::builder("malla").with_version(env!("CARGO_PKG_VERSION")).build(),
+impl Teller<'_> {
+    fn of_try(&self, number: usize, one: &Try) -> Vec<u8> {
+        let ended = one.ended.map_or(self.record.ended, |(at, _)| at);
+        let mut span = self.span(one.span, SpanKind::Client, (one.started, ended));
+        if let Some(endpoint) = &one.endpoint {
+            span.text("network.peer.address", &endpoint.address.ip().to_string());
+            span.number("network.peer.port", endpoint.address.port().into());
+            if !endpoint.workload.is_empty() {
+                span.text("malla.workload", &endpoint.workload);
+            }
+            span.flag("malla.mtls", endpoint.identity.is_some());
+            if let Some(identity) = &endpoint.identity {
+                span.text("malla.peer", identity.as_str());
+            }
+        }
+        if number > 0 && self.record.exchange().is_some() {
+            span.number("http.request.resend_count", number as u64);
+        }
+        if one.hedge {
+            span.flag("malla.hedge", true);
+        }
+        match one.ended {
+            Some((_, Some(cause))) => {
+                reason(&mut span, cause);
+                span.error(cause.sentence());
+            }
+            Some((_, None)) => span.flag("malla.cancelled", true),
+            None => self.ending(&mut span),
+        }
+        span.finish()
     }
+
+    /// A span with what is known of the request before it has ended.
+    fn span(&self, id: u64, kind: SpanKind, (started, ended): (Instant, Instant)) -> Span {
+        let Teller { trace, record, name, clock } = self;
+        let mut span = Span::new(&Frame {
+            trace: trace.trace,
+            span: id,
+            parent: trace.incoming.parent.map(|parent| parent.span),
+            sampled: trace.is_followed(),
+            name,
+            kind,
+            started: clock.wall(started),
+            ended: clock.wall(ended),
+        });
+        let (host, port) = host_and_port(record.service);
+        span.text("server.address", host);
+        if let Some(port) = port {
+            span.number("server.port", port.into());
+        }
+        match &record.of {
+            Of::Request(exchange) => request(&mut span, exchange),
+            Of::Connection { .. } => span.text("network.transport", "tcp"),
+        }
+        if let Some((service, method)) = rpc(record) {
+            span.text("rpc.system", "grpc");
+            span.text("rpc.service", service);
+            span.text("rpc.method", method);
+        }
+        span.text("malla.direction", trace.direction.word());
+        span.text("malla.route", record.route);
+        if trace.direction == Direction::Inbound {
+            span.flag("malla.mtls", record.client.is_some());
+            if let Some(client) = record.client {
+                span.text("malla.peer", client.as_str());
+            }
+        }
+        if !trace.is_followed() {
+            // Decided when the request was over, by this sidecar alone: the rest of the trace is not to be found.
+            span.text("malla.sampling", "tail");
+        }
+        span
+    }
+
+    /// How the request ended. An error has the sentence of its reason, and what it was about.
+    fn ending(&self, span: &mut Span) {
+        let record = self.record;
+        let exchange = record.exchange();
+        if let Of::Connection { sent, received } = record.of {
+            span.number("malla.sent_bytes", sent);
+            span.number("malla.received_bytes", received);
+        }
+        if let Some(exchange) = exchange {
+            span.number("http.response.status_code", exchange.status.into());
+        }
+        if let Some(status) = exchange.and_then(|exchange| exchange.grpc_status) {
+            span.number("rpc.grpc.status_code", status.into());
+        }
+        match (record.reason, record.what) {
+            (Some(cause), what) => {
+                reason(span, cause);
+                match what {
+                    Some(what) => span.error(&format!("{}: {what}", cause.sentence())),
+                    None => span.error(cause.sentence()),
+                }
+            }
+            (None, _) if record.has_failed() => {
+                if let Some(exchange) = exchange {
+                    span.text("error.type", &exchange.status.to_string());
+                }
+                span.error("");
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+fn request(span: &mut Span, Exchange { protocol, method: sent, path, .. }: &Exchange<'_>) {
+    let method = method(sent);
+    span.text("http.request.method", method);
+    if method == OTHER {
+        span.text("http.request.method_original", sent.as_str());
+    }
+    span.text("url.scheme", "http");
+    span.text("url.path", path.map_or("", PathAndQuery::path));
+    span.text("network.protocol.name", "http");
+    let version = match protocol {
+        Protocol::Http10 => "1.0",
+        Protocol::Http1 => "1.1",
+        Protocol::Http2 | Protocol::Grpc => "2",
+    };
+    span.text("network.protocol.version", version);
+}
+
+fn reason(span: &mut Span, cause: Reason) {
+    span.text("error.type", cause.word());
+    span.text("malla.reason", cause.word());
 }
 
 /// `GET cart.shop`, or `shop.Cart/Add`: what it was for, never with a part that a client can choose freely.
-fn name(record: &Record<'_>) -> Cow<'static, str> {
+fn name(record: &Record<'_>) -> String {
     if let Some((service, method)) = rpc(record) {
-        return format!("{service}/{method}").into();
+        return [service, "/", method].concat();
     }
     let (host, _) = host_and_port(record.service);
-    match record.exchange().map(|exchange| method(exchange.method)) {
-        None => format!("TCP {host}").into(),
-        Some(OTHER) => ["HTTP ", host].concat().into(),
-        Some(known) => [known, " ", host].concat().into(),
-    }
+    let what = match record.exchange().map(|exchange| method(exchange.method)) {
+        None => "TCP",
+        Some(OTHER) => "HTTP",
+        Some(known) => known,
+    };
+    [what, " ", host].concat()
 }
 
 const OTHER: &str = "_OTHER";
@@ -145,91 +216,9 @@ fn rpc<'a>(record: &'a Record<'_>) -> Option<(&'a str, &'a str)> {
     exchange.path?.path().strip_prefix('/')?.split_once('/')
 }
 
-fn host_and_port(service: &str) -> (&str, Option<i64>) {
+fn host_and_port(service: &str) -> (&str, Option<u16>) {
     match service.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok()),
         None => (service, None),
-    }
-}
-
-fn common(trace: &Trace, record: &Record<'_>) -> Vec<KeyValue> {
-    let mut attributes = Vec::with_capacity(20);
-    let mut add = |key: &'static str, value: opentelemetry::Value| attributes.push(KeyValue::new(key, value));
-    let (host, port) = host_and_port(record.service);
-    add("server.address", host.to_owned().into());
-    if let Some(port) = port {
-        add("server.port", port.into());
-    }
-    match &record.of {
-        Of::Request(Exchange { protocol, method: sent, path, .. }) => {
-            add("http.request.method", method(sent).into());
-            if method(sent) == OTHER {
-                add("http.request.method_original", sent.as_str().to_owned().into());
-            }
-            add("url.scheme", "http".into());
-            add("url.path", path.map_or("", PathAndQuery::path).to_owned().into());
-            add("network.protocol.name", "http".into());
-            let version = match protocol {
-                Protocol::Http10 => "1.0",
-                Protocol::Http1 => "1.1",
-                Protocol::Http2 | Protocol::Grpc => "2",
-            };
-            add("network.protocol.version", version.into());
-        }
-        Of::Connection { .. } => add("network.transport", "tcp".into()),
-    }
-    if let Some((service, method)) = rpc(record) {
-        add("rpc.system", "grpc".into());
-        add("rpc.service", service.to_owned().into());
-        add("rpc.method", method.to_owned().into());
-    }
-    add("malla.direction", trace.direction.word().into());
-    add("malla.route", record.route.to_owned().into());
-    if trace.direction == Direction::Inbound {
-        add("malla.mtls", record.client.is_some().into());
-        if let Some(client) = record.client {
-            add("malla.peer", client.as_str().to_owned().into());
-        }
-    }
-    if !trace.is_followed() {
-        // Decided when the request was over, by this sidecar alone: the rest of the trace is not to be found.
-        add("malla.sampling", "tail".into());
-    }
-    attributes
-}
-
-/// How the request ended.
-fn ending(record: &Record<'_>, attributes: &mut Vec<KeyValue>) {
-    if let Of::Connection { sent, received } = record.of {
-        let count = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        attributes.push(KeyValue::new("malla.sent_bytes", count(sent)));
-        attributes.push(KeyValue::new("malla.received_bytes", count(received)));
-    }
-    let exchange = record.exchange();
-    if let Some(exchange) = exchange {
-        attributes.push(KeyValue::new("http.response.status_code", i64::from(exchange.status)));
-    }
-    if let Some(status) = exchange.and_then(|exchange| exchange.grpc_status) {
-        attributes.push(KeyValue::new("rpc.grpc.status_code", i64::from(status)));
-    }
-    match (record.reason, exchange) {
-        (Some(reason), _) => {
-            attributes.push(KeyValue::new("error.type", reason.word()));
-            attributes.push(KeyValue::new("malla.reason", reason.word()));
-        }
-        (None, Some(exchange)) if record.has_failed() => {
-            attributes.push(KeyValue::new("error.type", exchange.status.to_string()));
-        }
-        (None, _) => {}
-    }
-}
-
-/// An error has the sentence of its reason, and what it was about.
-fn status(record: &Record<'_>, reason: Option<Reason>) -> Status {
-    match (reason, record.what) {
-        (Some(reason), Some(what)) => Status::error(format!("{}: {what}", reason.sentence())),
-        (Some(reason), None) => Status::error(reason.sentence()),
-        (None, _) if record.has_failed() => Status::error(""),
-        (None, _) => Status::Unset,
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use opentelemetry::Value;
+use opentelemetry_proto::tonic::common::v1::AnyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -255,7 +256,8 @@ async fn traces_show_both_tries_and_which_was_given_up() {
     })
     .await;
     let has = |at: usize, name: &str| {
-        spans[at].attributes.iter().any(|one| one.key.as_str() == name && one.value == Value::Bool(true))
+        let yes = AnyValue { value: Some(Value::BoolValue(true)) };
+        spans[at].attributes.iter().any(|one| one.key == name && one.value.as_ref() == Some(&yes))
     };
     assert!(has(0, "malla.cancelled") && !has(0, "malla.hedge"), "{spans:#?}");
     assert!(has(1, "malla.hedge") && !has(1, "malla.cancelled"), "{spans:#?}");
