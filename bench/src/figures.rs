@@ -46,6 +46,8 @@ impl Metric {
     pub(crate) const APPLIED50: Metric = less("reached, p50", "ms");
     pub(crate) const APPLIED99: Metric = less("reached, p99", "ms");
     pub(crate) const APPLIED_ALL: Metric = less("reached, all", "ms");
+    pub(crate) const FEW_TRACES: Metric = less("with 1 % of traces", "×");
+    pub(crate) const ALL_TRACES: Metric = less("with all traces", "×");
     pub(crate) const SPEEDUP: Metric = more("speed-up", "×");
 }
 

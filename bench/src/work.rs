@@ -6,6 +6,7 @@ mod large;
 mod latency;
 mod memory;
 mod startup;
+mod traces;
 mod workers;
 
 use std::io::{IsTerminal, Write};
@@ -238,6 +239,12 @@ pub(crate) fn all() -> Vec<Work> {
             "control",
             "one change to 1,000 simulated sidecars, and what each costs the control server",
             control::run,
+        ),
+        own(
+            false,
+            "traces",
+            "pair with mTLS, 64 connections: spans of 1 % and of all requests, over OTLP, beside none",
+            traces::run,
         ),
         own(false, "workers", "two workers beside one", workers::run),
         own(false, "startup", "from the start of the process to the first answer, one hop", startup::run),
