@@ -4,6 +4,7 @@
 //! each connection goes to the families here. Refused: labels from a request's host, path or headers.
 
 mod connections;
+mod fading;
 mod histogram;
 mod idle;
 mod requests;
@@ -208,7 +209,8 @@ impl Metrics {
 
     /// A connection to an upstream was made by the pool, of this cluster.
     pub fn upstream_connected(&self, cluster: &Name) {
-        self.connections.upstream(cluster).0.inc();
+        let [opened, _] = self.connections.upstream(cluster);
+        opened.inc();
     }
 
     /// A policy refused a request or a stream; the name of a policy comes from the configuration.
@@ -223,7 +225,8 @@ impl Metrics {
 
     /// A connection of the pool ended.
     pub fn upstream_closed(&self, cluster: &Name) {
-        self.connections.upstream(cluster).1.inc();
+        let [_, closed] = self.connections.upstream(cluster);
+        closed.inc();
     }
 
     /// A connection to an upstream could not be made.
@@ -442,6 +445,39 @@ mod tests {
         metrics.forget_idle(start + 200 * minute);
         metrics.forget_idle(start + 300 * minute);
         assert!(metrics.edges().is_empty(), "{:?}", metrics.edges());
+    }
+
+    #[test]
+    fn what_is_counted_of_clusters_services_and_policies_goes_away_too() {
+        let metrics = Metrics::new("cart-1.shop");
+        let (old, open): (Name, Name) = ("old.shop:80".into(), "open.shop:80".into());
+        for cluster in [&old, &open] {
+            metrics.upstream_connected(cluster);
+            metrics.upstream_connected(cluster);
+            metrics.upstream_closed(cluster);
+        }
+        metrics.upstream_closed(&old);
+        metrics.upstream_connect_failed(&old, Reason::ConnectRefused);
+        metrics.retried(&old, Reason::ConnectRefused);
+        metrics.hedged(&old, Hedged::Won);
+        metrics.plaintext_accepted(&old);
+        metrics.denied(&old, "nobody");
+        metrics.audited(&old, "nobody");
+        let lines = |cluster: &str| metrics.exposition().lines().filter(|line| line.contains(cluster)).count();
+        let minute = Duration::from_secs(60);
+        let start = Instant::now();
+        metrics.forget_idle(start);
+        metrics.forget_idle(start + 59 * minute);
+        assert_eq!((lines("old.shop:80"), lines("open.shop:80")), (8, 2));
+        metrics.forget_idle(start + 61 * minute);
+        assert_eq!((lines("old.shop:80"), lines("open.shop:80")), (0, 2), "a connection to the second is open");
+        metrics.upstream_closed(&open);
+        metrics.forget_idle(start + 63 * minute);
+        assert_eq!(lines("open.shop:80"), 2);
+        metrics.forget_idle(start + 124 * minute);
+        assert_eq!(lines("open.shop:80"), 0);
+        metrics.retried(&old, Reason::ConnectRefused);
+        assert_eq!(lines("old.shop:80"), 1, "it comes back, and is counted anew");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use super::fading::Fading;
 use super::idle::Idle;
 use super::table::help;
 use super::{Detected, Direction, EdgeRow, Handshake, Hedged, add};
@@ -79,14 +80,14 @@ pub(super) struct Connections {
     detected: Family<Labels<2>, Counter>,
     tls_completed: Family<Labels<2>, Counter>,
     tls_failed: Family<Labels<2>, Counter>,
-    plaintext: Family<ServiceLabel, Counter>,
-    denied: Family<ServicePolicy, Counter>,
-    audited: Family<ServicePolicy, Counter>,
-    opened: Family<ClusterLabel, Counter>,
-    closed: Family<ClusterLabel, Counter>,
-    not_made: Family<ClusterReason, Counter>,
-    retries: Family<ClusterReason, Counter>,
-    hedges: Family<ClusterResult, Counter>,
+    plaintext: Fading<ServiceLabel>,
+    denied: Fading<ServicePolicy>,
+    audited: Fading<ServicePolicy>,
+    /// Opened and closed.
+    upstream: Fading<ClusterLabel, 2>,
+    not_made: Fading<ClusterReason>,
+    retries: Fading<ClusterReason>,
+    hedges: Fading<ClusterResult>,
     tcp: Family<TcpLabels, Counter>,
     tcp_failed: Family<TcpReason, Counter>,
     tcp_sent: Family<TcpLabels, Counter>,
@@ -132,16 +133,21 @@ impl Moved {
 impl Connections {
     pub(super) fn register(&self, registry: &mut Registry) {
         macro_rules! register {
-            ($($name:literal: $field:ident),+ $(,)?) => {
-                $(registry.register($name, help($name), self.$field.clone());)+
+            ($($name:literal: $family:expr),+ $(,)?) => {
+                $(registry.register($name, help($name), $family);)+
             };
         }
+        let [plaintext] = self.plaintext.families();
+        let ([denied], [audited]) = (self.denied.families(), self.audited.families());
+        let [opened, closed] = self.upstream.families();
+        let [not_made] = self.not_made.families();
+        let ([retries], [hedges]) = (self.retries.families(), self.hedges.families());
         register! {
-            "connections_accepted": accepted,
-            "connections_refused": refused,
-            "protocol_detected": detected,
-            "tls_handshakes": tls_completed,
-            "tls_handshakes_failed": tls_failed,
+            "connections_accepted": self.accepted.clone(),
+            "connections_refused": self.refused.clone(),
+            "protocol_detected": self.detected.clone(),
+            "tls_handshakes": self.tls_completed.clone(),
+            "tls_handshakes_failed": self.tls_failed.clone(),
             "plaintext_accepted": plaintext,
             "authorization_denied": denied,
             "authorization_audited": audited,
@@ -150,10 +156,10 @@ impl Connections {
             "upstream_connections_failed": not_made,
             "retries": retries,
             "hedges": hedges,
-            "tcp_connections": tcp,
-            "tcp_connections_failed": tcp_failed,
-            "tcp_sent_bytes": tcp_sent,
-            "tcp_received_bytes": tcp_received,
+            "tcp_connections": self.tcp.clone(),
+            "tcp_connections_failed": self.tcp_failed.clone(),
+            "tcp_sent_bytes": self.tcp_sent.clone(),
+            "tcp_received_bytes": self.tcp_received.clone(),
         }
     }
 
@@ -178,33 +184,38 @@ impl Connections {
     }
 
     pub(super) fn plaintext_accepted(&self, service: &Name) {
-        self.plaintext.get_or_create(&ServiceLabel { service: service.clone() }).inc();
+        let [accepted] = self.plaintext.of(ServiceLabel { service: service.clone() });
+        accepted.inc();
     }
 
     pub(super) fn denied(&self, service: &Name, policy: &str) {
-        self.denied.get_or_create(&ServicePolicy { service: service.clone(), policy: policy.into() }).inc();
+        let [denied] = self.denied.of(ServicePolicy { service: service.clone(), policy: policy.into() });
+        denied.inc();
     }
 
     pub(super) fn audited(&self, service: &Name, policy: &str) {
-        self.audited.get_or_create(&ServicePolicy { service: service.clone(), policy: policy.into() }).inc();
+        let [audited] = self.audited.of(ServicePolicy { service: service.clone(), policy: policy.into() });
+        audited.inc();
     }
 
     /// Connections opened and closed.
-    pub(super) fn upstream(&self, cluster: &Name) -> (Counter, Counter) {
-        let labels = ClusterLabel { cluster: cluster.clone() };
-        (self.opened.get_or_create_owned(&labels), self.closed.get_or_create_owned(&labels))
+    pub(super) fn upstream(&self, cluster: &Name) -> [Counter; 2] {
+        self.upstream.of(ClusterLabel { cluster: cluster.clone() })
     }
 
     pub(super) fn upstream_failed(&self, cluster: &Name, reason: Reason) {
-        self.not_made.get_or_create(&ClusterReason { cluster: cluster.clone(), reason: reason.word() }).inc();
+        let [failed] = self.not_made.of(ClusterReason { cluster: cluster.clone(), reason: reason.word() });
+        failed.inc();
     }
 
     pub(super) fn retried(&self, cluster: &Name, reason: Reason) {
-        self.retries.get_or_create(&ClusterReason { cluster: cluster.clone(), reason: reason.word() }).inc();
+        let [retried] = self.retries.of(ClusterReason { cluster: cluster.clone(), reason: reason.word() });
+        retried.inc();
     }
 
     pub(super) fn hedged(&self, cluster: &Name, result: Hedged) {
-        self.hedges.get_or_create(&ClusterResult { cluster: cluster.clone(), result: result.word() }).inc();
+        let [hedged] = self.hedges.of(ClusterResult { cluster: cluster.clone(), result: result.word() });
+        hedged.inc();
     }
 
     pub(super) fn tcp(&self, direction: Direction, service: &Name, peer: &str, workload: &str) -> TcpConnection {
@@ -230,8 +241,19 @@ impl Connections {
         TcpConnection { edge: edge.clone(), failed: false, moved: Arc::default() }
     }
 
-    /// Takes out the series of TCP that have stood still for long, and that no connection counts in.
+    /// Takes out the series that have stood still for long, and that no connection counts in.
     pub(super) fn forget_idle(&self, now: Instant) {
+        self.upstream.forget_idle(now, |[opened, closed]| opened.get() == closed.get());
+        self.plaintext.forget_idle(now, |_| true);
+        self.denied.forget_idle(now, |_| true);
+        self.audited.forget_idle(now, |_| true);
+        self.not_made.forget_idle(now, |_| true);
+        self.retries.forget_idle(now, |_| true);
+        self.hedges.forget_idle(now, |_| true);
+        self.forget_idle_tcp(now);
+    }
+
+    fn forget_idle_tcp(&self, now: Instant) {
         let mut idle = self.idle.lock();
         if !idle.is_due(now) {
             return;
