@@ -19,6 +19,7 @@ mod pipe;
 pub mod reading;
 mod replay;
 mod request_body;
+mod request_bytes;
 mod response;
 mod server1;
 mod server2;

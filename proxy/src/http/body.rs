@@ -83,9 +83,18 @@ impl BodyError {
     pub(crate) fn reason(&self) -> Reason {
         match self {
             BodyError::Malformed(_) => Reason::ProtocolError,
+            BodyError::Http1(cause) if is_malformed(cause) => Reason::ProtocolError,
             BodyError::Http1(_) | BodyError::Http2(_) | BodyError::Ended(_) => Reason::ClientReset,
         }
     }
+}
+
+/// Whether hyper found chunks or trailers that are none, not merely the end of the connection.
+fn is_malformed(cause: &hyper::Error) -> bool {
+    use std::error::Error as _;
+    let cause = cause.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause
+        .is_some_and(|cause| matches!(cause.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData))
 }
 
 impl Body {

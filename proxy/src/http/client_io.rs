@@ -169,7 +169,7 @@ impl ClientState {
     /// Where nothing is handed on: hyper waits, unless it reads a body that will not go on.
     fn refused(&self) -> Poll<io::Result<()>> {
         match self.broken_body() {
-            Some(violation) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation))),
+            Some(violation) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation.to_string()))),
             None => Poll::Pending,
         }
     }

@@ -38,6 +38,11 @@ impl Failure {
         Failure { reason, what: what.into(), status, grpc_status, retry_after: None }
     }
 
+    /// With another status than its reason's.
+    pub(crate) fn with_status(self, status: u16) -> Self {
+        Failure { status, ..self }
+    }
+
     /// A route without a backend that may receive anything: 500 (Gateway API, `HTTPRouteRule.backendRefs`), because trying
     /// again will not help.
     pub(crate) fn no_backend(route: &str) -> Self {
@@ -74,7 +79,7 @@ impl Failure {
     /// The answer where there is no request to answer, as bytes of HTTP/1.1.
     pub(crate) fn last_words(&self) -> Vec<u8> {
         let (reason, what) = (self.reason, &self.what);
-        let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_REQUEST);
         let text = format!("{reason}: {} ({what})\n", reason.sentence());
         format!(
             "HTTP/1.1 {status}\r\nmalla-reason: {reason}\r\ncontent-type: text/plain; charset=utf-8\r\n\

@@ -1,12 +1,17 @@
 //! How an HTTP/1 client's bytes are framed, read alongside hyper and more strictly: what two readers could take for two
 //! different things is refused (RFC 9112 §2.2, §5.2, §6.3, §11.2).
 //!
-//! Refused are lines that end in a bare LF, folded lines, and heads with both `Content-Length` and `Transfer-Encoding` or with more than
-//! one `Content-Length`; hyper refuses the rest (`Transfer-Encoding` in HTTP/1.0, malformed lengths). Bytes are handed to hyper head by
+//! Heads are looked at in [`request_bytes`](super::request_bytes), the lines of chunked bodies here. Bytes are handed to hyper head by
 //! head, so that a pipelined head is seen here before it is taken for one there. What comes after a request for an upgrade waits until the
 //! upstream has answered: before that nobody knows whether it is HTTP (RFC 9110 §7.8).
 
+use std::fmt;
+
 use memchr::memchr;
+
+use super::failure::Failure;
+use super::request_bytes::RequestBytes;
+use crate::reason::Reason;
 
 /// What follows a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +25,38 @@ pub(super) enum Follows {
 }
 
 /// Why the client's bytes are refused.
-pub(super) type Violation = &'static str;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Violation {
+    reason: Reason,
+    status: u16,
+    what: &'static str,
+}
+
+impl Violation {
+    /// The bytes are no request, or could be read as two.
+    pub(super) const fn new(what: &'static str) -> Self {
+        Violation { reason: Reason::ProtocolError, status: Reason::ProtocolError.status(), what }
+    }
+
+    /// It is HTTP, of a version that is not spoken here.
+    pub(super) const fn version() -> Self {
+        Violation { status: 505, ..Violation::new("the version is neither HTTP/1.1 nor HTTP/1.0") }
+    }
+
+    pub(super) const fn too_large(status: u16, what: &'static str) -> Self {
+        Violation { reason: Reason::HeadersTooLarge, status, what }
+    }
+
+    pub(super) fn failure(self) -> Failure {
+        Failure::new(self.reason, self.what).with_status(self.status)
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+}
 
 /// Where in the client's bytes we are.
 #[derive(Debug)]
@@ -33,7 +69,7 @@ pub(super) struct Framing {
 
 #[derive(Debug)]
 enum State {
-    Head(Head),
+    Head(RequestBytes),
     /// The head is complete; hyper says what follows.
     Between,
     Data(u64),
@@ -42,13 +78,6 @@ enum State {
     Undecided,
     /// Not HTTP any more.
     Switched,
-}
-
-#[derive(Debug, Default)]
-struct Head {
-    lines: u32,
-    length: bool,
-    coding: bool,
 }
 
 #[derive(Debug)]
@@ -68,12 +97,12 @@ struct Line {
     last: u8,
 }
 
-/// Bytes of a line that matter: the longest name that is looked for, or a chunk's size.
+/// Bytes of a line that matter: a chunk's size.
 const KEPT: usize = 18;
 
 impl Default for Framing {
     fn default() -> Self {
-        Framing { state: State::Head(Head::default()), line: Line::default(), refused: None }
+        Framing { state: State::Head(RequestBytes::default()), line: Line::default(), refused: None }
     }
 }
 
@@ -87,7 +116,7 @@ impl Framing {
     /// Hyper has read the head.
     pub(super) fn begin(&mut self, follows: Follows) {
         self.state = match follows {
-            Follows::Length(0) => State::Head(Head::default()),
+            Follows::Length(0) => State::Head(RequestBytes::default()),
             Follows::Length(length) => State::Data(length),
             Follows::Chunked => State::Chunk(Chunk::Size),
             Follows::Undecided => State::Undecided,
@@ -110,7 +139,7 @@ impl Framing {
     pub(super) fn complete(&self) -> Option<bool> {
         match &self.state {
             State::Between => None,
-            State::Head(head) => Some(head.lines == 0 && self.line.length == 0),
+            State::Head(head) => Some(head.is_untouched()),
             State::Data(_) | State::Chunk(_) | State::Undecided | State::Switched => Some(false),
         }
     }
@@ -139,24 +168,18 @@ impl Framing {
                     *left = left.saturating_sub(taken as u64);
                     taken
                 }
-                State::Head(_) | State::Chunk(_) => match memchr(b'\n', rest) {
-                    None => {
-                        self.line.extend(rest);
-                        rest.len()
+                State::Head(_) | State::Chunk(_) => {
+                    let end = memchr(b'\n', rest);
+                    if let Err(violation) = self.take(rest.get(..end.unwrap_or(rest.len())).unwrap_or_default(), end) {
+                        self.refused = Some(violation);
+                        return if admitted == 0 { Err(violation) } else { Ok(admitted) };
                     }
-                    Some(end) => {
-                        self.line.extend(rest.get(..end).unwrap_or_default());
-                        if let Err(violation) = self.line_ended() {
-                            self.refused = Some(violation);
-                            return if admitted == 0 { Err(violation) } else { Ok(admitted) };
-                        }
-                        end.saturating_add(1)
-                    }
-                },
+                    end.map_or(rest.len(), |end| end.saturating_add(1))
+                }
             };
             admitted = admitted.saturating_add(taken);
             match self.state {
-                State::Data(0) => self.state = State::Head(Head::default()),
+                State::Data(0) => self.state = State::Head(RequestBytes::default()),
                 State::Chunk(Chunk::Data(0)) => self.state = State::Chunk(Chunk::End),
                 _ => {}
             }
@@ -164,42 +187,46 @@ impl Framing {
         Ok(admitted)
     }
 
-    fn line_ended(&mut self) -> Result<(), Violation> {
-        let line = std::mem::take(&mut self.line);
-        let Some(length) = line.length.checked_sub(1).filter(|_| line.last == b'\r') else {
-            return Err("a line ends in LF without CR");
-        };
+    /// Takes a piece of a line, and its end if that has come.
+    fn take(&mut self, piece: &[u8], end: Option<usize>) -> Result<(), Violation> {
         match &mut self.state {
-            // Empty lines before a request are left over from clients that end bodies with one.
-            State::Head(head) if length == 0 && head.lines == 0 => {}
-            State::Head(_) if length == 0 => self.state = State::Between,
-            State::Head(head) => head.line(&line)?,
-            State::Chunk(Chunk::Size) => {
-                self.state = match line.chunk_size().ok_or("a chunk has no valid size")? {
-                    0 => State::Chunk(Chunk::Trailers),
-                    size => State::Chunk(Chunk::Data(size)),
-                };
+            State::Head(head) => {
+                head.take(piece)?;
+                if end.is_some() && head.line_ended()? {
+                    self.state = State::Between;
+                }
             }
-            State::Chunk(Chunk::End) if length == 0 => self.state = State::Chunk(Chunk::Size),
-            State::Chunk(Chunk::End) => return Err("a chunk is longer than its size"),
-            State::Chunk(Chunk::Trailers) if length == 0 => self.state = State::Head(Head::default()),
-            State::Chunk(_) | State::Between | State::Data(_) | State::Undecided | State::Switched => {}
+            State::Chunk(chunk) => {
+                self.line.extend(piece);
+                if end.is_some() && chunk.line_ended(&std::mem::take(&mut self.line))? {
+                    self.state = State::Head(RequestBytes::default());
+                }
+            }
+            State::Between | State::Data(_) | State::Undecided | State::Switched => {}
         }
         Ok(())
     }
 }
 
-impl Head {
-    fn line(&mut self, line: &Line) -> Result<(), Violation> {
-        self.lines = self.lines.saturating_add(1);
-        if self.lines > 1 && matches!(line.start, [b' ' | b'\t', ..]) {
-            return Err("a header line is folded");
+impl Chunk {
+    /// Whether the body has ended.
+    fn line_ended(&mut self, line: &Line) -> Result<bool, Violation> {
+        let Some(length) = line.length.checked_sub(1).filter(|_| line.last == b'\r') else {
+            return Err(Violation::new("a line ends in LF without CR"));
+        };
+        match self {
+            Chunk::Size => {
+                *self = match line.chunk_size().ok_or(Violation::new("a chunk has no valid size"))? {
+                    0 => Chunk::Trailers,
+                    size => Chunk::Data(size),
+                };
+            }
+            Chunk::End if length == 0 => *self = Chunk::Size,
+            Chunk::End => return Err(Violation::new("a chunk is longer than its size")),
+            Chunk::Trailers => return Ok(length == 0),
+            Chunk::Data(_) => {}
         }
-        if line.names(b"content-length") && std::mem::replace(&mut self.length, true) {
-            return Err("the request has several lengths");
-        }
-        self.coding |= line.names(b"transfer-encoding");
-        if self.length && self.coding { Err("the request has both a length and a transfer coding") } else { Ok(()) }
+        Ok(false)
     }
 }
 
@@ -213,12 +240,6 @@ impl Line {
         }
         self.length = self.length.saturating_add(bytes.len());
         self.last = bytes.last().copied().unwrap_or(self.last);
-    }
-
-    /// Whether the line is a header of this name, which is given in lower case.
-    fn names(&self, name: &[u8]) -> bool {
-        self.start.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
-            && matches!(self.start.get(name.len()), Some(b':' | b' ' | b'\t'))
     }
 
     /// The size before extensions, of at most 16 digits: readers differ on more.

@@ -20,8 +20,8 @@ use crate::route;
 pub(crate) const MALLA_HTTP: HeaderName = HeaderName::from_static("malla-http");
 /// On the answer to an extended `CONNECT` between sidecars: the application switched to this protocol.
 pub(crate) const MALLA_UPGRADE: HeaderName = HeaderName::from_static("malla-upgrade");
-/// Headers of a request, as hyper limits them in HTTP/1.
-const MOST_HEADERS: usize = 100;
+/// Headers of a request, as hyper limits them in HTTP/1 too.
+pub(super) const MOST_HEADERS: usize = 100;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -61,7 +61,6 @@ impl Head {
     pub(crate) fn from_http1(parts: request::Parts) -> Result<Head, Failure> {
         let request::Parts { method, uri, version, mut headers, .. } = parts;
         let original = if version == http::Version::HTTP_10 { Original::Http10 } else { Original::Http11 };
-        check_codings(&headers)?;
         let host = take_host(&mut headers)?;
         if host.is_none() && original == Original::Http11 {
             return Err(invalid("the request has no Host header"));
@@ -284,17 +283,6 @@ fn complete_websocket(headers: &mut HeaderMap) {
 
 fn invalid(what: &'static str) -> Failure {
     Failure::new(Reason::ProtocolError, what)
-}
-
-/// The one transfer coding that is read here is chunked (RFC 9112 §7): the header goes, and a coding below it would be taken for the
-/// body.
-fn check_codings(headers: &HeaderMap) -> Result<(), Failure> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(invalid("the body has a transfer coding besides chunked")),
-    }
 }
 
 /// Removes `host`; more than one is a smuggler's trick (RFC 9112 §3.2).
@@ -547,18 +535,6 @@ mod tests {
         let two = |headers: &[(&str, &str)]| Head::from_http2(parts("GET", "http://cart/", headers));
         assert!(two(&[("host", "CART")]).is_ok());
         assert!(two(&[("host", "other")]).is_err());
-    }
-
-    #[test]
-    fn chunked_is_the_only_coding() {
-        let refused = |codings: &[(&str, &str)]| {
-            let all = [&[("host", "cart")], codings].concat();
-            Head::from_http1(parts("POST", "/", &all)).is_err()
-        };
-        assert!(!refused(&[("transfer-encoding", "Chunked")]));
-        assert!(refused(&[("transfer-encoding", "gzip, chunked")]));
-        assert!(refused(&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")]));
-        assert!(refused(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
     }
 
     #[test]

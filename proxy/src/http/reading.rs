@@ -49,7 +49,9 @@ pub enum End {
     Closed,
     /// What came last is refused, or was not complete when the bytes ended.
     Refused,
-    /// Neither: the sidecar would wait although there is more to read. A defect.
+    /// It is refused by hyper, which does not say why. A defect.
+    Unnamed,
+    /// Nothing of these: the sidecar would wait although there is more to read. A defect.
     Stuck,
 }
 
@@ -93,7 +95,11 @@ pub fn http1(bytes: &[u8], piece: usize) -> Reading {
             break;
         }
         if let Poll::Ready(result) = polled {
-            end = if result.is_ok() { End::Closed } else { End::Refused };
+            end = match result {
+                Ok(()) => End::Closed,
+                Err(cause) if cause.is_parse() => End::Unnamed,
+                Err(_) => End::Refused,
+            };
             break;
         }
     }

@@ -63,9 +63,9 @@ where
     let mut http = builder().serve_connection(io, service).with_upgrades();
     let ended = Watched { connection: &connection, state: &state, timer: None, requests_before: 0 };
     let end = ended.drive(&mut http).await;
-    if let Some(what) = state.broken_body() {
+    if let Some(violation) = state.broken_body() {
         connection.count(Reason::ProtocolError);
-        return connection.log(Reason::ProtocolError, what);
+        return connection.log(Reason::ProtocolError, &violation.to_string());
     }
     match end {
         End::Finished(Ok(())) => {}
@@ -178,8 +178,8 @@ impl Watched<'_> {
     }
 
     fn watch(&mut self, cx: &mut Context<'_>) -> Verdict {
-        if let Some(what) = self.state.violation() {
-            return Verdict::End(End::Refused(Failure::new(Reason::ProtocolError, what)));
+        if let Some(violation) = self.state.violation() {
+            return Verdict::End(End::Refused(violation.failure()));
         }
         let waits = if self.state.awaits_head() {
             let memory = &self.connection.worker.shared.memory;

@@ -102,6 +102,27 @@ async fn broken_answers_are_never_whole_ones_and_their_connection_is_not_used_ag
 }
 
 #[tokio::test]
+async fn an_answer_that_cannot_be_parsed_is_told_in_words() {
+    for (answer, what) in [
+        ("220 mail.example ESMTP\r\n", "invalid HTTP version parsed"),
+        ("HTTP/1.1 2x0 OK\r\n\r\n", "invalid HTTP status-code parsed"),
+        ("HTTP/1.1 200 OK\r\nx y: z\r\n\r\n", "invalid HTTP header parsed"),
+        ("HTTP/1.1 200 OK\r\nx: y\0\r\n\r\n", "invalid HTTP header parsed"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5x\r\n\r\nhello", "invalid content-length parsed"),
+    ] {
+        let (application, _running) = answers(answer.to_owned(), Then::Stays).await;
+        let pair = Pair::new(application, Version::Http1, UpstreamHttp::Http1).await;
+        let request = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+        let seen = exchange_raw(pair.outbound.address, request).await;
+        assert!(
+            seen.starts_with("HTTP/1.1 502 ") && seen.contains("malla-reason: upstream_protocol"),
+            "{answer}: {seen}"
+        );
+        assert!(seen.contains(what), "{answer}: {seen}");
+    }
+}
+
+#[tokio::test]
 async fn broken_answers_are_errors_of_their_stream_to_clients_of_http2() {
     for (what, answer, then) in broken() {
         let (application, _running) = answers(answer, then).await;

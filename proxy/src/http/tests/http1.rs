@@ -351,12 +351,71 @@ async fn invalid_requests_are_refused_and_counted() {
         told.contains("protocol_error: the client's bytes are not a valid request (the request has no Host"),
         "{told}"
     );
-    // The head of this one was good: its body is not, which is no going away.
-    let body = "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n";
-    let told = exchange_raw(pair.outbound.address, body).await;
-    assert!(told.starts_with("HTTP/1.1 400") && told.contains("a chunk has no valid size"), "{told}");
+    // The heads of these were good: their bodies are not, which is no going away.
+    for (body, what) in [
+        ("xyz\r\n", "a chunk has no valid size"),
+        ("1 x\r\na\r\n0\r\n\r\n", "Invalid chunk size"),
+        ("0\r\nx y: z\r\n\r\n", "invalid header name"),
+    ] {
+        let body = format!("POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n{body}");
+        let told = exchange_raw(pair.outbound.address, &body).await;
+        assert!(told.starts_with("HTTP/1.1 400") && told.contains(what), "{told}");
+        assert!(told.contains("malla-reason: protocol_error"), "{told}");
+    }
     let refused = |reason| counted(&pair.outbound.worker, "malla_connections_refused_total", &[reason]);
-    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (12, 2));
+    assert_eq!((refused("protocol_error"), refused("headers_too_large")), (13, 2));
+    let of_requests = || counted(&pair.outbound.worker, "malla_requests_total", &["reason=\"protocol_error\""]);
+    eventually("requests with hosts or bodies that are wrong are counted", || of_requests() == 7).await;
+}
+
+#[tokio::test]
+async fn each_refusal_of_a_head_has_status_reason_sentence_and_count() {
+    let (application, seen, _running) = answers(HELLO).await;
+    let pair = pair(application).await;
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 16));
+    let large = format!("GET / HTTP/1.1\r\nhost: cart\r\nx: {}\r\n\r\n", "a".repeat(1 << 16));
+    let many = format!("GET / HTTP/1.1\r\nhost: cart\r\n{}\r\n", "x: 1\r\n".repeat(101));
+    let mut counts = std::collections::BTreeMap::new();
+    for (request, status, reason, what) in [
+        ("G(T / HTTP/1.1\r\n", 400, "protocol_error", "the method has a character that no method has"),
+        ("GET\r\n", 400, "protocol_error", "the request line has no target"),
+        ("GET  HTTP/1.1\r\n", 400, "protocol_error", "the request line has a space too many"),
+        ("GET /\r\n", 400, "protocol_error", "the request line has no version"),
+        ("GET /a<b HTTP/1.1\r\n", 400, "protocol_error", "the target has a character or a form that no target has"),
+        ("GET http:// HTTP/1.1\r\n", 400, "protocol_error", "the target has a character or a form that no target has"),
+        ("GET / HTTP/1.7\r\n", 505, "protocol_error", "the version is neither HTTP/1.1 nor HTTP/1.0"),
+        ("GET / HTCPCP/1.0\r\n", 400, "protocol_error", "the request line has no valid version"),
+        ("GET / HTTP/1.1\r\nhost\r\n", 400, "protocol_error", "a header line has no colon"),
+        ("GET / HTTP/1.1\r\n: a\r\n", 400, "protocol_error", "a header has no name"),
+        ("GET / HTTP/1.1\r\nhost : a\r\n", 400, "protocol_error", "a header's name has a space in it or after it"),
+        ("GET / HTTP/1.1\r\nx\0: a\r\n", 400, "protocol_error", "a header's name has a character that no name has"),
+        ("GET / HTTP/1.1\r\nx: a\0\r\n", 400, "protocol_error", "a header's value has a control character in it"),
+        ("GET / HTTP/1.1\r\nx: a\r\n b\r\n", 400, "protocol_error", "a header line is folded"),
+        ("GET / HTTP/1.1\r\ncontent-length: +1\r\n", 400, "protocol_error", "the length is not a number of bytes"),
+        (
+            "GET / HTTP/1.0\r\ntransfer-encoding: chunked\r\n",
+            400,
+            "protocol_error",
+            "the request has a transfer coding in HTTP/1.0",
+        ),
+        (&*many, 431, "headers_too_large", "more than 100 headers"),
+        (&*large, 431, "headers_too_large", "the head is larger than 64 KiB"),
+        (&*long, 414, "headers_too_large", "the request line is longer than 64 KiB"),
+    ] {
+        let answer = exchange_raw(pair.outbound.address, request).await;
+        let request: String = request.chars().take(60).collect();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        assert!(head.contains(&format!("malla-reason: {reason}\r\n")), "{request:?}: {head}");
+        assert!(head.contains("connection: close"), "{request:?}: {head}");
+        assert!(body.starts_with(&format!("{reason}: ")) && body.contains(what), "{request:?}: {body}");
+        let count = counts.entry(reason).or_insert(0);
+        *count += 1;
+        assert_eq!(counted(&pair.outbound.worker, "malla_connections_refused_total", &[reason]), *count, "{request:?}");
+    }
+    assert!(seen.lock().is_empty(), "none of them reaches the application");
+    let answer = exchange_raw(pair.outbound.address, "GET / HTTP/1.1\r\nhost: cart\r\n\r\nGET / HTTP/3.0\r\n").await;
+    assert!(answer.contains("\r\n\r\nhelloHTTP/1.1 505 "), "what came before is answered: {answer}");
 }
 
 #[tokio::test]
@@ -440,8 +499,9 @@ async fn heads_that_do_not_end_are_given_up_at_once_without_memory() {
     own.memory = Memory::new(MemoryLimit::Bytes(1 << 16));
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let serving = tokio::spawn(serve(worker.clone(), server, Version::Http1, Side::Inbound(nowhere())));
+    client.write_all(b"GET / HTTP/1.1\r\nx: ").await.expect("sent");
     let mut pieces = 0;
-    while client.write_all(b"GET / HTTP/1.1\r\nx: ").await.is_ok() && pieces < 10_000 {
+    while client.write_all(b"not the end of it").await.is_ok() && pieces < 10_000 {
         pieces += 1;
         tokio::task::yield_now().await;
     }
