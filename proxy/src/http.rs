@@ -27,6 +27,7 @@ mod stall;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tunnel;
+mod verdicts;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

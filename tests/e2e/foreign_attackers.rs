@@ -1,4 +1,4 @@
-//! Attackers that others wrote: slowhttptest, and varnishtest for bytes that no HTTP client sends.
+//! Attackers that others wrote: slowhttptest, varnishtest for bytes that no HTTP client sends, and Python's h2 for frames of that kind.
 
 use std::fs;
 use std::time::Duration;
@@ -93,4 +93,131 @@ client cwell -connect 10.96.0.1:80 {
     let file = client.directory().join("requests.vtc");
     fs::write(&file, script).expect("the pod's directory is writable");
     client.exec(&["varnishtest", "-t", "60", &file.to_string_lossy()]).success();
+}
+
+/// What becomes of a request, or of a connection, that breaks the rules of HTTP/2 (RFC 9113, RFC 7541).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Its stream is reset with PROTOCOL_ERROR.
+    Reset,
+    /// Its answer is 400.
+    Refused,
+    /// It is allowed: the sidecar goes by the address, or without what nobody sends on.
+    Served,
+    /// The connection is ended with GOAWAY.
+    Ended,
+}
+use Fate::{Ended, Refused, Reset, Served};
+
+/// As `http2_malformed.py` calls them.
+const MALFORMED: &[(Fate, &[&str])] = &[
+    (
+        Reset,
+        &[
+            "no method",
+            "two methods",
+            "no scheme",
+            "two schemes",
+            "no path",
+            "two paths",
+            "an empty path",
+            "a path without slash",
+            "a path with a space",
+            "a path with a line end",
+            "two authorities",
+            "two hosts",
+            "a pseudo-header after headers",
+            "a status",
+            "a protocol without CONNECT",
+            "CONNECT with a path",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "transfer-encoding",
+            "upgrade",
+            "te: gzip",
+            "a length that is none",
+            "two lengths",
+            "less than its length",
+            "more than its length",
+            "a length and no data",
+        ],
+    ),
+    (Refused, &["an authority with a user", "another host", "CONNECT without authority"]),
+    (Served, &["a path with a fragment", "neither authority nor host"]),
+    (
+        Ended,
+        &[
+            "an empty method",
+            "a method with a space",
+            "an unknown pseudo-header",
+            "a name in upper case",
+            "a name with a space",
+            "a name with a line end",
+            "an empty name",
+            "a value with a line end",
+            "a value with NUL",
+            "the index zero",
+            "an index out of range",
+            "an integer that overflows",
+            "an integer that does not end",
+            "a literal longer than its block",
+            "the end of the string, in Huffman's code",
+            "padding of Huffman's code that is none",
+            "a table larger than allowed",
+            "headers of no stream",
+            "headers of a stream that is the server's",
+            "data of a stream that is not open",
+            "a continuation of nothing",
+            "headers between headers",
+            "more padding than frame",
+            "a frame larger than allowed",
+            "a window of nothing",
+            "a window that overflows",
+        ],
+    ),
+];
+
+#[test]
+fn python_h2_is_refused_what_is_no_http2_and_others_go_on() {
+    let mut attacked = Attacked::start();
+    let counted = |attacked: &Attacked| {
+        ["malla_requests_total", "malla_connections_refused_total"]
+            .map(|name| attacked.client.metric(name, &[("reason", "protocol_error")]))
+    };
+    let (before, mut told) = (counted(&attacked), String::new());
+    attacked.while_others_are_served("malformed HTTP/2", 200, |attacked| {
+        let program = servers::python(&attacked.client, "http2_malformed.py", &["10.96.0.1", "80", "web.shop"]);
+        told = program.end(Duration::from_secs(120)).success().text();
+    });
+    let mut expected = [0, 0];
+    for (fate, names) in MALFORMED {
+        for name in *names {
+            let line = told.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+            let (became, then) =
+                line.unwrap_or("nothing").split_once(", then ").unwrap_or((line.unwrap_or_default(), ""));
+            let as_expected = match fate {
+                Reset => became == "reset 1",
+                Refused => became == "400",
+                Served => became == "200",
+                // GOAWAY is lost where the client was still writing.
+                Ended => became.starts_with("goaway ") && became != "goaway 0" || became == "closed",
+            };
+            let goes_on = matches!(then, "201 200" | "204 200") == (*fate != Ended);
+            if !as_expected || !goes_on {
+                attacked.faults.push(format!("{name}: {line:?}, not {fate:?}"));
+            }
+            match fate {
+                Reset | Refused => expected[0] += 1,
+                Served => {}
+                Ended => expected[1] += 1,
+            }
+        }
+    }
+    assert_eq!(told.lines().count(), MALFORMED.iter().map(|(_, names)| names.len()).sum::<usize>(), "{told}");
+    assert!(told.matches(": goaway 1").count() > 15, "{told}");
+    let counted = counted(&attacked);
+    let difference = [counted[0] - before[0], counted[1] - before[1]];
+    assert_eq!(difference, expected.map(f64::from), "{told}\n{:#?}", attacked.faults);
+    attacked.end();
 }

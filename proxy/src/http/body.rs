@@ -84,6 +84,10 @@ impl BodyError {
         match self {
             BodyError::Malformed(_) => Reason::ProtocolError,
             BodyError::Http1(cause) if is_malformed(cause) => Reason::ProtocolError,
+            // More or less than its length, for example: the library resets it.
+            BodyError::Http2(cause) if cause.is_library() && cause.reason() == Some(h2::Reason::PROTOCOL_ERROR) => {
+                Reason::ProtocolError
+            }
             BodyError::Http1(_) | BodyError::Http2(_) | BodyError::Ended(_) => Reason::ClientReset,
         }
     }

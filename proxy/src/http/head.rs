@@ -115,6 +115,9 @@ impl Head {
         };
         let mut upgrade = None;
         if method == Method::CONNECT {
+            if authority.is_none() && extensions.get::<h2::ext::Protocol>().is_none() {
+                return Err(invalid("CONNECT without a target"));
+            }
             upgrade = Some(match extensions.get::<h2::ext::Protocol>() {
                 Some(protocol) => Upgrade::To(
                     HeaderValue::from_str(protocol.as_str()).map_err(|_| invalid(":protocol is not a token"))?,

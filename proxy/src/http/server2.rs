@@ -26,6 +26,7 @@ use super::pipe::{Pipe, PipeError};
 use super::request_body::Gate;
 use super::response::ResponseBody;
 use super::tunnel::{StreamIo, TunnelIo};
+use super::verdicts::{Streams, Verdicts};
 use super::{Connection, HEAD_LIMIT, IDLE_LIMIT, Side};
 use crate::pool::{CONNECTION_WINDOW, LARGEST_HEAD, SEND_BUFFER, STREAM_WINDOW, chain};
 use crate::reason::Reason;
@@ -57,6 +58,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let of_many = matches!(&connection.side, Side::Inbound(side) if side.peer.is_some());
+    let streams = Arc::<Streams>::default();
     let handshake = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -68,14 +70,18 @@ where
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_REMEMBERED)
         .enable_connect_protocol()
-        .handshake::<_, Bytes>(io);
+        .handshake::<_, Bytes>(Verdicts::new(io, streams.clone()));
     let cause = match timeout(HEAD_LIMIT, handshake).await {
         Err(_) => return connection.count(Reason::HeaderTimeout),
         Ok(Err(cause)) => cause,
-        Ok(Ok(http)) => match drive(&connection, http).await {
-            Ok(()) => return,
-            Err(cause) => cause,
-        },
+        Ok(Ok(http)) => {
+            let ended = drive(&connection, http, &streams).await;
+            streams.count_refused(&connection);
+            match ended {
+                Ok(()) => return,
+                Err(cause) => cause,
+            }
+        }
     };
     // What the library found wrong is the client's doing; a connection that merely broke is nobody's.
     if cause.is_library() {
@@ -84,7 +90,11 @@ where
     }
 }
 
-async fn drive<IO>(connection: &Arc<Connection>, mut http: server::Connection<IO, Bytes>) -> Result<(), h2::Error>
+async fn drive<IO>(
+    connection: &Arc<Connection>,
+    mut http: server::Connection<IO, Bytes>,
+    streams: &Streams,
+) -> Result<(), h2::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -104,12 +114,14 @@ where
                     match next {
                         Some(Ok((request, respond))) => {
                             accepted = accepted.saturating_add(1);
+                            streams.accepted(respond.stream_id());
                             requests.push(guarded(connection.clone(), request, respond));
                         }
                         Some(Err(cause)) => return Poll::Ready(Err(cause)),
                         None => return Poll::Ready(Ok(())),
                     }
                 }
+                streams.count_refused(connection);
             }
             while let Poll::Ready(Some(())) = Pin::new(&mut requests).poll_next(cx) {}
             if chores.was_woken() {
