@@ -165,6 +165,52 @@ fn a_scanner_finds_tls_1_3_and_nothing_else() {
     }
 }
 
+/// What testssl.sh, which looks at web sites, takes for weak here, and why it is not.
+const MEANT: &[(&str, &str)] = &[
+    ("cert_trust", "a workload has a SPIFFE ID, and no host name"),
+    ("cert_chain_of_trust", "the root is the mesh's own, which no browser knows"),
+    ("cert_expirationStatus", "certificates live a day, and are renewed"),
+    ("cert_notAfter", "the same"),
+    ("cert_revocation", "they end instead of being revoked"),
+];
+
+#[test]
+fn testssl_finds_no_weakness() {
+    let (mesh, _client, web, _nginx) = web_mesh("");
+    let stranger = mesh.stranger("stranger");
+    let control = mesh.control_address();
+    let (address, port) = control.rsplit_once(':').expect("address and port");
+    let (web, report) = (web.ipv4().to_string(), stranger.directory().join("testssl.json"));
+    for (ip, target) in [(web.as_str(), "80.web.shop.mesh:8080".to_owned()), (address, format!("localhost:{port}"))] {
+        let _ = fs::remove_file(&report);
+        let line = format!(
+            "testssl --quiet --color 0 --warnings off --nodns none --openssl-timeout 10 --ip {ip} --protocols --server-defaults \
+             --vulnerable --jsonfile {} {target}",
+            report.display()
+        );
+        let said = stranger.shell_spawn(&line).end(Duration::from_secs(240)).both();
+        let text = fs::read_to_string(&report).unwrap_or_else(|cause| panic!("{cause}: {said}"));
+        let findings: Vec<serde_json::Value> =
+            serde_json::from_str(&text).unwrap_or_else(|cause| panic!("{cause}: {text}"));
+        let field = |finding: &serde_json::Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+        let found = |id: &str| {
+            let finding = findings.iter().find(|finding| finding["id"] == id);
+            finding.map(|finding| field(finding, "finding")).unwrap_or_default()
+        };
+        for old in ["SSLv2", "SSLv3", "TLS1", "TLS1_1", "TLS1_2"] {
+            assert_eq!(found(old), "not offered", "{old} of {target}: {said}");
+        }
+        assert!(found("TLS1_3").starts_with("offered"), "{target}: {said}");
+        for finding in &findings {
+            let (id, severity) = (field(finding, "id"), field(finding, "severity"));
+            let is_weak = matches!(severity.as_str(), "MEDIUM" | "HIGH" | "CRITICAL");
+            assert!(!is_weak || MEANT.iter().any(|(meant, _)| *meant == id), "{target}: {finding}");
+        }
+        let good = findings.iter().filter(|finding| finding["severity"] == "OK" && finding["cve"].is_string()).count();
+        assert!(good >= 10, "each vulnerability was looked for: {said}");
+    }
+}
+
 #[test]
 fn a_server_with_another_identity_is_not_believed() {
     let mut mesh = Mesh::new();
