@@ -17,6 +17,8 @@ pub mod listener;
 pub mod matcher;
 mod overrides;
 mod policy;
+#[cfg(test)]
+mod refused;
 mod retry;
 pub mod route;
 pub mod secret;
