@@ -1,4 +1,4 @@
-//! Everything at once, for as long as `MALLA_SOAK` says (`10m`; 40 s without it): certificates that live twenty seconds, roots that are
+//! Everything at once, for as long as `MALLA_SOAK` says (`10m`; 40 s without it): certificates that live ten seconds, roots that are
 //! rotated one after the other, endpoints that come and go, a control server that is killed and started again, under load of
 //! both versions of HTTP and with a stream that stays. Nothing may fail, and memory must stay where it was.
 
@@ -8,8 +8,8 @@ use malla_tests::{Load, Mesh, Process, Sandbox, wait};
 
 use crate::servers;
 
-/// Certificates are renewed after ten seconds, more or less.
-const SHORT: [&str; 2] = ["--certificate-lifetime", "20s"];
+/// Certificates are renewed after five seconds, more or less.
+const SHORT: [&str; 2] = ["--certificate-lifetime", "10s"];
 /// What a sidecar may hold more at the end than after the first rounds, in KiB: allocators do not give back all at once.
 const GROWTH: u64 = 6 * 1024;
 
