@@ -148,7 +148,12 @@ impl RequestBytes {
             self.read(b"\r")?;
         }
         self.returned = *last == b'\r';
-        self.read(if self.returned { piece.get(..piece.len().saturating_sub(1)).unwrap_or_default() } else { piece })
+        if !self.returned {
+            return self.read(piece);
+        }
+        self.read(piece.get(..piece.len().saturating_sub(1)).unwrap_or_default())?;
+        // Where a line cannot end, hyper refuses the CR already, which may come before its LF.
+        self.may_end()
     }
 
     fn read(&mut self, mut rest: &[u8]) -> Result<(), Violation> {
@@ -168,26 +173,30 @@ impl RequestBytes {
         if !std::mem::take(&mut self.returned) {
             return Err(Violation::new("a line ends in LF without CR"));
         }
-        let what = match self.at {
-            At::Start => return Ok(false),
-            At::LineStart => return Ok(true),
-            At::Version(VERSION_LENGTH) | At::Value => return self.next_line(),
-            At::Length(Digits::Within(_) | Digits::After) => return self.next_line(),
-            At::Coding(Word::Within(length)) if length == CHUNKED.len() => return self.next_line(),
-            At::Coding(Word::After) => return self.next_line(),
+        self.may_end()?;
+        match self.at {
+            At::Start => Ok(false),
+            At::LineStart => Ok(true),
+            _ => {
+                self.at = At::LineStart;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether nothing is missing in the line.
+    fn may_end(&self) -> Result<(), Violation> {
+        Err(Violation::new(match self.at {
+            At::Start | At::LineStart | At::Version(VERSION_LENGTH) | At::Value => return Ok(()),
+            At::Length(Digits::Within(_) | Digits::After) | At::Coding(Word::After) => return Ok(()),
+            At::Coding(Word::Within(length)) if length == CHUNKED.len() => return Ok(()),
             At::Method | At::Target => "the request line has no target",
             At::Path | At::Query | At::Fragment | At::Odd => "the request line has no version",
             At::Version(_) => "the version is not complete",
             At::Name => "a header line has no colon",
             At::Length(Digits::Before) => NO_LENGTH,
             At::Coding(_) => OTHER_CODING,
-        };
-        Err(Violation::new(what))
-    }
-
-    fn next_line(&mut self) -> Result<bool, Violation> {
-        self.at = At::LineStart;
-        Ok(false)
+        }))
     }
 
     fn grow(&mut self, by: usize) -> Result<(), Violation> {
@@ -539,6 +548,21 @@ mod tests {
                 for bytes in [changed, more] {
                     assert_ne!(http1(&bytes, usize::MAX).end, End::Unnamed, "{:?}", String::from_utf8_lossy(&bytes));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn hyper_takes_the_beginning_of_what_is_taken_here() {
+        for head in [
+            "GET\r\n\r\n",
+            "GET /a\r\n\r\n",
+            "GET x\u{98}\r\n\r\n",
+            "GET / HTTP/1.\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost\r\n\r\n",
+        ] {
+            for piece in 1..=head.len() {
+                assert_eq!(http1(head.as_bytes(), piece).end, End::Refused, "{head:?} by {piece}");
             }
         }
     }
