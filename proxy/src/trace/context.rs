@@ -222,7 +222,14 @@ fn b3_multi(headers: &HeaderMap) -> Option<Incoming> {
         true => Some(decision(only(headers, &B3_SAMPLED)?)?),
         false => None,
     };
-    let debug = headers.get(B3_FLAGS).is_some_and(|flags| flags == "1");
+    let debug = match headers.contains_key(B3_FLAGS).then(|| only(headers, &B3_FLAGS)) {
+        None | Some(Some("0")) => false,
+        Some(Some("1")) => true,
+        Some(_) => return None,
+    };
+    if headers.contains_key(B3_PARENT) {
+        span_id(only(headers, &B3_PARENT)?)?;
+    }
     let sampled = if debug { Some(true) } else { sampled };
     if !headers.contains_key(B3_TRACE) && !headers.contains_key(B3_SPAN) {
         return sampled.map(|sampled| Incoming { parent: None, sampled: Some(sampled), form });
@@ -286,10 +293,17 @@ fn is_tracestate(headers: &HeaderMap) -> bool {
     })
 }
 
+/// W3C Trace Context (Level 1) §3.3.1.3.1: a name, or `tenant@system`.
 fn is_key(key: &str) -> bool {
-    let starts = |text: &str| text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'*' | b'/' | b'@');
-    key.len() <= 256 && starts(key) && key.bytes().all(valid) && key.bytes().filter(|b| *b == b'@').count() <= 1
+    let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'*' | b'/');
+    let is_name = |name: &str, longest: usize, digit_first: bool| {
+        let starts = |c: char| c.is_ascii_lowercase() || (digit_first && c.is_ascii_digit());
+        name.len() <= longest && name.starts_with(starts) && name.bytes().all(valid)
+    };
+    match key.split_once('@') {
+        None => is_name(key, 256, true),
+        Some((tenant, system)) => is_name(tenant, 241, true) && is_name(system, 14, false),
+    }
 }
 
 fn is_value(value: &str) -> bool {
@@ -368,6 +382,11 @@ mod tests {
             ("a=", false),
             ("a=1=2", false),
             ("a@b@c=1", false),
+            ("a@=1", false),
+            ("@a=1", false),
+            ("a@1=1", false),
+            ("a@bcdefghijklmno=1", true),
+            ("a@bcdefghijklmnop=1", false),
             (many.as_str(), false),
         ] {
             let mut headers = headers(&[parent, ("tracestate", text)]);
@@ -407,6 +426,20 @@ mod tests {
         ]);
         let short = Some(Parent { trace: 0x64fe_8b2a_57d3_eff7, span: 0xe457_b5a2_e4d8_6bd1 });
         assert_eq!(read(&mut multi), Incoming { parent: short, sampled: Some(true), form: Form::B3Multi });
+        let ids = [("x-b3-traceid", "64fe8b2a57d3eff7"), ("x-b3-spanid", "e457b5a2e4d86bd1")];
+        for (name, value, sampled) in [
+            ("x-b3-flags", "1", Some(Some(true))),
+            ("x-b3-flags", "0", Some(None)),
+            ("x-b3-flags", "yes", None),
+            ("x-b3-parentspanid", "05e3ac9a4f6e3b90", Some(None)),
+            ("x-b3-parentspanid", "05e3", None),
+            ("x-b3-sampled", "2", None),
+        ] {
+            let mut more = headers(&[ids[0], ids[1], (name, value)]);
+            let read = read(&mut more);
+            assert_eq!((read.parent, read.sampled), (sampled.and(short), sampled.flatten()), "{name}: {value}");
+            assert_eq!(more.is_empty(), sampled.is_none(), "{name}: {value}");
+        }
         let mut half = headers(&[("x-b3-traceid", "64fe8b2a57d3eff7"), ("x-b3-sampled", "1")]);
         assert_eq!(read(&mut half), Incoming::default());
         assert!(half.is_empty());
