@@ -7,6 +7,7 @@ mod bodies;
 mod client_hello;
 mod clocks;
 mod command_line;
+mod counting;
 mod dashboards;
 mod explicit;
 mod failures;
