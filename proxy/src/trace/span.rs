@@ -26,7 +26,7 @@ pub(super) fn spans(trace: &Trace, record: &Record<'_>) -> SmallVec<[Vec<u8>; 1]
         direction => {
             let kind = if direction == Direction::Inbound { SpanKind::Server } else { SpanKind::Client };
             let mut span = teller.span(trace.own, kind, (record.started, record.ended));
-            teller.ending(&mut span);
+            teller.ending(&mut span, kind);
             SmallVec::from_iter([span.finish()])
         }
     }
@@ -86,7 +86,7 @@ impl Teller<'_> {
                 span.error(cause.sentence());
             }
             Some((_, None)) => span.flag("malla.cancelled", true),
-            None => self.ending(&mut span),
+            None => self.ending(&mut span, SpanKind::Client),
         }
         span.finish()
     }
@@ -110,7 +110,14 @@ impl Teller<'_> {
             span.number("server.port", port.into());
         }
         match &record.of {
-            Of::Request(exchange) => request(&mut span, exchange),
+            Of::Request(exchange) => {
+                request(&mut span, exchange);
+                if kind == SpanKind::Client {
+                    // Without the query, which may hold secrets.
+                    let path = exchange.path.map_or("/", PathAndQuery::path);
+                    span.text("url.full", &["http://", record.service, path].concat());
+                }
+            }
             Of::Connection { .. } => span.text("network.transport", "tcp"),
         }
         if let Some((service, method)) = rpc(record) {
@@ -134,7 +141,7 @@ impl Teller<'_> {
     }
 
     /// How the request ended. An error has the sentence of its reason, and what it was about.
-    fn ending(&self, span: &mut Span) {
+    fn ending(&self, span: &mut Span, kind: SpanKind) {
         let record = self.record;
         let exchange = record.exchange();
         if let Of::Connection { sent, received } = record.of {
@@ -147,23 +154,34 @@ impl Teller<'_> {
         if let Some(status) = exchange.and_then(|exchange| exchange.grpc_status) {
             span.number("rpc.grpc.status_code", status.into());
         }
-        match (record.reason, record.what) {
-            (Some(cause), what) => {
-                reason(span, cause);
-                match what {
-                    Some(what) => span.error(&format!("{}: {what}", cause.sentence())),
-                    None => span.error(cause.sentence()),
-                }
-            }
-            (None, _) if record.has_failed() => {
-                if let Some(exchange) = exchange {
-                    span.text("error.type", &exchange.status.to_string());
-                }
-                span.error("");
-            }
+        // What a client did wrong is an error of its span, and none of the server's.
+        let clients_fault = |exchange: &Exchange<'_>| match exchange.grpc_status {
+            Some(status) => status != 0,
+            None => exchange.status >= 400,
+        };
+        let connection_broke = exchange.is_none() && record.reason.is_some();
+        let is_error = record.has_failed()
+            || connection_broke
+            || (kind == SpanKind::Client && exchange.is_some_and(clients_fault));
+        match (record.reason, exchange) {
+            (Some(cause), _) if is_error => reason(span, cause),
+            (Some(cause), _) => span.text("malla.reason", cause.word()),
+            (None, Some(exchange)) if is_error => span.text("error.type", &code(exchange).to_string()),
             (None, _) => {}
         }
+        if is_error {
+            match (record.reason, record.what) {
+                (Some(cause), Some(what)) => span.error(&format!("{}: {what}", cause.sentence())),
+                (Some(cause), None) => span.error(cause.sentence()),
+                (None, _) => span.error(""),
+            }
+        }
     }
+}
+
+/// The status that names an error: gRPC's, if there is one that is none of success.
+fn code(exchange: &Exchange<'_>) -> u16 {
+    exchange.grpc_status.filter(|status| *status != 0).map_or(exchange.status, u16::from)
 }
 
 fn request(span: &mut Span, Exchange { protocol, method: sent, path, .. }: &Exchange<'_>) {
@@ -188,7 +206,7 @@ fn reason(span: &mut Span, cause: Reason) {
     span.text("malla.reason", cause.word());
 }
 
-/// `GET cart.shop`, or `shop.Cart/Add`: what it was for, never with a part that a client can choose freely.
+/// `GET cart.shop`: what it was for, without what a client can choose freely. Of gRPC, as the conventions ask, `shop.Cart/Add`.
 fn name(record: &Record<'_>) -> String {
     if let Some((service, method)) = rpc(record) {
         return [service, "/", method].concat();
@@ -220,5 +238,151 @@ fn host_and_port(service: &str) -> (&str, Option<u16>) {
     match service.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok()),
         None => (service, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::HeaderMap;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    use opentelemetry_proto::tonic::trace::v1::Span as Message;
+    use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::http::testing::endpoint;
+    use crate::outcome::Times;
+    use crate::trace::{Collector, Tracer, Tracing};
+
+    /// What the one span says of something that is over.
+    fn told(direction: Direction, of: Of<'_>, reason: Option<Reason>) -> Message {
+        let tracer =
+            Tracer::new(&Tracing::everything(Collector::Grpc("http://127.0.0.1:4317".parse().expect("a URL"))));
+        let (now, mut headers) = (clock::now(), HeaderMap::new());
+        let mut trace = tracer.begin(direction, &mut headers, now);
+        trace.unrouted(now);
+        let endpoint = Arc::new(endpoint("10.0.0.7:8080".parse().expect("an address")));
+        trace.sends(Some(endpoint), &mut headers);
+        let record = Record {
+            started: now,
+            times: Times::default(),
+            ended: clock::now(),
+            direction,
+            service: "cart.shop:80",
+            route: "HTTPRoute/shop/cart/0",
+            client: None,
+            endpoint: None,
+            reason,
+            what: None,
+            tries: 1,
+            trace: None,
+            of,
+        };
+        let [bytes] = &spans(&trace, &record)[..] else { panic!("one span") };
+        Message::decode(&**bytes).expect("it is a span")
+    }
+
+    fn attribute(span: &Message, key: &str) -> Option<String> {
+        let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
+        Some(match found.value.as_ref()?.value.as_ref()? {
+            Value::StringValue(text) => text.clone(),
+            Value::IntValue(number) => number.to_string(),
+            Value::BoolValue(flag) => flag.to_string(),
+            other => panic!("no attribute is of this kind: {other:?}"),
+        })
+    }
+
+    fn exchange<'a>(protocol: Protocol, path: &'a PathAndQuery, status: u16, grpc_status: Option<u8>) -> Of<'a> {
+        Of::Request(Exchange { protocol, method: &Method::POST, path: Some(path), status, grpc_status, hedge: None })
+    }
+
+    #[test]
+    fn errors_are_those_of_the_conventions() {
+        let path = PathAndQuery::from_static("/shop.Cart/Add?secret=1");
+        for (protocol, status, grpc_status, reason, of_client, of_server) in [
+            (Protocol::Http1, 200, None, None, None, None),
+            (Protocol::Http1, 302, None, None, None, None),
+            (Protocol::Http1, 404, None, None, Some("404"), None),
+            (Protocol::Http1, 503, None, None, Some("503"), Some("503")),
+            (Protocol::Http1, 403, None, Some(Reason::Denied), Some("denied"), None),
+            (Protocol::Http1, 499, None, Some(Reason::ClientReset), Some("client_reset"), None),
+            (
+                Protocol::Http1,
+                503,
+                None,
+                Some(Reason::ConnectRefused),
+                Some("connect_refused"),
+                Some("connect_refused"),
+            ),
+            // The answer had begun well.
+            (Protocol::Http1, 200, None, Some(Reason::UpstreamReset), Some("upstream_reset"), Some("upstream_reset")),
+            (Protocol::Grpc, 200, Some(0), None, None, None),
+            (Protocol::Grpc, 200, Some(5), None, Some("5"), None),
+            (Protocol::Grpc, 200, Some(12), None, Some("12"), Some("12")),
+            (Protocol::Grpc, 200, Some(14), None, Some("14"), Some("14")),
+        ] {
+            for (direction, kind, expected) in
+                [(Direction::Outbound, SpanKind::Client, of_client), (Direction::Inbound, SpanKind::Server, of_server)]
+            {
+                let case = format!("{protocol:?} {status} {grpc_status:?} {reason:?} {kind:?}");
+                let span = told(direction, exchange(protocol, &path, status, grpc_status), reason);
+                assert_eq!(span.kind(), kind, "{case}");
+                assert_eq!(attribute(&span, "error.type").as_deref(), expected, "{case}");
+                let is_error = span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error);
+                assert_eq!(is_error, expected.is_some(), "{case}");
+                assert_eq!(attribute(&span, "malla.reason").as_deref(), reason.map(Reason::word), "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn attributes_are_those_of_the_conventions() {
+        let path = PathAndQuery::from_static("/shop.Cart/Add?secret=1");
+        let http = [
+            ("http.request.method", Some("POST")),
+            ("http.response.status_code", Some("200")),
+            ("url.scheme", Some("http")),
+            ("url.path", Some("/shop.Cart/Add")),
+            ("url.full", Some("http://cart.shop:80/shop.Cart/Add")),
+            ("network.protocol.name", Some("http")),
+            ("network.protocol.version", Some("2")),
+            ("network.peer.address", Some("10.0.0.7")),
+            ("network.peer.port", Some("8080")),
+            ("server.address", Some("cart.shop")),
+            ("server.port", Some("80")),
+            ("malla.route", Some("HTTPRoute/shop/cart/0")),
+            ("malla.direction", Some("outbound")),
+        ];
+        let grpc = [
+            ("rpc.system", Some("grpc")),
+            ("rpc.service", Some("shop.Cart")),
+            ("rpc.method", Some("Add")),
+            ("rpc.grpc.status_code", Some("0")),
+        ];
+        let none_of_grpc = grpc.map(|(key, _)| (key, None));
+        let tcp = [
+            ("network.transport", Some("tcp")),
+            ("malla.sent_bytes", Some("10")),
+            ("malla.received_bytes", Some("20")),
+            ("http.request.method", None),
+            ("url.full", None),
+        ];
+        let call = exchange(Protocol::Grpc, &path, 200, Some(0));
+        let request = exchange(Protocol::Http2, &path, 200, None);
+        let connection = Of::Connection { sent: 10, received: 20 };
+        for (of, name, expected) in [
+            (call, "shop.Cart/Add", [&http[..], &grpc].concat()),
+            (request, "POST cart.shop", [&http[..], &none_of_grpc].concat()),
+            (connection, "TCP cart.shop", tcp.to_vec()),
+        ] {
+            let span = told(Direction::Outbound, of, None);
+            assert_eq!(span.name, name);
+            for (key, value) in expected {
+                assert_eq!(attribute(&span, key).as_deref(), value, "{name}: {key}");
+            }
+        }
+        assert_eq!(attribute(&told(Direction::Inbound, request, None), "url.full"), None, "servers do not know it");
     }
 }
