@@ -114,8 +114,9 @@ pub(crate) fn sample(rows: impl IntoIterator<Item = EdgeCount>) -> Sample {
         edge.failures += row.failures;
         edge.protocol = row.protocol;
         if row.identity.is_empty() {
-            // A call that failed before there was a peer has no identity either, and gave nothing away.
-            edge.plaintext += row.requests.saturating_sub(row.failures);
+            // A call that ended before there was a peer, whosever fault that was, has no identity either, and gave nothing away.
+            let ended_for_reasons: u64 = row.reasons.iter().map(|(_, count)| *count).sum();
+            edge.plaintext += row.requests.saturating_sub(row.failures.max(ended_for_reasons));
         } else {
             edge.identity = row.identity;
         }

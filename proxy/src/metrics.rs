@@ -101,7 +101,8 @@ pub struct EdgeRow {
     pub identity: Name,
     /// Requests or connections since the start.
     pub requests: u64,
-    /// Those of them that failed: status 500 and above, a gRPC status that is the server's fault, or a reason.
+    /// Those of them that failed through the server or the way to it: status 500 and above, a gRPC status that is the server's fault, or a
+    /// reason that has such a status. Of TCP, those that ended for a reason.
     pub failures: u64,
     /// Requests by duration: upper bound and number, not cumulated; the last bound is `Duration::MAX`.
     pub latency: Vec<(Duration, u64)>,
@@ -463,12 +464,13 @@ mod tests {
         metrics.plaintext_accepted(&old);
         metrics.denied(&old, "nobody");
         metrics.audited(&old, "nobody");
+        metrics.shard().allowed(&old, Some("x/callers/0"));
         let lines = |cluster: &str| metrics.exposition().lines().filter(|line| line.contains(cluster)).count();
         let minute = Duration::from_secs(60);
         let start = Instant::now();
         metrics.forget_idle(start);
         metrics.forget_idle(start + 59 * minute);
-        assert_eq!((lines("old.shop:80"), lines("open.shop:80")), (8, 2));
+        assert_eq!((lines("old.shop:80"), lines("open.shop:80")), (9, 2));
         metrics.forget_idle(start + 61 * minute);
         assert_eq!((lines("old.shop:80"), lines("open.shop:80")), (0, 2), "a connection to the second is open");
         metrics.upstream_closed(&open);

@@ -354,11 +354,10 @@ pub(crate) struct Exchange<'a> {
 }
 
 impl Record<'_> {
-    /// Whether somebody would look for it among the failures of servers.
+    /// Whether somebody would look for it among the failures of servers: [`failed`].
     pub(crate) fn has_failed(&self) -> bool {
-        let answered =
-            |exchange: &Exchange<'_>| exchange.status >= 500 || exchange.grpc_status.is_some_and(is_servers_fault);
-        self.reason.is_some_and(|reason| reason.status() >= 500) || self.exchange().is_some_and(answered)
+        let (status, grpc_status) = self.exchange().map_or((0, None), |one| (one.status, one.grpc_status));
+        failed(status, grpc_status, self.reason)
     }
 
     /// The request, if it is one.
@@ -387,9 +386,12 @@ impl Record<'_> {
     }
 }
 
-/// The statuses that make a server's span an error (OpenTelemetry, semantic conventions for gRPC).
-fn is_servers_fault(status: u8) -> bool {
-    matches!(status, 2 | 4 | 12 | 13 | 14 | 15)
+/// Whether the server, or the way to it, failed, and not the client: the same for tables, logs and traces. Of gRPC these are UNKNOWN,
+/// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS (OpenTelemetry, semantic conventions for gRPC).
+pub(crate) fn failed(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) -> bool {
+    status >= 500
+        || matches!(grpc_status, Some(2 | 4 | 12 | 13 | 14 | 15))
+        || reason.is_some_and(|reason| reason.status() >= 500)
 }
 
 impl Outcome {

@@ -22,7 +22,7 @@ use super::series::{self, Exemplar, Series};
 use super::table::{EDGE_LABELS, SIZE_LABELS, help};
 use super::{Direction, EdgeRow, add};
 use crate::names::{Name, SpiffeId};
-use crate::outcome::LogLimit;
+use crate::outcome::{LogLimit, failed};
 use crate::reason::Reason;
 
 /// What a client speaks.
@@ -86,6 +86,7 @@ pub(super) struct Requests {
     workload: Name,
     shards: Mutex<Vec<Arc<Shard>>>,
     idle: Mutex<Idle<EdgeKey>>,
+    idle_allowed: Mutex<Idle<(Name, Name)>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,11 +183,6 @@ fn hash(
     hasher.finish()
 }
 
-/// Whether the server, or the way to it, failed. gRPC: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's fault.
-fn failed(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) -> bool {
-    status >= 500 || reason.is_some() || matches!(grpc_status, Some(2 | 4 | 13 | 14 | 15))
-}
-
 impl EdgeKey {
     fn hash(&self) -> u64 {
         let EdgeKey { direction, service, route, protocol, identity, workload } = self;
@@ -250,12 +246,13 @@ impl Counts {
 
 impl Requests {
     pub(super) fn new(workload: Name) -> Self {
-        Requests { workload, shards: Mutex::default(), idle: Mutex::default() }
+        Requests { workload, shards: Mutex::default(), idle: Mutex::default(), idle_allowed: Mutex::default() }
     }
 
     /// Takes out the series that have stood still for long. Where a service goes on with other workloads, what its histograms have
     /// counted of one that is gone stays in them: they never fall.
     pub(super) fn forget_idle(&self, now: Instant) {
+        self.forget_idle_allowed(now);
         let mut idle = self.idle.lock();
         if !idle.is_due(now) {
             return;
@@ -288,6 +285,18 @@ impl Requests {
                     edges.entry(key.hash()).or_insert_with(|| Arc::new(Edge { key, counts: Mutex::default() }));
                 of_service.counts.lock().add(&rest);
             }
+        }
+    }
+
+    fn forget_idle_allowed(&self, now: Instant) {
+        let mut idle = self.idle_allowed.lock();
+        if !idle.is_due(now) {
+            return;
+        }
+        let quiet = idle.look(now, self.allowed().into_iter());
+        for shard in self.shards.lock().iter() {
+            let stays = |one: &Allowed| !quiet.contains(&(one.service.clone(), one.policy.clone()));
+            shard.allowed.lock().retain(|_, one| stays(one));
         }
     }
 
