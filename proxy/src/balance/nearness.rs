@@ -47,13 +47,15 @@ impl<'a> Nearness<'a> {
         held.map_or(1, |(_, share)| u64::from(*share))
     }
 
-    /// 0 the same zone, 1 the same region, then the regions of the failover order, then the rest.
+    /// 0 the same zone, 1 the same region, then the regions of the failover order, then the rest. Where one side knows its zone alone, as
+    /// EndpointSlices tell it, zones decide: their names are unlike in all regions.
     fn distance(&self, region: &str, zone: &str) -> u32 {
         let (own_region, own_zone) = self.own;
-        if !self.locality.nearest || own_region.is_empty() {
+        if !self.locality.nearest || (own_region.is_empty() && own_zone.is_empty()) {
             return 0;
         }
-        if *region == **own_region {
+        let by_zone = own_region.is_empty() || (region.is_empty() && !zone.is_empty());
+        if by_zone || *region == **own_region {
             return u32::from(own_zone.is_empty() || *zone != **own_zone);
         }
         let order = self.locality.failover.get(own_region).map(Vec::as_slice).unwrap_or_default();

@@ -244,6 +244,23 @@ fn traffic_stays_near_while_seventy_percent_are_healthy_and_leaves_in_proportion
 }
 
 #[test]
+fn zones_alone_are_enough_to_stay_near() {
+    let zones = [At(1, "", "a", 1), At(2, "", "a", 1), At(3, "", "b", 1), At(4, "", "b", 1), At(5, "", "", 1)];
+    let nearest = || Policy { locality: Locality { nearest: true, ..Locality::default() }, ..ejecting() };
+    let now = Instant::now() + SECOND;
+    // Also for who knows its region besides; an endpoint of nowhere is no nearer than another zone.
+    for own in [place("", "a"), place("eu", "a")] {
+        let set = set(&zones, nearest(), &own);
+        assert_eq!(per_mille(&set, now), [1000, 0, 0], "{own:?}");
+        eject(&set, 1, now);
+        eject(&set, 2, now);
+        assert_eq!(by_place(&set, now)[0], 0.0, "a whole zone is gone");
+    }
+    let set = set(&EVERYWHERE, nearest(), &place("", "b"));
+    assert_eq!(per_mille(&set, now), [0, 1000, 0], "regions that only the others know change nothing");
+}
+
+#[test]
 fn regions_follow_in_their_order_and_shares_can_be_fixed() {
     let endpoints = [At(1, "eu", "a", 1), At(3, "us", "c", 1), At(5, "ap", "d", 1), At(6, "ap", "d", 1)];
     let failover = [("eu".into(), vec!["ap".into(), "us".into()])].into();
