@@ -84,15 +84,11 @@ pub async fn serve(worker: Arc<Worker>, socket: TcpStream, peer: SocketAddr) {
 
 /// How long the first bytes may take: a client of the mesh sends them at once.
 fn limits(shared: &Shared, port: Option<&InboundPort>) -> PeekLimits {
-    match port {
-        Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Detect, port, .. })
-            if shared.settings.is_opaque(*port) =>
-        {
-            BRIEFLY
-        }
-        Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Tcp, .. }) => BRIEFLY,
-        Some(InboundPort { plaintext: Plaintext::Accepted, protocol: Protocol::Detect, .. }) => detect::UNDECLARED,
-        _ => CLIENT_HELLO,
+    let Some(port) = port.filter(|port| port.plaintext == Plaintext::Accepted) else { return CLIENT_HELLO };
+    match shared.settings.spoken(port.protocol, port.port) {
+        Protocol::Tcp => BRIEFLY,
+        Protocol::Detect => detect::UNDECLARED,
+        Protocol::Http | Protocol::Tls => CLIENT_HELLO,
     }
 }
 
@@ -148,7 +144,11 @@ async fn carry(
 ) {
     let shared = worker.shared.clone();
     let (client, proof) = client.unzip();
-    let version = match (port.protocol, alpn) {
+    let spoken = match alpn {
+        None => shared.settings.spoken(port.protocol, port.port),
+        Some(_) => port.protocol,
+    };
+    let version = match (spoken, alpn) {
         (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Detect, Some(Alpn::Tcp | Alpn::Renewed)) => None,
         (Protocol::Http | Protocol::Detect, Some(Alpn::H2)) => Some(Version::Http2),
         (Protocol::Http, _) => match stream.peek(CLIENT_HELLO, detect::http_version).await {
@@ -156,7 +156,6 @@ async fn carry(
             Ok(Peeked::Closed) | Err(_) => return,
             Ok(_) => return refuse(&shared, stream, Reason::HeaderTimeout, &port.service),
         },
-        (Protocol::Detect, None) if shared.settings.is_opaque(port.port) => None,
         (Protocol::Detect, None) => {
             let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|found| *found != Detected::NeedMore);
             let Ok(detected) = stream.peek(detect::UNDECLARED, decide).await else { return };

@@ -137,9 +137,13 @@ async fn protocol<'a>(
     service: &'a OutboundService,
     stream: &mut Stream,
 ) -> Result<Spoken<'a>, Reason> {
-    let opaque = |port| detect::never_http(port) || shared.settings.is_opaque(port);
+    let number = port(&service.name);
     let raw = || service.tcp.as_ref().map(Spoken::Stream).ok_or(Reason::ProtocolError);
-    match service.protocol {
+    let spoken = match number.map(|port| shared.settings.spoken(service.protocol, port)) {
+        Some(Protocol::Http) if service.http.is_none() => service.protocol,
+        spoken => spoken.unwrap_or(service.protocol),
+    };
+    match spoken {
         Protocol::Http => version(shared, stream).await.map(Spoken::Http),
         Protocol::Tls if !service.sni.is_empty() => {
             let detected = stream.peek(detect::UNDECLARED, detect::tls).await;
@@ -151,7 +155,7 @@ async fn protocol<'a>(
             }
         }
         Protocol::Tcp | Protocol::Tls => raw(),
-        Protocol::Detect if service.http.is_none() || port(&service.name).is_some_and(opaque) => raw(),
+        Protocol::Detect if service.http.is_none() || number.is_some_and(detect::never_http) => raw(),
         Protocol::Detect => {
             let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|found| *found != Detected::NeedMore);
             let detected = stream.peek(detect::UNDECLARED, decide).await.map_err(|_| Reason::ClientReset)?;

@@ -20,6 +20,7 @@ use self::telling::TellingArgs;
 use crate::access_log::AccessLogSettings;
 use crate::control::{self, ConnectError};
 use crate::names::{self, Name};
+use crate::snapshot::Protocol;
 use crate::token;
 use crate::trace::Tracing;
 
@@ -85,6 +86,10 @@ pub struct Args {
     /// Ports whose connections are raw TCP where nothing declares what is spoken: nothing is peeked, comma-separated
     #[arg(long, env = "MALLA_OPAQUE_PORTS", value_name = "PORTS", value_delimiter = ',')]
     opaque_ports: Vec<u16>,
+
+    /// Ports that speak HTTP where nothing declares what is spoken: a client may be silent before its first request, comma-separated
+    #[arg(long, env = "MALLA_HTTP_PORTS", value_name = "PORTS", value_delimiter = ',')]
+    http_ports: Vec<u16>,
 
     /// Checks to make for an orchestrator, at paths of the health port: JSON, as the admission webhook writes it
     #[arg(long, env = "MALLA_PROBES", value_name = "JSON", value_parser = parse_probes)]
@@ -223,6 +228,8 @@ pub struct Settings {
     pub access_log: Option<AccessLogSettings>,
     /// Ports that are raw TCP where nothing declares what is spoken.
     pub opaque_ports: Vec<u16>,
+    /// Ports that speak HTTP there.
+    pub http_ports: Vec<u16>,
     /// Checks that are made for an orchestrator, by path of the health port.
     pub probes: Probes,
     /// Where the application has metrics.
@@ -319,6 +326,7 @@ impl Args {
             tracing,
             access_log,
             opaque_ports: self.opaque_ports,
+            http_ports: self.http_ports,
             probes: self.probes.unwrap_or_default(),
             scrape: self.scrape,
             ..joined
@@ -384,14 +392,19 @@ impl Settings {
             tracing: None,
             access_log: None,
             opaque_ports: Vec::new(),
+            http_ports: Vec::new(),
             probes: Probes::new(),
             scrape: None,
         }
     }
 
-    /// Whether a port is raw TCP where nothing declares what is spoken.
-    pub fn is_opaque(&self, port: u16) -> bool {
-        self.opaque_ports.contains(&port)
+    /// What is spoken at a port: what is declared; else what this workload was told about it; else it is to be detected.
+    pub fn spoken(&self, declared: Protocol, port: u16) -> Protocol {
+        match declared {
+            Protocol::Detect if self.opaque_ports.contains(&port) => Protocol::Tcp,
+            Protocol::Detect if self.http_ports.contains(&port) => Protocol::Http,
+            declared => declared,
+        }
     }
 
     /// xDS name of this workload's own listener.

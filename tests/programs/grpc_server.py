@@ -1,4 +1,4 @@
-"""malla.test.Echo on grpcio, with bytes as messages: python grpc_server.py PORT NAME"""
+"""malla.test.Echo and grpc.health.v1.Health on grpcio, with bytes as messages: python grpc_server.py PORT NAME"""
 
 import sys
 import threading
@@ -72,6 +72,12 @@ def chat(messages, context):
     yield from messages
 
 
+def health(message, context):
+    """SERVING (1) as a whole and for malla.test.Echo, NOT_SERVING (2) for other services."""
+    asked = message[2:].decode()
+    return b"\x08\x01" if asked in ("", "malla.test.Echo") else b"\x08\x02"
+
+
 server = grpc.server(futures.ThreadPoolExecutor(32), options=[("grpc.max_receive_message_length", -1)])
 server.add_generic_rpc_handlers([
     grpc.method_handlers_generic_handler("malla.test.Echo", {
@@ -86,7 +92,10 @@ server.add_generic_rpc_handlers([
         "Count": grpc.unary_stream_rpc_method_handler(count),
         "Sum": grpc.stream_unary_rpc_method_handler(total),
         "Chat": grpc.stream_stream_rpc_method_handler(chat),
-    })
+    }),
+    grpc.method_handlers_generic_handler("grpc.health.v1.Health", {
+        "Check": grpc.unary_unary_rpc_method_handler(health),
+    }),
 ])
 if server.add_insecure_port(f"[::]:{port}") == 0:
     sys.exit(f"port {port} is taken")

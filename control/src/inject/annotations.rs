@@ -1,7 +1,8 @@
 //! What the owner of a pod wishes of its sidecar, in annotations `malla.dev/…`. What cannot be honoured is refused by name: a misspelt
 //! annotation that is ignored would be found when it is needed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
@@ -13,8 +14,12 @@ const PREFIX: &str = "malla.dev/";
 pub(super) const MODE: &str = "malla.dev/mode";
 /// How long connections may take to finish.
 pub(super) const DRAIN_TIME: &str = "malla.dev/drain-time";
+/// Local ports that lead to services, in explicit mode.
+pub(super) const LISTEN: &str = "malla.dev/listen";
+const OPAQUE_PORTS: &str = "malla.dev/opaque-ports";
+const HTTP_PORTS: &str = "malla.dev/http-ports";
 /// What a log level looks like.
-pub(super) const LOG: &str = "is no log level: write error, warn, info, debug, trace or off";
+pub(super) const LOG: &str = "is no log level: write error, warn, info, debug or off";
 /// What a drain time looks like.
 pub(super) const DRAIN: &str = "is no time: write a whole number with its unit, for example 30s or 2m";
 
@@ -34,6 +39,8 @@ pub(super) struct Wishes {
     /// Flags of `malla-proxy init` with their values.
     pub(super) redirection: Vec<(&'static str, String)>,
     pub(super) opaque_ports: Option<String>,
+    pub(super) http_ports: Option<String>,
+    pub(super) listen: Option<String>,
     pub(super) cpu_request: Option<String>,
     pub(super) cpu_limit: Option<String>,
     pub(super) memory_request: Option<String>,
@@ -54,10 +61,12 @@ const REDIRECTION: [(&str, &str, Check); 6] = [
 ];
 
 /// All others that a person may write.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 12] = [
     INJECT,
     MODE,
-    "malla.dev/opaque-ports",
+    LISTEN,
+    OPAQUE_PORTS,
+    HTTP_PORTS,
     "malla.dev/cpu-request",
     "malla.dev/cpu-limit",
     "malla.dev/memory-request",
@@ -104,10 +113,26 @@ impl Wishes {
                 "{name} has no meaning with {MODE}: explicit, in which nothing is redirected: remove one of them"
             ));
         }
+        let listen = checked(LISTEN, listen)?;
+        if mode == Mode::Transparent && listen.is_some() {
+            return Err(format!(
+                "{LISTEN} has no meaning without {MODE}: explicit, because services are reached by their own names: remove it"
+            ));
+        }
+        let (opaque_ports, http_ports) = (checked(OPAQUE_PORTS, ports)?, checked(HTTP_PORTS, ports)?);
+        let mut http = http_ports.iter().flat_map(|ports| ports.split(','));
+        if let Some(both) = http.find(|port| opaque_ports.iter().any(|ports| ports.split(',').any(|one| one == *port)))
+        {
+            return Err(format!(
+                "{OPAQUE_PORTS} and {HTTP_PORTS} both name the port {both}: remove it from one of them"
+            ));
+        }
         Ok(Wishes {
             mode,
             redirection,
-            opaque_ports: checked("malla.dev/opaque-ports", ports)?,
+            opaque_ports,
+            http_ports,
+            listen,
             cpu_request: checked("malla.dev/cpu-request", cpu)?,
             cpu_limit: checked("malla.dev/cpu-limit", cpu)?,
             memory_request: checked("malla.dev/memory-request", memory)?,
@@ -135,6 +160,25 @@ fn cidrs(text: &str) -> Result<String, &'static str> {
     let network =
         |text: &str| text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| IpNet::from(address)));
     list(text, network, "is no list of networks: write 10.0.0.0/8 or 10.0.0.0/8,fd00::/8")
+}
+
+/// As `malla-proxy --listen` takes it, several separated by commas; on loopback alone, because whoever connects there has the pod's identity.
+fn listen(text: &str) -> Result<String, &'static str> {
+    let entry = |text: &str| {
+        let (local, destination) = text.split_once('=')?;
+        let local: SocketAddr = local.trim().parse().ok().filter(|local: &SocketAddr| local.ip().is_loopback())?;
+        let (name, port) = destination.trim().rsplit_once(':')?;
+        let (to, _) = (port.parse::<NonZeroU16>().ok()?, NonZeroU16::new(local.port())?);
+        let label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        name.split('.').all(label).then(|| format!("{local}={name}:{to}"))
+    };
+    list(text, entry, "is no list of local ports: write 127.0.0.1:3306=mysql.db:3306, several separated by commas")
+}
+
+/// The local ports of what [`LISTEN`] says.
+pub(super) fn local_ports(listen: &str) -> impl Iterator<Item = u16> {
+    let local = |entry: &str| entry.split_once('=')?.0.parse::<SocketAddr>().ok();
+    listen.split(',').filter_map(local).map(|local| local.port()).collect::<Vec<_>>().into_iter()
 }
 
 fn list<T: ToString>(

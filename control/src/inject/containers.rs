@@ -131,6 +131,12 @@ fn environment(wishes: &Wishes, settings: &InjectionSettings, probes: &Probes, s
     if let Some(ports) = &wishes.opaque_ports {
         variables.push(json!({ "name": "MALLA_OPAQUE_PORTS", "value": ports }));
     }
+    if let Some(ports) = &wishes.http_ports {
+        variables.push(json!({ "name": "MALLA_HTTP_PORTS", "value": ports }));
+    }
+    if let Some(listen) = &wishes.listen {
+        variables.push(json!({ "name": "MALLA_LOCAL", "value": listen }));
+    }
     if let Some(scrape) = scrape {
         variables.push(json!({ "name": "MALLA_SCRAPE", "value": scrape }));
     }

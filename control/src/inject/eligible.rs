@@ -165,6 +165,13 @@ pub(super) fn clashes(
             ));
         }
     }
+    let local: Vec<u16> = wishes.listen.iter().flat_map(|listen| annotations::local_ports(listen)).collect();
+    if let Some(own) = local.iter().find(|port| OWN_PORTS.contains(port)) {
+        let listen = annotations::LISTEN;
+        return Err(format!(
+            "{listen} names the port {own}, which the sidecar needs (it uses {OWN_PORTS:?}): choose another"
+        ));
+    }
     for container in pod.all_containers() {
         for port in container.ports.iter().flatten() {
             let tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
@@ -173,6 +180,14 @@ pub(super) fn clashes(
                     "container {} declares port {}, which the sidecar needs (it uses {OWN_PORTS:?}): choose another port, or \
                      {INJECT}: disabled",
                     container.name, port.container_port
+                ));
+            }
+            if tcp && local.contains(&port.container_port) {
+                return Err(format!(
+                    "container {} declares port {}, on which {} has the sidecar listen: choose another port for one of them",
+                    container.name,
+                    port.container_port,
+                    annotations::LISTEN
                 ));
             }
         }

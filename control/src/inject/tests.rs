@@ -148,6 +148,8 @@ fn a_restricted_namespace_takes_the_explicit_mode_alone() {
 
     let mut pod = recorded("restricted-app");
     pod["metadata"]["annotations"]["malla.dev/mode"] = json!("explicit");
+    pod["metadata"]["annotations"]["malla.dev/listen"] = json!("127.0.0.1:3306=mysql.db:3306, [::1]:6379=cache:6379");
+    pod["metadata"]["annotations"]["malla.dev/http-ports"] = json!("9000");
     let namespace = labels(&[(INJECT, "enabled"), ("pod-security.kubernetes.io/enforce", "restricted")]);
     let Decision::Inject { pod: made, .. } = decide(&pod, "restricted", &namespace, &settings()) else {
         panic!("is injected")
@@ -217,6 +219,7 @@ fn annotations_become_flags_of_the_redirection_and_settings_of_the_sidecar() {
         ("malla.dev/outbound-cidrs", "10.0.0.0/8,fd00::/8"),
         ("malla.dev/skip-outbound-cidrs", "169.254.169.254"),
         ("malla.dev/opaque-ports", "3306"),
+        ("malla.dev/http-ports", "9000, 9001"),
         ("malla.dev/cpu-request", "100m"),
         ("malla.dev/cpu-limit", "2"),
         ("malla.dev/memory-request", "64Mi"),
@@ -238,9 +241,13 @@ fn annotations_become_flags_of_the_redirection_and_settings_of_the_sidecar() {
             "--exclude-outbound-cidrs=169.254.169.254/32",
         ])
     );
-    for (name, value) in
-        [("MALLA_OPAQUE_PORTS", "3306"), ("MALLA_LOG", "debug"), ("MALLA_WORKERS", "2"), ("MALLA_DRAIN", "10s")]
-    {
+    for (name, value) in [
+        ("MALLA_OPAQUE_PORTS", "3306"),
+        ("MALLA_HTTP_PORTS", "9000,9001"),
+        ("MALLA_LOG", "debug"),
+        ("MALLA_WORKERS", "2"),
+        ("MALLA_DRAIN", "10s"),
+    ] {
         assert_eq!(variable(&made, name), value);
     }
     let resources =
@@ -262,6 +269,19 @@ fn annotations_that_cannot_be_honoured_are_refused_in_words() {
         (&[("malla.dev/drain-time", "30")], "is no time: write a whole number with its unit"),
         (&[("malla.dev/mode", "magic")], "is neither `transparent` nor `explicit`"),
         (&[("malla.dev/mode", "explicit"), ("malla.dev/skip-inbound-ports", "1")], "skip-inbound-ports has no meaning"),
+        (&[("malla.dev/opaque-ports", "1,2"), ("malla.dev/http-ports", "2")], "both name the port 2"),
+        (&[("malla.dev/listen", "127.0.0.1:3306=db:3306")], "has no meaning without malla.dev/mode: explicit"),
+        (
+            &[("malla.dev/mode", "explicit"), ("malla.dev/listen", "0.0.0.0:3306=db:3306")],
+            "write 127.0.0.1:3306=mysql.db:3306",
+        ),
+        (&[("malla.dev/mode", "explicit"), ("malla.dev/listen", "127.0.0.1:0=db:3306")], "is no list of local ports"),
+        (&[("malla.dev/mode", "explicit"), ("malla.dev/listen", "127.0.0.1:1=db")], "is no list of local ports"),
+        (&[("malla.dev/mode", "explicit"), ("malla.dev/listen", "127.0.0.1:15001=db:1")], "which the sidecar needs"),
+        (
+            &[("malla.dev/mode", "explicit"), ("malla.dev/listen", "127.0.0.1:1=a:1,[::1]:8080=db:1")],
+            "container c declares port 8080, on which malla.dev/listen has the sidecar listen",
+        ),
         (&[("malla.dev/inject", "yes")], "is neither `enabled` nor `disabled`"),
     ] {
         let sentence = denied(&annotated(pairs));

@@ -15,8 +15,8 @@ use crate::authorize::{Action, Authorization, Condition, Enforcement, Policy, Ru
 use crate::names::Name;
 use crate::settings::{LocalListen, Settings};
 use crate::snapshot::{
-    Cluster, Inbound, InboundPort, Outbound, OutboundService, Plaintext, Protocol, Snapshot, UnknownDestination,
-    ValueMatch,
+    Cluster, HttpRoutes, Inbound, InboundPort, Outbound, OutboundService, Plaintext, Protocol, Snapshot,
+    UnknownDestination, ValueMatch,
 };
 use crate::stream::Stream;
 use crate::testing::{Authority, Sidecar, cluster, route, settings};
@@ -91,6 +91,13 @@ fn service(protocol: Protocol, cluster: Arc<Cluster>) -> Outbound {
     })
 }
 
+/// A service that does not declare what it speaks, and has routes for either; no HTTP route takes any request.
+fn undeclared(name: &str, cluster: Arc<Cluster>) -> Outbound {
+    let routes = HttpRoutes { name: name.into(), virtual_hosts: Vec::new() };
+    let Outbound::Service(service) = service(Protocol::Detect, cluster) else { unreachable!("it is one") };
+    Outbound::Service(OutboundService { name: name.into(), http: Some(Arc::new(routes)), ..service })
+}
+
 async fn connect(address: SocketAddr) -> TcpStream {
     TcpStream::connect(address).await.expect("the sidecar listens")
 }
@@ -115,6 +122,47 @@ async fn converse(address: SocketAddr) {
     socket.write_all(b"some words").await.expect("write");
     socket.shutdown().await.expect("half-close");
     assert_eq!(rest(&mut socket).await.expect("a clean end"), "some words");
+}
+
+/// How often the first bytes of connections were looked at, on either side.
+fn guesses(sidecars: [&Sidecar; 2]) -> usize {
+    let pages = sidecars.map(|sidecar| sidecar.shared.metrics.exposition());
+    let lines =
+        pages.iter().flat_map(|page| page.lines()).filter(|line| line.starts_with("malla_protocol_detected_total"));
+    lines.map(|line| line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok()).expect("a count")).sum()
+}
+
+#[tokio::test]
+async fn what_a_workload_was_told_of_an_undeclared_port_is_not_guessed() {
+    const NAME: &str = "greeter.shop:7000";
+    let authority = Authority::new();
+    let server = server(&authority, application().await, Protocol::Detect);
+    let cluster = cluster(SERVICE, &[(server.inbound, Some(SERVER))]);
+    let told = |opaque_ports: &[u16], http_ports: &[u16]| {
+        let listen = vec![LocalListen { local: ([127, 0, 0, 1], 0).into(), destination: NAME.into() }];
+        let (opaque_ports, http_ports) = (opaque_ports.to_vec(), http_ports.to_vec());
+        let mut snapshot = Snapshot::default();
+        snapshot.outbound.insert(NAME.into(), undeclared(NAME, cluster.clone()).into());
+        let settings = Settings { listen, opaque_ports, http_ports, ..settings() };
+        Sidecar::start(settings, snapshot, Some(authority.identity(CLIENT)))
+    };
+    let nothing = told(&[7001], &[7002]);
+    converse(nothing.local[0]).await;
+    assert_eq!(guesses([&nothing, &server]), 1, "after a second of silence it is raw TCP");
+
+    let opaque = told(&[7000], &[]);
+    converse(opaque.local[0]).await;
+    assert_eq!(guesses([&opaque, &server]), 0);
+
+    // Longer than a guess takes: a connection that is kept warm for a request to come.
+    let http = told(&[], &[7000]);
+    let mut warm = connect(http.local[0]).await;
+    let silence = timeout(crate::detect::UNDECLARED.first * 2, warm.read_u8()).await;
+    assert!(silence.is_err(), "nothing of the application's greeting: {silence:?}");
+    warm.write_all(b"GET / HTTP/1.1\r\nhost: greeter.shop\r\nconnection: close\r\n\r\n").await.expect("write");
+    let answer = rest(&mut warm).await.expect("a clean end");
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("malla-reason: no_route"), "{answer}");
+    assert_eq!(guesses([&http, &server]), 0);
 }
 
 #[tokio::test]
