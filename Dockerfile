@@ -4,13 +4,19 @@
 #   docker build -t malla-proxy --target proxy .          # the sidecar, and `nft` for `malla-proxy init`
 #   docker run --rm -v "$PWD/mesh:/mesh" malla check /mesh
 #
+# The sidecar's image has 21 MB (9 MB compressed): 15 are the program, 6 `nft` and libraries. That of `malla` has 51 MB (22 MB).
+#
 # Both run as user 1337, which `malla-proxy init` exempts from redirection; `init` itself needs `--user 0` and
 # `--cap-add NET_ADMIN`. Dependencies are those of Cargo.lock, or the build fails.
 
 FROM rust:1.92-trixie AS build
 WORKDIR /source
 COPY . .
-RUN cargo build --release --locked --package malla --package malla-proxy \
+# Relative relocations in their packed form: half a megabyte less of each program.
+ENV RUSTFLAGS="-C link-arg=-Wl,-z,pack-relative-relocs"
+# One after the other: together, the sidecar would be built with what the control server wants of their common dependencies.
+RUN cargo build --release --locked --package malla-proxy \
+ && cargo build --release --locked --package malla \
  && strip target/release/malla target/release/malla-proxy
 
 # Programs with the libraries that they load, and no system around them.
