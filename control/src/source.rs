@@ -285,13 +285,16 @@ fn doubts(report: &Report) -> Vec<String> {
     doubtful.map(ToString::to_string).collect()
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line. Some errors of others tell their causes themselves: those are not told twice.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let told = error.to_string();
+        if !text.ends_with(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         cause = error.source();
     }
     text

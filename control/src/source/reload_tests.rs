@@ -220,3 +220,15 @@ async fn a_policy_that_targets_nothing_is_told_as_long_as_it_serves() {
     fixture.serves(&["cart.shop:80", "crat.shop:80"]).await;
     assert_eq!(notices(&fixture), [""; 0]);
 }
+
+#[test]
+fn a_cause_that_an_error_tells_itself_is_not_told_twice() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("asking: {0}")]
+    struct Outer(#[source] Inner);
+    #[derive(Debug, thiserror::Error)]
+    #[error("connecting")]
+    struct Inner(#[source] std::io::Error);
+    let error = Outer(Inner(std::io::Error::other("refused")));
+    assert_eq!(chain(&error), "asking: connecting: refused");
+}
