@@ -30,7 +30,7 @@ use crate::ca::IssueError;
 use crate::kubernetes::ClusterView;
 use crate::metrics::{Metrics, Reason};
 use crate::resources::Published;
-use crate::status::{self, Streams};
+use crate::status::{self, Followers, Streams};
 use crate::telemetry::Telemetry;
 use crate::token::TokenAuthority;
 use proof::Proof;
@@ -101,10 +101,19 @@ impl ControlPlane {
         }
     }
 
+    /// Who follows the trust bundle: sidecars, and API servers that call the webhook.
+    pub(crate) fn followers(&self, bundle: &str) -> Followers {
+        let mut followers = self.streams.followers(&self.published, bundle);
+        let unbelieving = self.cluster.as_ref().and_then(|cluster| cluster.unbelieving(bundle));
+        followers.number += usize::from(unbelieving.is_some());
+        followers.behind.extend(unbelieving.map(str::to_owned));
+        followers
+    }
+
     /// What people are told.
     pub(crate) fn status(&self) -> status::Status {
         let bundle = self.authority.current().trust_bundle().clone();
-        let trust = self.authority.status(self.streams.followers(&self.published, &bundle));
+        let trust = self.authority.status(self.followers(&bundle));
         let mut status = status::Status::now(&self.published, &self.streams, trust);
         status.notices.extend(self.cluster.iter().flat_map(ClusterView::notices));
         status

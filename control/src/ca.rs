@@ -504,6 +504,11 @@ pub(crate) fn anchors(text: &str) -> Option<Vec<Anchor>> {
     certificates(text).ok().map(|certificates| certificates.iter().map(Parsed::anchor).collect())
 }
 
+/// The root that a PEM text leads to: of the first certificate in it.
+pub(crate) fn root_of(text: &str) -> Option<Anchor> {
+    way_to_root(&certificates(text).ok()?).map(|(_, root)| root.anchor())
+}
+
 fn bundle(anchors: &[Anchor]) -> Arc<str> {
     anchors.iter().map(|anchor| anchor.pem.as_str()).collect::<String>().into()
 }

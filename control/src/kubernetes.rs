@@ -2,7 +2,7 @@
 //!
 //! `watch` fills the `store`; `translate` makes documents of it, purely; the source loop
 //! compiles them like files; `conditions` says what came of routes, `lease` which replica writes it; `review` checks the tokens
-//! of service accounts. Refuses to guess: until every kind has been listed once, nothing is said to be known.
+//! of service accounts; `webhook` tells API servers which root to verify the webhook with. Refuses to guess: until every kind has been listed once, nothing is said to be known.
 
 pub mod checkup;
 pub(crate) mod client;
@@ -13,6 +13,7 @@ pub(crate) mod review;
 pub(crate) mod store;
 pub(crate) mod translate;
 pub(crate) mod watch;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(crate) struct ClusterView {
     pub(crate) store: Arc<store::Store>,
     pub(crate) verdicts: tokio::sync::watch::Receiver<Option<Arc<Verdicts>>>,
     pub(crate) reviewer: review::Reviewer,
+    /// What API servers verify the webhook with, if there is one.
+    pub(crate) told: Option<Arc<webhook::Told>>,
 }
 
 impl ClusterView {
@@ -37,6 +40,14 @@ impl ClusterView {
             format!("the cluster's {} are as they were, changes are not known: {why}", kind.place().plural)
         };
         failing.into_iter().map(sentence).collect()
+    }
+
+    /// Who calls the webhook and would not believe it if it showed a certificate of any root of a trust bundle.
+    pub(crate) fn unbelieving(&self, bundle: &str) -> Option<&'static str> {
+        self.told
+            .as_ref()
+            .filter(|told| !told.knows(bundle))
+            .map(|_| "the cluster's API servers (the webhook's caBundle)")
     }
 
     /// How many kinds cannot be followed.

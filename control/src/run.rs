@@ -19,6 +19,7 @@ use crate::ca::{AuthorityError, RootSource};
 use crate::inject::{InjectionSettings, InvalidSetting};
 use crate::kubernetes::review::Reviewer;
 use crate::kubernetes::store::Store;
+use crate::kubernetes::webhook::Told;
 use crate::kubernetes::{self, ClusterView};
 use crate::metrics::Metrics;
 use crate::resources::Published;
@@ -170,12 +171,13 @@ impl Control {
     pub fn start_in(cluster: Cluster, settings: ControlSettings) -> Result<Control, StartError> {
         let config = settings.config.clone();
         config.as_deref().map(source::exists).transpose()?;
+        let told: Option<Arc<Told>> = settings.webhook.is_some().then(Arc::default);
         let Cluster { client, namespace, replica } = cluster;
         let store: Arc<Store> = Arc::default();
         let judged = watch::Sender::new(None);
         let verdicts = judged.subscribe();
         let reviewer = Reviewer::new(client.clone(), store.clone());
-        let view = ClusterView { store: store.clone(), verdicts: verdicts.clone(), reviewer };
+        let view = ClusterView { store: store.clone(), verdicts: verdicts.clone(), reviewer, told: told.clone() };
         let mut control = Control::start_with(settings, Some(view), |trust_bundle| {
             let source = source::cluster::start(config, store.clone(), judged, trust_bundle);
             Ok((source.published.clone(), Some(source)))
@@ -184,6 +186,11 @@ impl Control {
         let (leads, led) = (watch::Sender::new(false), control.stop.clone());
         let writing = kubernetes::conditions::write(client.clone(), store, verdicts, leads.subscribe(), led.clone());
         control.tasks.spawn(writing);
+        if let Some(told) = told {
+            let trusted = control.plane.authority.bundle();
+            let (client, namespace, leads, led) = (client.clone(), namespace.clone(), leads.subscribe(), led.clone());
+            control.tasks.spawn(kubernetes::webhook::keep_believed(client, namespace, trusted, leads, told, led));
+        }
         control.tasks.spawn(kubernetes::lease::take_part(client, namespace, replica, leads, led));
         Ok(control)
     }
@@ -232,7 +239,7 @@ impl Control {
         });
         let followers = {
             let plane = plane.clone();
-            move |bundle: &str| plane.streams.followers(&plane.published, bundle)
+            move |bundle: &str| plane.followers(bundle)
         };
         tasks.spawn(authority.keep_up(followers, metrics.clone(), stop.clone()));
         tasks.spawn(count_reloads(published, metrics, stop.clone()));

@@ -87,7 +87,8 @@ fn its_roles_allow_what_the_control_server_does_and_nothing_else() {
         for rule in rendered.get(kind)["rules"].as_array().expect("a list") {
             for group in texts(&rule["apiGroups"]) {
                 for resource in texts(&rule["resources"]) {
-                    allowed.push((group.clone(), resource, texts(&rule["verbs"]), own_namespace));
+                    let names = rule.get("resourceNames").map(texts).unwrap_or_default();
+                    allowed.push((group.clone(), resource, names, texts(&rule["verbs"]), own_namespace));
                 }
             }
         }
@@ -97,7 +98,8 @@ fn its_roles_allow_what_the_control_server_does_and_nothing_else() {
         .into_iter()
         .map(|permission| {
             let verbs: Vec<String> = permission.verbs.iter().map(|verb| (*verb).to_owned()).collect();
-            (permission.group.to_owned(), permission.resource, verbs, permission.own_namespace)
+            let names: Vec<String> = permission.name.into_iter().map(str::to_owned).collect();
+            (permission.group.to_owned(), permission.resource, names, verbs, permission.own_namespace)
         })
         .collect();
     assert_eq!(allowed, done);
@@ -280,6 +282,7 @@ fn what_injection_writes_for_the_sidecar_the_sidecar_understands() {
             if container["name"] == "malla-proxy" {
                 let flags = container["env"].as_array().expect("a list").iter().filter_map(|variable| {
                     let flag = variable["name"].as_str()?.strip_prefix("MALLA_")?.to_lowercase().replace('_', "-");
+                    let flag = if flag == "local" { "listen".to_owned() } else { flag };
                     let value = variable["value"].as_str().unwrap_or("127.0.0.1").replace("$$", "$");
                     // The log is the program's, not the sidecar's.
                     (flag != "log").then(|| format!("--{flag}={value}"))

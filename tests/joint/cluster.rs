@@ -3,6 +3,7 @@
 //! The API server is a small one of our own. What only a real one shows (validation, admission, roles as they are evaluated, tokens as
 //! they are made) is in `real`.
 
+mod believing;
 mod checkup;
 mod faults;
 mod installing;

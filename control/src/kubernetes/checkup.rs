@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::kinds::{Kind, permissions};
-use crate::ca;
+use crate::ca::{self, Anchor};
 use crate::inject::{INJECT, SIDECAR, TRUST};
 
 /// How long an answer may take.
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAGE: usize = 500;
 /// A root that ends sooner is told of.
 const ROOT_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What the chart's Secret with the root is called, unless another is named.
+const SECRET: &str = "malla-ca";
 /// Names that are told of one kind of fault.
 const NAMED: usize = 5;
 /// Before this, sidecars are containers among others.
@@ -86,16 +88,17 @@ pub async fn check(client: &Client, namespace: &str, stage: Stage) -> Vec<Findin
     findings.push(finding("Malla's own kinds are installed", ask.own_kinds().await));
     findings.push(finding("the control server may do what it does", ask.roles(namespace).await));
     let workload = ask.get(&format!("/apis/apps/v1/namespaces/{namespace}/deployments/malla-control")).await;
+    let secret = workload.as_ref().map_or(SECRET, root_secret).to_owned();
     findings.push(finding("the control server runs", workload.and_then(|found| runs(&found, namespace))));
     let of_service = "labelSelector=kubernetes.io/service-name%3Dmalla-control";
     let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?{of_service}");
     let slices = ask.list(&path).await;
     findings.push(finding("its Service leads to it", slices.and_then(|slices| leads(&slices, namespace))));
-    let root = ask.root(namespace).await;
+    let root = ask.root(namespace, &secret).await;
     let known = root.as_ref().ok().cloned();
     findings.push(finding("the mesh's root is there, and lasts", root.and_then(|root| lasts(&root))));
     let webhook = ask.get("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/malla-sidecars").await;
-    let trusted = webhook.and_then(|webhook| webhook_is_complete(&webhook, namespace, known.as_deref()));
+    let trusted = webhook.and_then(|webhook| webhook_is_complete(&webhook, namespace, known.as_ref()));
     findings.push(finding("the webhook is called, and believed", trusted));
     let namespaces = ask.list("/api/v1/namespaces").await;
     let pods = ask.list("/api/v1/pods").await;
@@ -240,6 +243,7 @@ impl Ask<'_> {
                     "group": permission.group,
                     "resource": resource,
                     "subresource": subresource,
+                    "name": permission.name.unwrap_or_default(),
                     "verb": verb,
                     "namespace": if permission.own_namespace { namespace } else { "" },
                 });
@@ -266,17 +270,19 @@ impl Ask<'_> {
         }
     }
 
-    /// The root certificate, PEM.
-    async fn root(&self, namespace: &str) -> Found<String> {
-        let secret = self.get(&format!("/api/v1/namespaces/{namespace}/secrets/malla-ca")).await?;
-        let decoded = secret["data"]["tls.crt"].as_str().map(decoded).unwrap_or_default();
-        match decoded {
-            Some(text) => Ok(text),
-            None => wrong(
-                "the Secret malla-ca has no certificate",
-                "give it tls.crt and tls.key, or delete it and `helm upgrade`",
-            ),
-        }
+    /// The root certificate.
+    async fn root(&self, namespace: &str, secret: &str) -> Found<Anchor> {
+        let found = self.get(&format!("/api/v1/namespaces/{namespace}/secrets/{secret}")).await?;
+        let root = found["data"]["tls.crt"].as_str().and_then(decoded).and_then(|text| ca::root_of(&text));
+        root.map_or_else(
+            || {
+                wrong(
+                    format!("the Secret {secret} has no certificate with its root in tls.crt"),
+                    "give it tls.crt and tls.key (docs/identity.md), or delete it and `helm upgrade`",
+                )
+            },
+            Ok,
+        )
     }
 
     async fn routes(&self) -> Found<()> {
@@ -374,12 +380,17 @@ fn leads(slices: &[Value], namespace: &str) -> Found<()> {
     }
 }
 
-fn lasts(root: &str) -> Found<()> {
-    let Some(first) = ca::anchors(root).and_then(|anchors| anchors.into_iter().next()) else {
-        return wrong("tls.crt of the Secret malla-ca is no certificate", "put the right one there: docs/identity.md");
-    };
-    let rotate = "replace it before: docs/identity.md, \"Another root\"";
-    match first.expires.duration_since(SystemTime::now()) {
+/// The Secret that the control server has its root from.
+fn root_secret(deployment: &Value) -> &str {
+    let mut volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().into_iter().flatten();
+    let named =
+        volumes.find(|volume| volume["name"] == "ca").and_then(|volume| volume["secret"]["secretName"].as_str());
+    named.unwrap_or(SECRET)
+}
+
+fn lasts(root: &Anchor) -> Found<()> {
+    let rotate = "replace it before: docs/identity.md, \"A root that somebody else keeps\"";
+    match root.expires.duration_since(SystemTime::now()) {
         Err(_) => wrong("the root has expired: nobody gets a certificate", rotate),
         Ok(left) if left < ROOT_WARNING => {
             wrong(format!("the root ends in {} days", left.as_secs() / 86_400), format!("{DOUBTFUL}{rotate}"))
@@ -388,7 +399,7 @@ fn lasts(root: &str) -> Found<()> {
     }
 }
 
-fn webhook_is_complete(webhook: &Value, namespace: &str, root: Option<&str>) -> Found<()> {
+fn webhook_is_complete(webhook: &Value, namespace: &str, root: Option<&Anchor>) -> Found<()> {
     let upgrade = "helm upgrade: the chart writes it";
     let webhooks: Vec<&Value> = webhook["webhooks"].as_array().into_iter().flatten().collect();
     let paths: BTreeSet<&str> =
@@ -404,10 +415,12 @@ fn webhook_is_complete(webhook: &Value, namespace: &str, root: Option<&str>) -> 
             return wrong("the webhook leads to another Service than malla-control", upgrade);
         }
         let bundle = webhook["clientConfig"]["caBundle"].as_str().and_then(decoded).unwrap_or_default();
-        if root.is_some_and(|root| root.trim() != bundle.trim()) {
+        if root.is_some_and(|root| !holds(&bundle, root)) {
             return wrong(
-                "API servers verify the webhook with another root than the Secret malla-ca has: no pod with a sidecar is created",
-                upgrade,
+                "API servers verify the webhook with another root than the Secret has: no pod with a sidecar is created",
+                format!(
+                    "kubectl logs -n {namespace} deployment/malla-control says why it does not write the root there; or {upgrade}"
+                ),
             );
         }
     }
@@ -485,11 +498,16 @@ fn ready(pods: &[Value]) -> Found<()> {
     }
 }
 
-fn trusts(pods: &[Value], root: &str) -> Found<()> {
+/// Whether a certificate is in a PEM text.
+fn holds(text: &str, root: &Anchor) -> bool {
+    ca::anchors(text).is_some_and(|anchors| anchors.iter().any(|anchor| anchor.fingerprint == root.fingerprint))
+}
+
+fn trusts(pods: &[Value], root: &Anchor) -> Found<()> {
     let strangers: Vec<String> = pods
         .iter()
         .filter(|pod| has_sidecar(pod))
-        .filter(|pod| pod["metadata"]["annotations"][TRUST].as_str().is_some_and(|trust| !trust.contains(root.trim())))
+        .filter(|pod| pod["metadata"]["annotations"][TRUST].as_str().is_some_and(|trust| !holds(trust, root)))
         .map(name)
         .collect();
     match strangers.is_empty() {

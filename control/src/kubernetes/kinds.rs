@@ -44,6 +44,8 @@ pub struct Permission {
     pub group: &'static str,
     /// Plural, with the subresource if there is one.
     pub resource: String,
+    /// The only object that it is done to; `None` for all.
+    pub name: Option<&'static str>,
     /// What is done.
     pub verbs: &'static [&'static str],
     /// In its own namespace only.
@@ -159,7 +161,8 @@ pub async fn install(client: &Client) -> kube::Result<Vec<&'static str>> {
 
 /// Everything that the control server does in a cluster.
 pub fn permissions() -> Vec<Permission> {
-    let everywhere = |group, resource: String, verbs| Permission { group, resource, verbs, own_namespace: false };
+    let everywhere =
+        |group, resource: String, verbs| Permission { group, resource, name: None, verbs, own_namespace: false };
     let mut permissions = Vec::new();
     for kind in Kind::ALL {
         let Place { group, plural, .. } = kind.place();
@@ -170,8 +173,13 @@ pub fn permissions() -> Vec<Permission> {
     }
     permissions.push(everywhere("authentication.k8s.io", "tokenreviews".to_owned(), &["create"]));
     permissions.push(Permission {
+        name: Some(super::webhook::CONFIGURATION),
+        ..everywhere("admissionregistration.k8s.io", "mutatingwebhookconfigurations".to_owned(), &["get", "update"])
+    });
+    permissions.push(Permission {
         group: "coordination.k8s.io",
         resource: "leases".to_owned(),
+        name: None,
         verbs: &["create", "get", "update"],
         own_namespace: true,
     });

@@ -25,8 +25,13 @@ fn secret(root: &str) -> Value {
 }
 
 fn deployment(ready: u64) -> Value {
+    deployment_with("malla-ca", ready)
+}
+
+fn deployment_with(secret: &str, ready: u64) -> Value {
+    let volumes = json!([{ "name": "mesh" }, { "name": "ca", "secret": { "secretName": secret } }]);
     json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "malla-control", "namespace": "malla-system" },
-        "spec": { "replicas": 2 }, "status": { "readyReplicas": ready } })
+        "spec": { "replicas": 2, "template": { "spec": { "volumes": volumes } } }, "status": { "readyReplicas": ready } })
 }
 
 fn endpoints(ready: bool) -> Value {
@@ -142,6 +147,18 @@ async fn finds_each_of_the_planted_faults_and_no_other() {
         let found = faults(&cluster, Stage::After).await;
         assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
     }
+
+    // While the root is replaced, API servers and new pods are told of both; and the Secret may be somebody else's.
+    let both = format!("{}{root}", self::root());
+    let replacing = sound(&root).await;
+    replacing.apply(&webhook(&both, &PATHS));
+    replacing.apply(&pod("cart-1", true, &both));
+    replacing.delete(&secret(""));
+    let mut named = secret(&root);
+    named["metadata"]["name"] = json!("mesh-root");
+    replacing.apply(&named);
+    replacing.apply(&deployment_with("mesh-root", 2));
+    assert_eq!(faults(&replacing, Stage::After).await, [""; 0]);
 
     let away = sound(&root).await;
     away.go_away();

@@ -201,6 +201,8 @@ async fn pods_are_injected(cluster: &ApiServer, control: &Control, chart: &Rende
     let mut configuration = chart.get("MutatingWebhookConfiguration").clone();
     for webhook in configuration["webhooks"].as_array_mut().expect("a list") {
         webhook["clientConfig"]["service"]["port"] = json!(port);
+        // As if the root had been replaced: the control server, which may no more than the chart allows, tells of its own.
+        webhook["clientConfig"]["caBundle"] = json!(other_root());
     }
     cluster.apply(&configuration).await;
     let pod = |name: &str, labels: Value| {
@@ -212,9 +214,17 @@ async fn pods_are_injected(cluster: &ApiServer, control: &Control, chart: &Rende
     // A new configuration is followed a moment after it was taken.
     eventually!("a pod gets its sidecar", {
         let created = cluster.create(&pod("new", json!({ "app": "cart" })), "dryRun=All").await;
-        made = created.unwrap_or_else(|error| panic!("{error}"));
+        made = created.unwrap_or_else(|error| {
+            assert!(error.to_string().contains("certificate signed by unknown authority"), "{error}");
+            Value::Null
+        });
         made["spec"]["initContainers"].is_array()
     });
+    let written = cluster.get(&configuration).await.expect("is there");
+    let told =
+        written["webhooks"].as_array().expect("a list").iter().map(|webhook| &webhook["clientConfig"]["caBundle"]);
+    assert!(told.clone().count() == 6 && told.clone().all(|bundle| *bundle != other_root()), "{written:#}");
+
     let names = |pod: &Value| -> Vec<String> {
         let containers = pod["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
         containers.iter().map(|container| container["name"].as_str().unwrap_or_default().to_owned()).collect()
@@ -232,6 +242,19 @@ async fn pods_are_injected(cluster: &ApiServer, control: &Control, chart: &Rende
     };
     let refused = cluster.create(&clash, "dryRun=All").await.expect_err("it would go round the sidecar");
     assert!(refused.to_string().contains("1337"), "{refused}");
+}
+
+/// A root that has nothing to do with the mesh, as `caBundle` has it.
+fn other_root() -> &'static str {
+    use base64::Engine as _;
+    static ROOT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ROOT.get_or_init(|| {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).expect("signed").pem();
+        base64::engine::general_purpose::STANDARD.encode(root)
+    })
 }
 
 /// With a token that the API server signed for its pod, and with no other.

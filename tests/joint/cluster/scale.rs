@@ -1,10 +1,14 @@
-//! A thousand services with ten endpoints each, changing all the time: memory stays, and changes arrive soon.
+//! A thousand services with ten endpoints each, changing all the time: memory stays, and changes arrive soon at a sidecar that calls all of them.
 //!
 //! Short by default, with a tenth of it; `MALLA_SCALE_SECONDS` runs all of it for so long.
 
 use std::time::{Duration, Instant};
 
-use malla_xds::ResourceType;
+use malla_control::token::JoinClaims;
+use malla_proxy::run::Proxy;
+use malla_proxy::settings::Settings;
+use malla_proxy::snapshot::{Endpoints, Outbound};
+use malla_xds::SpiffeId;
 use serde_json::Value;
 
 use super::{FakeCluster, Fixture, namespace, pod, service, slice};
@@ -27,6 +31,33 @@ fn slice_of(index: usize, generation: usize) -> Value {
     slice(&name, &pods)
 }
 
+/// A sidecar of the mesh.
+fn sidecar(mesh: &Fixture, directory: &std::path::Path) -> Proxy {
+    let identity = SpiffeId::new("cluster.local", "shop", "s").expect("valid");
+    let (trust, token) = (directory.join("trust.pem"), directory.join("token"));
+    std::fs::write(&trust, mesh.control.trust_bundle().as_bytes()).expect("written");
+    let claims = JoinClaims::new(&identity, Duration::from_secs(60));
+    std::fs::write(&token, mesh.control.tokens().create(&claims).expect("signs")).expect("written");
+    Proxy::start(Settings::embedded("s-0-0", "shop", mesh.control.xds_address(), trust, token)).expect("starts")
+}
+
+/// How many endpoints of a service the sidecar would choose from.
+async fn known(sidecar: &Proxy, name: &str) -> usize {
+    let found = sidecar.shared().directory.lookup(name).await.expect("is a destination");
+    let Outbound::Service(service) = &*found else { panic!("{found:?}") };
+    let clusters = service.tcp.as_ref().and_then(|tcp| tcp.clusters.as_ref()).map(|weighted| &weighted.clusters);
+    let http = service.http.iter().flat_map(|http| &http.virtual_hosts).flat_map(|host| &host.routes);
+    let forwarded = http.filter_map(|route| match &route.action {
+        malla_proxy::snapshot::RouteAction::Forward(weighted) => Some(&weighted.clusters),
+        _ => None,
+    });
+    let cluster = clusters.into_iter().chain(forwarded).flatten().next().expect("a cluster");
+    match &cluster.0.endpoints {
+        Endpoints::Set(set) => set.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_arrive_soon_and_memory_stays() {
     let whole = std::env::var("MALLA_SCALE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
@@ -42,6 +73,11 @@ async fn changes_arrive_soon_and_memory_stays() {
     }
     let mesh = Fixture::on(cluster, "replica-1").await;
     mesh.serves_cluster(&format!("s-{}.shop:80", services - 1)).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let sidecar = sidecar(&mesh, directory.path());
+    for index in 0..services {
+        assert_eq!(known(&sidecar, &format!("s-{index}.shop:80")).await, 10);
+    }
 
     let begun = Instant::now();
     let mut took = Vec::new();
@@ -50,15 +86,15 @@ async fn changes_arrive_soon_and_memory_stays() {
     let mut change = 0;
     while begun.elapsed() < Duration::from_secs(seconds) {
         tick.tick().await;
-        let index = change % services;
+        let (index, generation) = (change % services, change / services + 1);
         let name = format!("s-{index}.shop:80");
-        let get = |resources: &malla_control::resources::Resources| {
-            resources.get(ResourceType::Endpoints, &name).map(|resource| resource.version.clone())
-        };
-        let was = get(&mesh.resources());
+        let wanted = if generation.is_multiple_of(2) { 10 } else { 9 };
         let at = Instant::now();
-        mesh.cluster.apply(&slice_of(index, change / services + 1));
-        mesh.serves("the change", |resources| get(resources) != was).await;
+        mesh.cluster.apply(&slice_of(index, generation));
+        while known(&sidecar, &name).await != wanted {
+            assert!(at.elapsed() < super::PATIENCE, "{name} does not change");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         took.push(at.elapsed());
         change += 1;
         if begun.elapsed() > Duration::from_secs(seconds) / 3 && before == 0 {
@@ -68,9 +104,14 @@ async fn changes_arrive_soon_and_memory_stays() {
     took.sort();
     let p99 = took[(took.len() * 99 / 100).min(took.len() - 1)];
     let (median, after) = (took[took.len() / 2], resident());
-    println!("{services} services: {} changes, p50 {median:?}, p99 {p99:?}, memory {before} → {after} KiB", took.len());
+    println!(
+        "{services} services: {} changes in {seconds} s, from event to sidecar p50 {median:?}, p99 {p99:?}, memory {before} → {after} KiB",
+        took.len()
+    );
     assert!(p99 <= Duration::from_secs(1), "{p99:?}");
     if whole.is_some() {
+        assert!(took.len() as u64 >= seconds * 9, "ten each second were to be made, not {} in all", took.len());
         assert!(after < before + before / 5, "memory grows: {before} → {after} KiB");
     }
+    sidecar.drain_and_stop().await;
 }

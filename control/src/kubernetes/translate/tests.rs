@@ -148,6 +148,33 @@ fn a_service_is_what_its_slices_say() {
 }
 
 #[test]
+fn a_pod_is_where_its_slice_and_its_labels_say() {
+    let labelled =
+        |name: &str, address: &str, labels: Value| pod(name, &[address], |pod| pod["metadata"]["labels"] = labels);
+    let topology = json!({ "topology.kubernetes.io/zone": "north", "topology.kubernetes.io/region": "eu" });
+    let mesh = mesh(&[
+        meshed(),
+        service("cart", json!({ "ports": [{ "port": 80 }] })),
+        slice(
+            "a",
+            "cart",
+            json!([{ "name": "", "port": 80 }]),
+            json!([{ "addresses": ["10.0.0.1"], "zone": "west", "targetRef": target("serves") }]),
+        ),
+        labelled("serves", "10.0.0.1", topology.clone()),
+        labelled("calls", "10.0.0.2", topology),
+        labelled("anywhere", "10.0.0.3", json!({})),
+    ]);
+    let place = |name: &str| {
+        let workload = mesh.workloads.values().find(|workload| *workload.name.name == *name).expect("a workload");
+        (workload.locality.region.to_string(), workload.locality.zone.to_string())
+    };
+    assert_eq!(place("serves"), ("eu".to_owned(), "west".to_owned()), "the slice is the word of the cluster");
+    assert_eq!(place("calls"), ("eu".to_owned(), "north".to_owned()));
+    assert_eq!(place("anywhere"), Default::default());
+}
+
+#[test]
 fn who_is_ending_serves_where_nobody_else_does() {
     let endpoint = |ready: bool, serving: bool| json!({ "addresses": ["10.0.0.1"], "conditions": { "ready": ready, "serving": serving, "terminating": true } });
     let told = |endpoint: Value| {
