@@ -179,14 +179,14 @@ fn slice_endpoint(
         target_ref,
         zone,
     } = endpoint;
-    for (field, present) in [
-        ("deprecatedTopology", deprecated_topology.is_some()),
-        ("hints", hints.is_some()),
-        ("hostname", hostname.is_some()),
-    ] {
+    for (field, present) in [("deprecatedTopology", deprecated_topology.is_some()), ("hints", hints.is_some())] {
         if present {
             cursor.field(field).unsupported(diagnostics, &format!("`{field}` of an endpoint"));
         }
+    }
+    if let Some(Err(fault)) = hostname.as_deref().map(names::dns_label) {
+        let message = format!("`hostname` is not the name of a host: {fault}");
+        cursor.field("hostname").error(diagnostics, Code::InvalidValue, message, names::DNS_LABEL_HELP);
     }
     let list = cursor.field("addresses");
     if addresses.is_empty() {
@@ -218,7 +218,8 @@ fn slice_endpoint(
     }
     let workload = target_ref.and_then(|target| target_workload(cursor, target, namespace, index, diagnostics));
     let locality = Locality { region: "".into(), zone: zone.unwrap_or_default().into() };
-    SliceEndpoint { addresses: ready_addresses, ready, terminating, workload, locality }
+    let hostname = hostname.map(Arc::from);
+    SliceEndpoint { addresses: ready_addresses, ready, terminating, workload, hostname, locality }
 }
 
 fn target_workload(

@@ -302,6 +302,8 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// The workload behind it (`targetRef` of kind `Workload` or `Pod`); without one it has no sidecar.
     pub workload: Option<WorkloadName>,
+    /// `hostname`: of a headless service, it is reached under this name too (`db-0.db.shop`).
+    pub hostname: Option<Arc<str>>,
     /// Where it runs.
     pub locality: Locality,
 }

@@ -37,6 +37,8 @@ pub(crate) struct World {
     /// Address and application port of a workload → that workload. Addresses that several workloads claim, and virtual
     /// addresses, are left out: they name nobody.
     pub workload_addresses: BTreeMap<SocketAddr, WorkloadName>,
+    /// Names of single endpoints of headless services (`db-0.db.shop:5432`), by those of `workload_addresses` that they stand for.
+    pub host_names: BTreeMap<SocketAddr, Vec<String>>,
 }
 
 /// A service port and what is behind it.
@@ -129,7 +131,8 @@ impl World {
         }
         let serving = serving::resolve(&mesh, &ports);
         let workload_addresses = workload_addresses(&mesh, &ports, &serving, &virtual_addresses);
-        Ok(World { mesh, ports, serving, other_names, virtual_addresses, workload_addresses })
+        let host_names = host_names(&mesh, &workload_addresses);
+        Ok(World { mesh, ports, serving, other_names, virtual_addresses, workload_addresses, host_names })
     }
 
     /// Whether a workload takes plaintext: its own word, else its namespace's, else the mesh's.
@@ -179,6 +182,40 @@ fn workload_addresses(
         }
     }
     found.retain(|address, _| !contested.contains(address));
+    found
+}
+
+/// As DNS has them: nothing stands between such a name and the endpoint, and its port is the endpoint's own. Of two addresses that one
+/// name has, the first is what it leads to.
+fn host_names(
+    mesh: &Mesh,
+    workload_addresses: &BTreeMap<SocketAddr, WorkloadName>,
+) -> BTreeMap<SocketAddr, Vec<String>> {
+    let mut found: BTreeMap<SocketAddr, Vec<String>> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for slice in &mesh.endpoint_slices {
+        let service = &slice.service;
+        if mesh.services.get(service).is_none_or(|service| !service.addresses.is_empty()) {
+            continue;
+        }
+        for endpoint in &slice.endpoints {
+            let Some(hostname) = &endpoint.hostname else { continue };
+            let workload = endpoint.workload.as_ref().and_then(|name| mesh.workloads.get(name));
+            for (listed, port) in
+                endpoint.addresses.iter().flat_map(|listed| slice.ports.values().map(move |port| (listed, port)))
+            {
+                let address = match workload {
+                    Some(workload) if matches!(workload.sidecar, Sidecar::Explicit { .. }) => workload.address,
+                    _ => *listed,
+                };
+                let address = SocketAddr::new(address, *port);
+                let name = malla_xds::names::service_port(format_args!("{hostname}.{service}"), *port);
+                if workload_addresses.contains_key(&address) && taken.insert(name.clone()) {
+                    found.entry(address).or_default().push(name);
+                }
+            }
+        }
+    }
     found
 }
 

@@ -11,6 +11,7 @@ mod joining;
 mod looking;
 mod real;
 mod scale;
+mod stateful;
 mod status;
 
 use std::time::Duration;

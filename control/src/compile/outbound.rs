@@ -125,8 +125,9 @@ fn workload_ports(world: &World, resources: &mut Vec<Resource>) -> Result<(), Wo
             default_filter_chain: carries.streams().then(|| stream_chain(&text, Split::One(text.clone()))),
             ..Default::default()
         };
-        let alias = names::original_destination(*address).into();
-        resources.push(Resource::new(ResourceType::Listener, text.as_str(), [alias], &listener));
+        let host_names = world.host_names.get(address).into_iter().flatten().map(|name| Name::from(name.as_str()));
+        let aliases = [names::original_destination(*address).into()].into_iter().chain(host_names);
+        resources.push(Resource::new(ResourceType::Listener, text.as_str(), aliases, &listener));
         if carries.requests() {
             resources.push(route::configuration(&text, &[], &Hashing::default()));
         }

@@ -112,6 +112,56 @@ fn the_same_objects_by_files_and_from_a_cluster_are_the_same_to_sidecars() {
     assert!(both.has_workload("vm.shop") && both.has_workload("cart-1.shop"));
 }
 
+#[test]
+fn pods_of_a_headless_service_are_reached_one_by_one_by_address_and_by_name() {
+    let slice = |name: &str, family: &str, address: &str| {
+        json!({
+            "kind": "EndpointSlice", "addressType": family,
+            "metadata": { "name": name, "namespace": "shop", "labels": { "kubernetes.io/service-name": "db" } },
+            "ports": [{ "name": "pg", "port": 5432 }],
+            "endpoints": [{ "addresses": [address], "hostname": "db-0", "targetRef": { "kind": "Pod", "name": "db-0" } }],
+        })
+    };
+    let mut service = service("db", json!({ "name": "pg", "port": 15432, "targetPort": 5432, "appProtocol": "tcp" }));
+    service["spec"]["clusterIP"] = json!("None");
+    service["spec"]["clusterIPs"] = json!(["None"]);
+    let pod = json!({
+        "kind": "Pod", "metadata": { "name": "db-0", "namespace": "shop", "labels": { "statefulset.kubernetes.io/pod-name": "db-0" } },
+        "spec": { "serviceAccountName": "db", "containers": [{ "name": "malla-proxy" }, { "name": "db" }] },
+        "status": { "podIPs": [{ "ip": "10.0.0.7" }, { "ip": "fd00::7" }] },
+    });
+    let objects = [service.clone(), slice("db-four", "IPv4", "10.0.0.7"), slice("db-six", "IPv6", "fd00::7"), pod];
+    let served = |objects: &[Value]| {
+        let loaded = load(&mut Reader::default(), &[], objects);
+        let resources = loaded.resources.unwrap_or_else(|| panic!("{:?}", loaded.refusal));
+        assert_eq!(resources.notices(), [""; 0]);
+        resources
+    };
+    let resources = served(&objects);
+    let leads_to = |resources: &Resources, name: &str| {
+        resources.get(ResourceType::Listener, name).map(|found| found.name.to_string())
+    };
+    for (name, address) in [
+        ("10.0.0.7:5432", "10.0.0.7:5432"),
+        ("db-0.db.shop:5432", "10.0.0.7:5432"),
+        ("[fd00::7]:5432", "[fd00::7]:5432"),
+    ] {
+        assert_eq!(leads_to(&resources, name), Some(format!("endpoint/{address}")), "{name}");
+        assert!(resources.get(ResourceType::Cluster, &format!("endpoint/{address}")).is_some(), "{address}");
+    }
+    assert!(resources.get(ResourceType::Cluster, "db.shop:15432").is_some());
+    // Nothing translates ports on the way to a single pod.
+    assert_eq!(leads_to(&resources, "db-0.db.shop:15432"), None);
+
+    // A service with an address of its own has no names of endpoints in DNS.
+    let mut with_address = objects.clone();
+    with_address[0]["spec"]["clusterIP"] = json!("10.96.0.7");
+    with_address[0]["spec"]["clusterIPs"] = json!(["10.96.0.7"]);
+    let resources = served(&with_address);
+    assert_eq!(leads_to(&resources, "db-0.db.shop:5432"), None);
+    assert!(leads_to(&resources, "10.0.0.7:5432").is_some());
+}
+
 /// First errors of the verdicts.
 fn judged(loaded: &Loaded) -> Vec<String> {
     let verdicts = loaded.verdicts.iter().flatten();

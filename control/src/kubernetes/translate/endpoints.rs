@@ -89,8 +89,10 @@ fn endpoint(written: &Value, pod: Option<&Key>, last_resort: bool) -> Value {
         // One that is ready and ending is so by `publishNotReadyAddresses`.
         "conditions": { "ready": ready || serves, "terminating": terminating && !ready && !serves },
     });
-    if let Some(zone) = written["zone"].as_str() {
-        endpoint["zone"] = json!(zone);
+    for field in ["zone", "hostname"] {
+        if let Some(value) = written[field].as_str() {
+            endpoint[field] = json!(value);
+        }
     }
     if let Some(pod) = pod {
         endpoint["targetRef"] = json!({ "kind": "Pod", "name": &*pod.name });
