@@ -25,8 +25,10 @@ pub(crate) const CONFIGURATION: &str = "malla-sidecars";
 const SERVICE: &str = "malla-control";
 /// How often to look what stands there: Helm writes it too.
 const PERIOD: Duration = Duration::from_secs(30);
-/// After a failure, and while something is to be told.
-const PAUSE: Duration = Duration::from_secs(1);
+/// While something is to be told.
+const SOON: Duration = Duration::from_secs(1);
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(5);
 /// API servers follow what is written a moment later, each for itself.
 const TAKEN: Duration = Duration::from_secs(5);
 /// How long the API server may take.
@@ -92,11 +94,15 @@ pub(crate) async fn keep_believed(
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     let (mut changed, mut failing) = (Instant::now(), false);
     loop {
+        // Whatever else woke this.
+        if trusted.has_changed().is_ok_and(|has_changed| has_changed) {
+            changed = Instant::now();
+        }
         let bundle = trusted.borrow_and_update().clone();
         let anchors = ca::anchors(&bundle).unwrap_or_default();
         let leading = *leads.borrow_and_update();
-        let settled = changed.elapsed() > SETTLED;
-        let looking = timeout(PATIENCE, look(&api, &namespace, &anchors, leading.then_some(settled)));
+        let writes = (leading && !anchors.is_empty()).then(|| changed.elapsed() > SETTLED);
+        let looking = timeout(PATIENCE, look(&api, &namespace, &anchors, writes));
         let problem = match stop.run_until_cancelled(looking).await {
             None => return,
             Some(Ok(Ok(roots))) => {
@@ -110,8 +116,11 @@ pub(crate) async fn keep_believed(
             tracing::warn!(error, "API servers cannot be told of the root that the webhook's certificate is of");
         }
         failing = problem.is_some();
-        // Somebody waits for it.
-        let pause = if failing || !told.knows(&bundle) { PAUSE } else { PERIOD };
+        let pause = match (failing, told.knows(&bundle)) {
+            (true, _) => PAUSE,
+            (false, false) => SOON,
+            (false, true) => PERIOD,
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             Ok(()) = trusted.changed() => changed = Instant::now(),
@@ -121,8 +130,8 @@ pub(crate) async fn keep_believed(
     }
 }
 
-/// The roots that all webhooks which lead here are verified with, after writing what is missing if this replica writes; `None` if there is
-/// no such webhook.
+/// The roots that all webhooks which lead here are verified with; `None` if there is no such webhook. `writes`: before that, this replica writes
+/// what is missing, and takes out what is trusted no more if that is settled.
 async fn look(
     api: &Api<DynamicObject>,
     namespace: &str,
@@ -174,6 +183,10 @@ fn fingerprints(anchors: &[Anchor]) -> BTreeSet<Arc<str>> {
 
 #[cfg(test)]
 mod tests {
+    use http::{Method, StatusCode};
+    use http_body_util::{BodyExt, Full};
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn root(name: &str) -> (String, Vec<Anchor>) {
@@ -201,5 +214,107 @@ mod tests {
         assert_eq!(holds(&bundle(&both, &of_new, true).expect("shrinks")), [false, true]);
         let two = [of_new, of_old].concat();
         assert_eq!(bundle(&both, &two, true), None, "while both are trusted");
+    }
+
+    /// An API server with one configuration, or one that fails.
+    struct Server {
+        fails: bool,
+        configuration: Value,
+        reads: usize,
+        writes: usize,
+    }
+
+    impl Server {
+        fn answer(&mut self, method: &Method, body: &[u8]) -> (StatusCode, Value) {
+            match *method {
+                Method::PUT => {
+                    self.writes += 1;
+                    self.configuration = serde_json::from_slice(body).expect("JSON");
+                }
+                _ => self.reads += 1,
+            }
+            match self.fails {
+                true => (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    json!({ "kind": "Status", "status": "Failure", "code": 500, "reason": "InternalError", "message": "as the test wants it" }),
+                ),
+                false => (StatusCode::OK, self.configuration.clone()),
+            }
+        }
+
+        fn told(&self) -> String {
+            let bundle = &self.configuration["webhooks"][0]["clientConfig"]["caBundle"];
+            bundle.as_str().and_then(decoded).expect("base64 of PEM")
+        }
+    }
+
+    /// What goes on beside a test, whose clock goes as fast as nothing happens.
+    struct Running {
+        server: Arc<Mutex<Server>>,
+        trusted: watch::Sender<Arc<str>>,
+        told: Arc<Told>,
+        _leads: watch::Sender<bool>,
+        _keeping: tokio_util::task::AbortOnDropHandle<()>,
+    }
+
+    fn running(written: &str, trusted: &str, fails: bool) -> Running {
+        let service = json!({ "name": SERVICE, "namespace": "malla-system" });
+        let webhook =
+            json!({ "name": "a", "clientConfig": { "caBundle": STANDARD.encode(written), "service": service } });
+        let configuration = json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": { "name": CONFIGURATION }, "webhooks": [webhook] });
+        let server = Arc::new(Mutex::new(Server { fails, configuration, reads: 0, writes: 0 }));
+        let answering = server.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let server = answering.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await?.to_bytes();
+                let (status, answer) = server.lock().answer(&head.method, &body);
+                let body = Full::new(bytes::Bytes::from(answer.to_string()));
+                http::Response::builder().status(status).body(body).map_err(kube::Error::HttpError)
+            }
+        });
+        let client = Client::new(service, "malla-system");
+        let (trusted, leads, told) =
+            (watch::Sender::new(Arc::from(trusted)), watch::Sender::new(true), Arc::<Told>::default());
+        let keeping = keep_believed(
+            client,
+            "malla-system".into(),
+            trusted.subscribe(),
+            leads.subscribe(),
+            told.clone(),
+            CancellationToken::new(),
+        );
+        let _keeping = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(keeping));
+        Running { server, trusted, told, _leads: leads, _keeping }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_fails_is_asked_again_after_a_pause() {
+        let (root, _) = root("root");
+        let running = running("", &root, true);
+        sleep(Duration::from_secs(60)).await;
+        let reads = running.server.lock().reads;
+        assert!((6..=13).contains(&reads), "{reads}");
+        assert!(!running.told.knows(&root), "nobody knows what stands there");
+
+        running.server.lock().fails = false;
+        sleep(PAUSE + SOON + TAKEN + SOON).await;
+        assert_eq!(running.server.lock().writes, 1);
+        assert!(running.told.knows(&root));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_written_while_nothing_is_trusted() {
+        let ((old, _), (new, _)) = (root("old"), root("new"));
+        let running = running(&old, "", false);
+        // Long enough for what is trusted no more to be taken out.
+        sleep(SETTLED + PERIOD + PERIOD).await;
+        assert_eq!(running.server.lock().writes, 0, "webhooks without roots are believed by nobody");
+        running.trusted.send_replace(new.as_str().into());
+        sleep(PAUSE).await;
+        let server = running.server.lock();
+        assert!(server.told().contains(old.trim()) && server.told().contains(new.trim()), "{}", server.told());
     }
 }
