@@ -37,6 +37,8 @@ use crate::telemetry::{Target, Traffic};
 const CONNECTION_LIMIT: usize = 128;
 /// From the first byte of a request to the end of its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// So long after its start at most, a replica is not ready because API servers are not told of its root: longer than another one's lease.
+const UNBELIEVED: Duration = Duration::from_secs(30);
 /// Longest life of a connection.
 const LIFETIME: Duration = Duration::from_secs(600);
 
@@ -156,11 +158,16 @@ async fn metrics(
     ([(CONTENT_TYPE, kind)], page)
 }
 
-async fn ready(State(plane): State<Arc<ControlPlane>>) -> impl IntoResponse {
-    if plane.published.resources.borrow().is_loaded() {
-        (StatusCode::OK, "ready\n")
-    } else {
+async fn ready(State(plane): State<Arc<ControlPlane>>) -> (StatusCode, &'static str) {
+    let bundle = plane.authority.current().trust_bundle().clone();
+    let is_believed = plane.cluster.as_ref().is_none_or(|cluster| cluster.is_believed(&bundle));
+    if !plane.published.resources.borrow().is_loaded() {
         (StatusCode::SERVICE_UNAVAILABLE, "no valid configuration has been loaded yet: see /status\n")
+    } else if !is_believed && plane.authority.up() < UNBELIEVED {
+        // It was started with a root that API servers are still to be told of: until then they call another replica.
+        (StatusCode::SERVICE_UNAVAILABLE, "API servers do not verify the webhook with this root yet (caBundle)\n")
+    } else {
+        (StatusCode::OK, "ready\n")
     }
 }
 

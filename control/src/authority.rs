@@ -94,6 +94,11 @@ impl Authority {
         self.current.load_full()
     }
 
+    /// For how long it has been open.
+    pub(crate) fn up(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
     /// The trust bundle that is to be distributed, told of with each change of the authority.
     pub(crate) fn bundle(&self) -> watch::Receiver<Arc<str>> {
         self.bundle.subscribe()

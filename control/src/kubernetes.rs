@@ -50,6 +50,11 @@ impl ClusterView {
             .map(|_| "the cluster's API servers (the webhook's caBundle)")
     }
 
+    /// Whether API servers verify the webhook with all roots of a trust bundle, or nobody calls it.
+    pub(crate) fn is_believed(&self, bundle: &str) -> bool {
+        self.told.as_ref().is_none_or(|told| told.holds(bundle))
+    }
+
     /// How many kinds cannot be followed.
     pub(crate) fn failing(&self) -> usize {
         self.store.failing().len()

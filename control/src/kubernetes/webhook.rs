@@ -65,6 +65,16 @@ impl Told {
         }
     }
 
+    /// Whether API servers are told all of a trust bundle, as far as that was looked at.
+    pub(crate) fn holds(&self, bundle: &str) -> bool {
+        match &*self.0.lock() {
+            Knowledge::None => false,
+            Knowledge::NobodyAsks => true,
+            Knowledge::Roots(known) => ca::anchors(bundle)
+                .is_some_and(|anchors| anchors.iter().all(|anchor| known.contains_key(&anchor.fingerprint))),
+        }
+    }
+
     fn found(&self, roots: Option<BTreeSet<Arc<str>>>) {
         let mut knowledge = self.0.lock();
         let Some(roots) = roots else {

@@ -135,3 +135,50 @@ async fn a_new_root_is_told_to_api_servers_before_the_webhook_shows_a_certificat
     first.stop().await;
     second.stop().await;
 }
+
+/// What the replica answers to the kubelet.
+async fn ready(control: &Control) -> String {
+    use http_body_util::BodyExt as _;
+    let socket = tokio::net::TcpStream::connect(control.admin_address()).await.expect("connects");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await.expect("HTTP");
+    tokio::spawn(connection);
+    let request = http::Request::get("/ready").header("host", "x").body(String::new()).expect("a request");
+    let body = sender.send_request(request).await.expect("an answer").into_body().collect().await.expect("a body");
+    String::from_utf8(body.to_bytes().to_vec()).expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_starts_with_another_root_is_not_called_before_api_servers_are_told_of_it() {
+    let cluster = FakeCluster::start().await;
+    cluster.apply(&namespace("shop", true));
+    let (old, new) = (root("old"), root("new"));
+    let bundle = |roots: &str| {
+        let mut written = configuration();
+        written["webhooks"][0]["clientConfig"]["caBundle"] =
+            json!(base64::engine::general_purpose::STANDARD.encode(roots));
+        written
+    };
+    cluster.apply(&bundle(&old.0));
+    // Another replica leads, which has not seen the new root yet.
+    cluster.apply(&json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": "malla-control", "namespace": "malla-system" },
+        "spec": { "holderIdentity": "replica-1", "leaseDurationSeconds": 15 } }));
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("tls.crt"), &new.0).expect("written");
+    std::fs::write(directory.path().join("tls.key"), &new.1).expect("written");
+    let address = ClusterAddress::File { path: cluster.kubeconfig().clone(), context: None };
+    let second = start(connect(&address).await.expect("a client"), "replica-2", directory.path());
+    let loaded = second.published().resources.clone();
+    eventually("the mesh is read", || loaded.borrow().is_loaded()).await;
+    let answer = ready(&second).await;
+    assert!(answer.contains("caBundle"), "API servers would not believe it: {answer}");
+
+    cluster.apply(&bundle(&format!("{}{}", old.0, new.0)));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while ready(&second).await != "ready\n" {
+        assert!(tokio::time::Instant::now() < deadline, "{}", ready(&second).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    second.stop().await;
+}
