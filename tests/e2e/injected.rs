@@ -5,17 +5,22 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use malla_tests::pod::inside;
-use malla_tests::{Member, Mesh, Pod, Process};
+use malla_tests::{Member, Mesh, Pod, Process, Sidecar};
 use serde_json::{Value, json};
 
 use crate::servers::{self, Grpc};
 
 /// A pod with its sidecar, as the command makes it.
 fn injected(mesh: &Mesh, pod: &Value) -> Value {
+    injected_with(mesh, pod, &[])
+}
+
+fn injected_with(mesh: &Mesh, pod: &Value, more: &[&str]) -> Value {
     let (file, trust) = (mesh.sandbox().directory().join("pod.json"), mesh.trust());
     fs::write(&file, pod.to_string()).expect("written");
     let (file, trust) = (file.to_string_lossy(), trust.to_string_lossy());
-    let output = mesh.malla(&["inject", "-f", &file, "--sidecar-image", "malla-proxy", "--trust", &trust]).success();
+    let command = ["inject", "-f", &file, "--sidecar-image", "malla-proxy", "--trust", &trust];
+    let output = mesh.malla(&[&command[..], more].concat()).success();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {}", output.both()))
 }
 
@@ -43,19 +48,32 @@ fn run(member: &Member, container: &Value, command: &[&str], environment: &[(&st
     member.spawn_as(user, &words, environment)
 }
 
-/// Starts the two containers that injection has added, one after the other: the kubelet starts the application after them.
-fn start(mesh: &Mesh, member: &Member, pod: &Value) -> Process {
-    let containers = &pod["spec"]["initContainers"];
-    let command = |container: &Value| -> Vec<String> {
-        let words = container["command"].as_array().expect("a list").iter().map(|word| word.as_str().expect("a word"));
-        words.map(str::to_owned).collect()
-    };
-    let [init, sidecar] = [&containers[0], &containers[1]].map(command);
-    let init: Vec<&str> = init.iter().map(String::as_str).collect();
-    run(member, &containers[0], &init, &[]).end(Duration::from_secs(20)).success();
+/// A container of a pod by its name.
+fn container<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
+    let lists = ["initContainers", "containers"].into_iter().filter_map(|list| pod["spec"][list].as_array());
+    lists.flatten().find(|container| container["name"] == name)
+}
 
+fn words(command: &Value) -> Vec<&str> {
+    command.as_array().expect("a list").iter().map(|word| word.as_str().expect("a word")).collect()
+}
+
+/// Starts the containers that injection has added, one after the other, and waits for the sidecar: the kubelet starts the application after
+/// them.
+fn start(mesh: &Mesh, member: &Member, pod: &Value) -> Process {
+    let mut sidecar = begin(mesh, member, pod);
+    member.wait_sidecar_ready(&mut sidecar);
+    sidecar
+}
+
+/// The same without waiting.
+fn begin(mesh: &Mesh, member: &Member, pod: &Value) -> Process {
+    if let Some(init) = container(pod, "malla-init") {
+        run(member, init, &words(&init["command"]), &[]).end(Duration::from_secs(20)).success();
+    }
+    let sidecar = container(pod, "malla-proxy").expect("it is injected");
     let (trust, token) = (mesh.trust(), mesh.token(member.app(), "1h"));
-    let environment: Vec<(String, String)> = containers[1]["env"]
+    let environment: Vec<(String, String)> = sidecar["env"]
         .as_array()
         .expect("a list")
         .iter()
@@ -67,16 +85,14 @@ fn start(mesh: &Mesh, member: &Member, pod: &Value) -> Process {
                 "MALLA_TOKEN" => token.to_string_lossy().into_owned(),
                 "MALLA_WORKLOAD" => member.name().to_owned(),
                 "MALLA_NAMESPACE" => "shop".to_owned(),
+                "MALLA_ADDRESS" => member.ipv4().to_string(),
                 _ => variable["value"].as_str().expect("a value").replace("$$", "$"),
             };
             (name.to_owned(), value)
         })
         .collect();
     let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let sidecar: Vec<&str> = sidecar.iter().map(String::as_str).collect();
-    let mut sidecar = run(member, &containers[1], &sidecar, &environment);
-    member.wait_sidecar_ready(&mut sidecar);
-    sidecar
+    run(member, sidecar, &words(&sidecar["command"]), &environment)
 }
 
 /// Status and body that somebody outside the mesh gets.
@@ -214,4 +230,62 @@ fn a_pod_that_ends_finishes_what_it_does_with_its_sidecar_until_the_application_
         answer.ends_with("wait\nweb-1\n") && answer.matches("wait").count() == 30,
         "nothing of it is lost: {answer}"
     );
+}
+
+#[test]
+fn an_annotated_local_port_leads_a_program_without_redirection_to_a_service() {
+    let mut mesh = Mesh::new();
+    mesh.service("greeter", &["{name: tcp, port: 7000}"]);
+    let (client, mut greeter) =
+        (mesh.member_with("client", Sidecar::Explicit), mesh.member_with("greeter-1", Sidecar::Explicit));
+    mesh.start();
+    let mut tcp = servers::python(&greeter, "tcp_server.py", &["7000", "greeter-1"]);
+    greeter.wait_listening(&mut tcp, 7000);
+    mesh.join([&mut greeter]);
+    let annotations = json!({ "malla.dev/mode": "explicit", "malla.dev/listen": "127.0.0.1:7001=greeter.shop:7000, [::1]:7002=greeter:7000" });
+    let pod = injected(
+        &mesh,
+        &pod("client", &annotations, json!({ "containers": [{ "name": "client", "image": "python" }] })),
+    );
+    assert!(container(&pod, "malla-init").is_none(), "nothing is redirected");
+    let sidecar = start(&mesh, &client, &pod);
+    for local in [["127.0.0.1", "7001"], ["::1", "7002"]] {
+        let output = servers::python(&client, "tcp_client.py", &local).end(Duration::from_secs(30));
+        assert_eq!(output.success().text(), "greeter-1\nall is well\n", "{local:?}");
+    }
+    assert_eq!(greeter.metric("malla_tcp_connections_total", &[("direction", "inbound")]), 2.0, "through its sidecar");
+    sidecar.terminate(Duration::from_secs(30)).success();
+}
+
+#[test]
+fn a_sidecar_beside_the_application_is_ready_before_it_and_goes_after_it() {
+    let mut mesh = Mesh::new();
+    mesh.service("web", &["{name: http, port: 80, targetPort: 8080}"]);
+    let (client, mut web) = (mesh.member("client"), mesh.member("web-1"));
+    mesh.start();
+    let _nginx = servers::nginx(&web, "web-1", &["8080"]);
+    mesh.join([&mut web]);
+    let application = json!({ "name": "client", "image": "curl", "securityContext": { "runAsUser": 1000 } });
+    let pod = pod("client", &json!({}), json!({ "containers": [application] }));
+    let pod = injected_with(&mesh, &pod, &["--sidecar-kind", "classic"]);
+    let names: Vec<&str> =
+        pod["spec"]["containers"].as_array().expect("a list").iter().filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!(names, ["malla-proxy", "client"], "the kubelet starts them in this order");
+    let [sidecar_of, application_of] = ["malla-proxy", "client"].map(|name| container(&pod, name).expect("is there"));
+    let hook = |name: &str| run(&client, sidecar_of, &words(&sidecar_of["lifecycle"][name]["exec"]["command"]), &[]);
+    let call = || {
+        let call = run(&client, application_of, &["curl", "-sS", "--max-time", "10", "http://web.shop/"], &[]);
+        assert_eq!(call.end(Duration::from_secs(20)).success().text(), "web-1\n");
+    };
+
+    let sidecar = begin(&mesh, &client, &pod);
+    // The kubelet runs this hook at once, and starts the next container when it has returned.
+    hook("postStart").end(Duration::from_secs(60)).success();
+    call();
+    // Containers are told to end at the same time: this hook is what leaves the application the time for a last word.
+    let (ending, begun) = (hook("preStop"), Instant::now());
+    call();
+    ending.end(Duration::from_secs(30)).success();
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    sidecar.terminate(Duration::from_secs(30)).success();
 }
