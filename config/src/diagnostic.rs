@@ -249,6 +249,11 @@ impl Diagnostics {
         self.found.len() - self.warnings + self.omitted
     }
 
+    /// How much has been said so far, warnings too.
+    pub(crate) fn said(&self) -> usize {
+        self.found.len() + self.omitted
+    }
+
     /// The report, sorted by the order of `files` and then by place.
     pub(crate) fn into_report(self, files: &[std::sync::Arc<crate::source::Source>]) -> Report {
         let errors = self.count();

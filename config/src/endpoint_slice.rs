@@ -14,7 +14,7 @@ use crate::mesh::{
     EndpointSlice, EndpointSource, Locality, Service, ServiceName, SliceEndpoint, TargetPort, WorkloadName,
 };
 use crate::names;
-use crate::object::Object;
+use crate::object::{Object, made};
 use crate::protocol;
 use crate::suggest::{self, shown};
 
@@ -24,7 +24,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The slice of an object; nothing if something is wrong with it.
 pub(crate) fn ready(object: &Object, index: &Index<'_>, diagnostics: &mut Diagnostics) -> Option<EndpointSlice> {
     let errors = diagnostics.count();
-    let discovery::EndpointSlice { address_type, endpoints, metadata: _, ports } = object.typed(diagnostics)?;
+    let discovery::EndpointSlice { address_type, endpoints, metadata: _, ports } =
+        made(&object.made.slice, diagnostics, |diagnostics| object.typed(diagnostics))?;
     let root = object.cursor();
 
     if !matches!(address_type.as_str(), "IPv4" | "IPv6") {

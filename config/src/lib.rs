@@ -91,5 +91,6 @@ pub fn load(files: &[SourceFile]) -> Result<Mesh, Report> {
 /// Reads a whole configuration, like [`load`], and tells besides what is suspicious in one that is taken: there is no mesh
 /// exactly if the report has errors.
 pub fn inspect(files: &[SourceFile]) -> (Option<Mesh>, Report) {
-    Loader::default().inspect(files, &Surroundings::Nothing)
+    let files: Vec<_> = files.iter().cloned().map(std::sync::Arc::new).collect();
+    Loader::default().inspect(&files, &Surroundings::Nothing)
 }

@@ -30,11 +30,16 @@ pub enum Surroundings {
 #[derive(Debug, Default)]
 pub struct Loader {
     known: HashMap<String, Parsed>,
+    /// Counts what was read.
+    round: u64,
 }
 
 /// What one text says by itself.
 #[derive(Debug)]
 struct Parsed {
+    file: Arc<SourceFile>,
+    /// When it was last part of a configuration.
+    round: u64,
     source: Arc<Source>,
     objects: Objects,
     diagnostics: Vec<Diagnostic>,
@@ -45,24 +50,39 @@ struct Parsed {
 
 impl Loader {
     /// Reads a whole configuration, like [`inspect`](crate::inspect).
-    pub fn inspect(&mut self, files: &[SourceFile], surroundings: &Surroundings) -> (Option<Mesh>, Report) {
-        let mut before = std::mem::take(&mut self.known);
+    pub fn inspect(&mut self, files: &[Arc<SourceFile>], surroundings: &Surroundings) -> (Option<Mesh>, Report) {
+        self.round = self.round.wrapping_add(1);
+        let round = self.round;
         let mut sources = Vec::with_capacity(files.len());
         let mut objects = Objects::default();
         let mut diagnostics = Diagnostics::default();
         let mut complete = true;
-        for file in files {
-            let known = before.remove(&file.path).filter(|known| known.source.text == file.text);
-            let parsed = known.unwrap_or_else(|| Parsed::of(file));
+        let mut take = |parsed: &Parsed| {
             objects.objects.extend(parsed.objects.objects.iter().cloned());
             objects.unreadable.extend(parsed.objects.unreadable.iter().cloned());
             parsed.diagnostics.iter().for_each(|found| diagnostics.push(found.clone()));
             diagnostics.omit(parsed.omitted);
             complete &= parsed.whole;
             sources.push(parsed.source.clone());
-            // A second file of the same name is read each time.
-            self.known.insert(file.path.clone(), parsed);
+        };
+        for file in files {
+            match self.known.get_mut(&file.path) {
+                // A second file of the same name is read each time.
+                Some(known) if known.round == round => take(&Parsed::of(file, round)),
+                Some(known) if known.is(file) => {
+                    known.round = round;
+                    // To be known at once the next time.
+                    known.file = file.clone();
+                    take(known);
+                }
+                _ => {
+                    let parsed = Parsed::of(file, round);
+                    take(&parsed);
+                    self.known.insert(file.path.clone(), parsed);
+                }
+            }
         }
+        self.known.retain(|_, parsed| parsed.round == round);
         let mesh = assemble::mesh(&objects, complete, surroundings, &mut diagnostics);
         let report = diagnostics.into_report(&sources);
         ((report.error_count() == 0).then_some(mesh), report)
@@ -70,7 +90,12 @@ impl Loader {
 }
 
 impl Parsed {
-    fn of(file: &SourceFile) -> Parsed {
+    /// Whether it is what a file says now.
+    fn is(&self, file: &Arc<SourceFile>) -> bool {
+        Arc::ptr_eq(&self.file, file) || self.file.text == file.text
+    }
+
+    fn of(file: &Arc<SourceFile>, round: u64) -> Parsed {
         let source = Source::new(file);
         let mut diagnostics = Diagnostics::default();
         let mut objects = Objects::default();
@@ -80,7 +105,7 @@ impl Parsed {
         }
         let omitted = diagnostics.omitted();
         let diagnostics = diagnostics.into_report(std::slice::from_ref(&source)).into_diagnostics();
-        Parsed { source, objects, diagnostics, omitted, whole }
+        Parsed { file: file.clone(), round, source, objects, diagnostics, omitted, whole }
     }
 }
 
@@ -109,7 +134,8 @@ mod tests {
             vec![],
             vec![service("b")],
         ] {
-            let (mesh, report) = loader.inspect(&files, &Surroundings::Nothing);
+            let shared: Vec<_> = files.iter().cloned().map(Arc::new).collect();
+            let (mesh, report) = loader.inspect(&shared, &Surroundings::Nothing);
             let (expected, expected_report) = crate::inspect(&files);
             assert_eq!(mesh, expected);
             assert_eq!(report.to_string(), expected_report.to_string());
@@ -123,7 +149,8 @@ mod tests {
         let files = [SourceFile::new("a.yaml", text)];
         assert_eq!(crate::inspect(&files).1.error_count(), 2);
         let outside: BTreeSet<Arc<str>> = ["default".into()].into();
-        let (mesh, report) = Loader::default().inspect(&files, &Surroundings::Cluster { outside: outside.clone() });
+        let (mesh, report) =
+            Loader::default().inspect(&files.map(Arc::new), &Surroundings::Cluster { outside: outside.clone() });
         let mesh = mesh.unwrap_or_else(|| panic!("{report}"));
         assert_eq!((mesh.settings.mtls, &mesh.settings.outside), (MtlsMode::Strict, &outside));
         assert!(mesh.notices().is_empty(), "{:?}", mesh.notices());

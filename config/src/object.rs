@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value as Json;
 
 use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics};
 use crate::kinds::Kind;
+use crate::mesh::{Service, Workload};
 use crate::metadata::{self, Metadata};
 use crate::schema_walk::Walk;
 use crate::source::{Place, Source, Span};
@@ -67,6 +69,35 @@ pub(crate) struct Object {
     pub(crate) content: Option<Json>,
     /// Places about which something was said already: what is missing there must not be reported again.
     pub(crate) reported: HashSet<Span>,
+    /// What was made of it before.
+    pub(crate) made: Made,
+}
+
+/// What follows from an object alone, kept where nothing had to be said about it: whoever reads a configuration again and again has it at
+/// once for what has not changed.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    pub(crate) service: OnceLock<Service>,
+    pub(crate) workload: OnceLock<Workload>,
+    pub(crate) slice: OnceLock<EndpointSlice>,
+}
+
+/// What is made of an object, from memory if it was made before and nothing was said.
+pub(crate) fn made<T: Clone>(
+    memory: &OnceLock<T>,
+    diagnostics: &mut Diagnostics,
+    make: impl FnOnce(&mut Diagnostics) -> Option<T>,
+) -> Option<T> {
+    if let Some(known) = memory.get() {
+        return Some(known.clone());
+    }
+    let said = diagnostics.said();
+    let made = make(diagnostics)?;
+    if diagnostics.said() == said {
+        // Two readers would have made the same.
+        let _ = memory.set(made.clone());
+    }
+    Some(made)
 }
 
 impl Object {
@@ -91,7 +122,7 @@ impl Object {
 
     /// The content as its type.
     pub(crate) fn typed<T: serde::de::DeserializeOwned>(&self, diagnostics: &mut Diagnostics) -> Option<T> {
-        match serde_json::from_value(self.content.clone()?) {
+        match T::deserialize(self.content.as_ref()?) {
             Ok(typed) => Some(typed),
             // The schema says less than the type in a few corners; what is left is told by serde.
             Err(error) => {
@@ -262,6 +293,7 @@ impl<'a> ObjectReader<'a, '_> {
             root: self.root.clone(),
             content,
             reported,
+            made: Made::default(),
         })
     }
 }

@@ -14,12 +14,16 @@ use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::mesh::{EndpointSource, Service, ServiceName, ServicePort, TargetPort};
 use crate::names;
-use crate::object::Object;
+use crate::object::{Object, made};
 use crate::protocol;
 use crate::suggest::{self, shown};
 
 /// The service of an object; nothing if something is wrong with it.
 pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Service> {
+    made(&object.made.service, diagnostics, |diagnostics| made_of(object, diagnostics))
+}
+
+fn made_of(object: &Object, diagnostics: &mut Diagnostics) -> Option<Service> {
     let errors = diagnostics.count();
     let core::ServiceSpec {
         allocate_load_balancer_node_ports: _,

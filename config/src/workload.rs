@@ -9,7 +9,7 @@ use crate::cursor::Cursor;
 use crate::diagnostic::{Code, Diagnostics};
 use crate::mesh::{Locality, MtlsMode, Sidecar, Workload, WorkloadName};
 use crate::names;
-use crate::object::Object;
+use crate::object::{Object, made};
 use crate::suggest::shown;
 
 /// The inbound port of a sidecar that nobody configured.
@@ -20,6 +20,10 @@ pub(crate) const MAX_WEIGHT: u32 = 1_000_000;
 
 /// The workload of an object; nothing if something is wrong with it.
 pub(crate) fn ready(object: &Object, diagnostics: &mut Diagnostics) -> Option<Workload> {
+    made(&object.made.workload, diagnostics, |diagnostics| made_of(object, diagnostics))
+}
+
+fn made_of(object: &Object, diagnostics: &mut Diagnostics) -> Option<Workload> {
     let errors = diagnostics.count();
     let WorkloadSpec { address, service_account, trust_domain, ports, sidecar, mtls, weight, locality } =
         object.typed(diagnostics)?;

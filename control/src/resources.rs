@@ -88,10 +88,24 @@ impl Resources {
         for_namespaces: impl IntoIterator<Item = (Name, Resource)>,
         workloads: HashMap<Name, SpiffeId>,
     ) -> Self {
-        let mut in_order: Vec<Arc<Resource>> = resources.into_iter().map(Arc::new).collect();
+        let resources = resources.into_iter().map(Arc::new).collect();
+        let for_namespaces = for_namespaces.into_iter().map(|(namespace, own)| (namespace, Arc::new(own)));
+        Resources::shared(trust_domain, unknown_destinations, resources, for_namespaces, workloads)
+    }
+
+    /// The same, from what may be part of another set too.
+    pub(crate) fn shared(
+        trust_domain: impl Into<Name>,
+        unknown_destinations: UnknownDestinations,
+        resources: Vec<Arc<Resource>>,
+        for_namespaces: impl IntoIterator<Item = (Name, Arc<Resource>)>,
+        workloads: HashMap<Name, SpiffeId>,
+    ) -> Self {
+        let mut in_order = resources;
         in_order.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         in_order.dedup_by(|later, first| (later.kind, &later.name) == (first.kind, &first.name));
-        let mut by_name = HashMap::with_capacity(in_order.len());
+        let aliases: usize = in_order.iter().map(|resource| resource.aliases.len()).sum();
+        let mut by_name = HashMap::with_capacity(in_order.len() + aliases);
         let mut digest = format!("{unknown_destinations:?}");
         for resource in &in_order {
             by_name.insert((resource.kind, resource.name.clone()), resource.clone());
@@ -105,7 +119,7 @@ impl Resources {
         }
         let for_namespaces: HashMap<_, _> = for_namespaces
             .into_iter()
-            .map(|(namespace, resource)| ((namespace, resource.kind, resource.name.clone()), Arc::new(resource)))
+            .map(|(namespace, resource)| ((namespace, resource.kind, resource.name.clone()), resource))
             .collect();
         let mut special: Vec<_> =
             for_namespaces.iter().map(|((namespace, ..), resource)| (namespace, &resource.version)).collect();
@@ -181,11 +195,10 @@ impl Resources {
             crate::compile::with_trust_bundle(trust_bundle, self.get(ResourceType::Secret, names::ROOT_CA).as_deref());
         let others =
             self.in_order.iter().filter(|resource| (resource.kind, &*resource.name) != (secret.kind, &*secret.name));
-        let resources: Vec<Resource> =
-            others.map(|resource| Resource::clone(resource)).chain([secret.clone()]).collect();
+        let resources = others.cloned().chain([Arc::new(secret.clone())]).collect();
         let special = self.for_namespaces.iter();
-        let special = special.map(|((namespace, ..), resource)| (namespace.clone(), Resource::clone(resource)));
-        Resources::new(trust_domain, self.unknown_destinations, resources, special, self.workloads.clone())
+        let special = special.map(|((namespace, ..), resource)| (namespace.clone(), resource.clone()));
+        Resources::shared(trust_domain, self.unknown_destinations, resources, special, self.workloads.clone())
             .with_notices(self.notices.clone())
             .with_versions(self.versions.clone())
             .with_routes(self.routes.clone())
@@ -254,6 +267,11 @@ impl Resources {
         }
         let key = (Name::from(namespace), resource.kind, resource.name.clone());
         self.for_namespaces.get(&key).unwrap_or(resource)
+    }
+
+    /// All resources, sorted by type and name.
+    pub(crate) fn in_order(&self) -> &[Arc<Resource>] {
+        &self.in_order
     }
 
     /// All resources of a type, sorted by name.

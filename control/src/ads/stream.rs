@@ -29,7 +29,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30
 /// Endpoints are pushed when they have not changed for so long …
 const ENDPOINTS_QUIET: Duration = Duration::from_millis(100);
 /// … and at the latest so long after their first change.
-const ENDPOINTS_DELAY: Duration = Duration::from_secs(1);
+const ENDPOINTS_DELAY: Duration = Duration::from_millis(300);
 /// The type of which a sidecar's own ports are.
 const LISTENER: &str = ResourceType::Listener.type_url();
 /// Longest node id that is shown.

@@ -1,8 +1,9 @@
 //! What clients ask for: each service port as listener, routes, cluster and endpoints; each workload port by its address.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use malla_config::mesh::{AppProtocol, HttpRoute, Mesh, Sidecar, Subset, SubsetFallback, TlsRoute};
+use malla_config::mesh::{AppProtocol, HttpRoute, Mesh, Sidecar, Subset, SubsetFallback, TlsRoute, Workload};
 use malla_xds::envoy::listener::{ApiListener, FilterChain, FilterChainMatch, Listener};
 use malla_xds::envoy::pack_any;
 use malla_xds::envoy::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
@@ -11,20 +12,14 @@ use malla_xds::{Name, Resource, ResourceType, names};
 
 use super::attached::{Attachments, Routes};
 use super::endpoints::load_assignment;
+use super::memory::{Addresses, Known, OfPort};
 use super::policy::Hashing;
 use super::split::Split;
 use super::{cluster, filters, inbound, overrides, route};
-use crate::world::{Endpoint, ResolvedPort, ServicePortName, Upstream, World, WorldError, of_workload};
+use crate::world::{Endpoint, ResolvedPort, ServedPort, ServicePortName, Upstream, World, WorldError, of_workload};
 
-/// Resources that the clients of one namespace get instead of those of the same name.
-pub(super) type ForNamespace = (Name, Resource);
-
-/// Renders all destinations.
-pub(super) fn render(
-    world: &World,
-    resources: &mut Vec<Resource>,
-    for_namespaces: &mut Vec<ForNamespace>,
-) -> Result<(), WorldError> {
+/// What each service port is to its clients.
+pub(super) fn services(world: &World, hashing: &Hashing, known: Known<'_>) -> HashMap<ServicePortName, Arc<OfPort>> {
     let mut aliases: BTreeMap<&ServicePortName, Vec<Name>> = BTreeMap::new();
     for (address, name) in &world.virtual_addresses {
         aliases.entry(name).or_default().push(names::original_destination(*address).into());
@@ -33,22 +28,26 @@ pub(super) fn render(
         aliases.entry(name).or_default().extend(others.iter().map(|other| Name::from(other.to_string())));
     }
     let attachments = Attachments::new(&world.mesh);
-    let hashing = Hashing::new(world);
-    for (name, port) in &world.ports {
-        let aliases = aliases.remove(name).unwrap_or_default();
-        let for_all = routed(name, port.protocol, &attachments.to(name, port.protocol), &hashing, &aliases);
+    let of_port = |name: &ServicePortName, port: &ResolvedPort, aliases: Vec<Name>| {
+        let mut resources = routed(name, port.protocol, &attachments.to(name, port.protocol), hashing, &aliases);
+        let mut for_namespaces = Vec::new();
         for (namespace, routes) in attachments.of_consumers(name, port.protocol) {
-            let own = routed(name, port.protocol, &routes, &hashing, &aliases);
+            let own = routed(name, port.protocol, &routes, hashing, &aliases);
             let differs = |resource: &Resource| {
-                !for_all.iter().any(|other| (other.kind, &other.version) == (resource.kind, &resource.version))
+                !resources.iter().any(|other| (other.kind, &other.version) == (resource.kind, &resource.version))
             };
-            for_namespaces
-                .extend(own.into_iter().filter(differs).map(|resource| (namespace.as_ref().into(), resource)));
+            let own = own.into_iter().filter(differs).map(Arc::new);
+            for_namespaces.extend(own.map(|resource| (Name::from(namespace.as_ref()), resource)));
         }
-        resources.extend(for_all);
-        endpoints(name, port, &world.mesh, resources);
-    }
-    workload_ports(world, resources)
+        endpoints(name, port, &world.mesh, &mut resources);
+        OfPort { aliases, resources: resources.into_iter().map(Arc::new).collect(), for_namespaces }
+    };
+    let rendered = world.ports.iter().map(|(name, port)| {
+        let aliases = aliases.remove(name).unwrap_or_default();
+        let known = known.port(name, port, &aliases);
+        (name.clone(), known.unwrap_or_else(|| Arc::new(of_port(name, port, aliases))))
+    });
+    rendered.collect()
 }
 
 /// The listener of a service port, and its routes.
@@ -111,11 +110,16 @@ fn carries(mesh: &Mesh, endpoint: &Endpoint, labels: &BTreeMap<String, String>) 
     workload.is_some_and(|workload| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
 }
 
-/// Workloads reached by their own address (headless services, interception that sees the chosen pod), without the routes of
-/// any service.
-fn workload_ports(world: &World, resources: &mut Vec<Resource>) -> Result<(), WorldError> {
-    for (address, name) in &world.workload_addresses {
-        let (Some(workload), Some(ports)) = (world.mesh.workloads.get(name), world.serving.get(name)) else { continue };
+/// A workload reached by its own address (headless services, interception that sees the chosen pod), without the routes of any
+/// service.
+pub(super) fn workload_ports(
+    world: &World,
+    workload: &Workload,
+    ports: &BTreeMap<u16, ServedPort>,
+    addresses: &Addresses,
+    resources: &mut Vec<Resource>,
+) -> Result<(), WorldError> {
+    for (address, other_names) in addresses {
         let Some(served) = ports.get(&address.port()) else { continue };
         let text = names::endpoint(*address);
         let carries = Carries::new(served.protocol(), &Routes::default());
@@ -125,13 +129,13 @@ fn workload_ports(world: &World, resources: &mut Vec<Resource>) -> Result<(), Wo
             default_filter_chain: carries.streams().then(|| stream_chain(&text, Split::One(text.clone()))),
             ..Default::default()
         };
-        let host_names = world.host_names.get(address).into_iter().flatten().map(|name| Name::from(name.as_str()));
-        let aliases = [names::original_destination(*address).into()].into_iter().chain(host_names);
+        let other_names = other_names.iter().map(|name| Name::from(name.as_str()));
+        let aliases = [names::original_destination(*address).into()].into_iter().chain(other_names);
         resources.push(Resource::new(ResourceType::Listener, text.as_str(), aliases, &listener));
         if carries.requests() {
             resources.push(route::configuration(&text, &[], &Hashing::default()));
         }
-        let server_name = inbound::server_name(name, address.port(), ports);
+        let server_name = inbound::server_name(&workload.name, address.port(), ports);
         let mut endpoint = of_workload(&world.mesh, workload, address.port())?;
         if !matches!(workload.sidecar, Sidecar::Explicit { .. }) {
             endpoint.address = *address;

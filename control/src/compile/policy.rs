@@ -139,7 +139,7 @@ fn balancing(policy: &TrafficPolicy) -> LoadBalancingPolicy {
 }
 
 /// The clusters that hash, with what they hash.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Hashing(HashMap<String, Vec<HashPolicy>>);
 
 impl Hashing {

@@ -98,6 +98,11 @@ impl Store {
         (state.listed.len() == Kind::ALL.len()).then(|| state.objects.clone())
     }
 
+    /// Whether every kind has been listed.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.state.lock().listed.len() == Kind::ALL.len()
+    }
+
     /// One object.
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Kept>> {
         self.state.lock().objects.get(key).cloned()
@@ -178,8 +183,15 @@ impl Store {
 }
 
 fn put(state: &mut State, key: Key, kept: Arc<Kept>) -> bool {
-    let before = state.objects.insert(key, kept.clone());
-    before.is_none_or(|before| !before.means_the_same(&kept))
+    match state.objects.get(&key) {
+        // Whoever remembers something about it goes by which one it is.
+        Some(before) if **before == *kept => false,
+        before => {
+            let changes = before.is_none_or(|before| !before.means_the_same(&kept));
+            state.objects.insert(key, kept);
+            changes
+        }
+    }
 }
 
 /// The name of an object and what is kept of it; nothing of one without a name.

@@ -18,6 +18,9 @@ use std::sync::Arc;
 use malla_config::{SourceFile, Surroundings};
 use serde_json::{Value, json};
 
+use endpoints::Slices;
+use pods::Pods;
+
 use super::kinds::Kind;
 use super::store::{Kept, Key, Objects};
 
@@ -37,7 +40,7 @@ pub(crate) struct Translation {
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Document {
-    pub(crate) file: SourceFile,
+    pub(crate) file: Arc<SourceFile>,
     /// The object that it was made of, if people wrote that and its last good state is worth keeping.
     pub(crate) written: Option<Key>,
 }
@@ -63,31 +66,40 @@ impl Fault {
 /// Where endpoints are, and with which workload.
 pub(super) type Places = BTreeMap<Key, Value>;
 
-/// Translates all objects.
-pub(crate) fn translate(objects: &Objects) -> Translation {
-    let mut translation = Translation::default();
-    let outside: BTreeSet<Arc<str>> = of(objects, Kind::Namespace)
-        .filter(|(_, kept)| kept.content["inject"] != "enabled")
-        .map(|(key, _)| key.name.clone())
-        .collect();
-    for kind in [Kind::Mesh, Kind::ReferenceGrant] {
-        of(objects, kind).for_each(|(key, kept)| translation.as_written(key, kept));
+/// Translates all objects, again and again: what has not changed is not written a second time.
+#[derive(Debug, Default)]
+pub(crate) struct Translator {
+    slices: Slices,
+    pods: Pods,
+}
+
+impl Translator {
+    /// Translates all objects. What was translated before makes no difference to what comes of it.
+    pub(crate) fn translate(&mut self, objects: &Objects) -> Translation {
+        let mut translation = Translation::default();
+        let outside: BTreeSet<Arc<str>> = of(objects, Kind::Namespace)
+            .filter(|(_, kept)| kept.content["inject"] != "enabled")
+            .map(|(key, _)| key.name.clone())
+            .collect();
+        for kind in [Kind::Mesh, Kind::ReferenceGrant] {
+            of(objects, kind).for_each(|(key, kept)| translation.as_written(key, kept));
+        }
+        let mut ports = services::translate(objects, &mut translation);
+        // Routes may name services that are not there: they get stand-ins that nobody is behind.
+        let routes = routes::translate(objects, &mut ports, &mut translation);
+        let places = self.slices.translate(objects, &ports, &mut translation);
+        self.pods.translate(objects, &places, &mut translation);
+        let extensions = [Kind::FaultInjection, Kind::RateLimit, Kind::RetryPolicy, Kind::TraceSampling];
+        for kind in [Kind::Workload].into_iter().chain(extensions).chain([Kind::TrafficPolicy]) {
+            of(objects, kind).for_each(|(key, kept)| translation.as_written(key, kept));
+        }
+        translation.documents.extend(routes);
+        for kind in [Kind::AuthorizationPolicy, Kind::RouteTest] {
+            of(objects, kind).for_each(|(key, kept)| translation.as_written(key, kept));
+        }
+        translation.surroundings = Surroundings::Cluster { outside };
+        translation
     }
-    let mut ports = services::translate(objects, &mut translation);
-    // Routes may name services that are not there: they get stand-ins that nobody is behind.
-    let routes = routes::translate(objects, &mut ports, &mut translation);
-    let places = endpoints::translate(objects, &ports, &mut translation);
-    pods::translate(objects, &places, &mut translation);
-    let extensions = [Kind::FaultInjection, Kind::RateLimit, Kind::RetryPolicy, Kind::TraceSampling];
-    for kind in [Kind::Workload].into_iter().chain(extensions).chain([Kind::TrafficPolicy]) {
-        of(objects, kind).for_each(|(key, kept)| translation.as_written(key, kept));
-    }
-    translation.documents.extend(routes);
-    for kind in [Kind::AuthorizationPolicy, Kind::RouteTest] {
-        of(objects, kind).for_each(|(key, kept)| translation.as_written(key, kept));
-    }
-    translation.surroundings = Surroundings::Cluster { outside };
-    translation
 }
 
 /// The objects of a kind.
@@ -113,12 +125,12 @@ impl Translation {
 
 /// A document of an object that people wrote.
 fn document(key: &Key, labels: &Value, content: Value) -> Document {
-    Document { file: file(key, key.kind, labels, content, Layout::ForPeople), written: Some(key.clone()) }
+    Document { file: file(key, key.kind, labels, content, Layout::ForPeople).into(), written: Some(key.clone()) }
 }
 
 /// A document that follows from objects that controllers wrote.
 fn derived(key: &Key, kind: Kind, labels: &Value, content: Value) -> Document {
-    Document { file: file(key, kind, labels, content, Layout::Compact), written: None }
+    Document { file: file(key, kind, labels, content, Layout::Compact).into(), written: None }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

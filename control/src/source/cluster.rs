@@ -18,10 +18,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::files::{Content, ReadError, Scan};
 use super::watcher::Watcher;
-use super::{Refusal, Seen, Source, apply, doubts, look, render, retrust};
+use super::{Refusal, RenderFailed, Seen, Source, apply, doubts, look, retrust};
+use crate::compile::Compiler;
 use crate::kubernetes::store::{Key, Objects, Store};
-use crate::kubernetes::translate::{Fault, Translation, translate};
+use crate::kubernetes::translate::{Fault, Translation, Translator};
 use crate::resources::{LastReload, Publisher, ReloadOutcome, Resources, publish};
+use crate::world::World;
 
 /// Controllers pause less than this between the steps of one change.
 const QUIET: Duration = Duration::from_millis(30);
@@ -104,8 +106,8 @@ async fn run(
                     }
                     Err(error) => tracing::error!(%error, "the configuration could not be loaded"),
                 }
-                // Half of one core at most, however much changes.
-                sleep(begun.elapsed().min(LONGEST)).await;
+                // Three quarters of one core at most, however much changes.
+                sleep((begun.elapsed() / 3).min(LONGEST)).await;
             }
             Some(_) => {}
         }
@@ -113,7 +115,7 @@ async fn run(
             Ok(()) = changes.changed() => settled(&mut changes).await,
             () = woken(watcher.as_ref()) => {}
             Ok(()) = trust_bundle.changed() => {}
-            () = sleep(WAITING), if store.whole().is_none() => {}
+            () = sleep(WAITING), if !store.is_whole() => {}
         }
     }
 }
@@ -190,14 +192,17 @@ fn publish_loaded(
     }
 }
 
-/// Reads, and remembers what was good.
+/// Reads, and remembers what was good. Of thousands of objects one changes: each step has at once what it made of the others before, and
+/// makes the same as if it had never seen them.
 #[derive(Debug, Default)]
 struct Reader {
+    translator: Translator,
     loader: Loader,
+    compiler: Compiler,
     /// What people wrote into the cluster, as it was when it served.
-    good: HashMap<String, SourceFile>,
+    good: HashMap<String, Arc<SourceFile>>,
     /// The files, likewise.
-    files: Option<Vec<SourceFile>>,
+    files: Option<Vec<Arc<SourceFile>>>,
 }
 
 impl Reader {
@@ -212,10 +217,13 @@ impl Reader {
     }
 
     fn attempt(&mut self, content: Option<Result<Content, ReadError>>, objects: &Objects, bundle: &str) -> Loaded {
-        let translation = translate(objects);
+        let translation = self.translator.translate(objects);
         let files = content.unwrap_or_else(|| Ok(Content { files: Vec::new(), hash: 0 }));
         let first = match files {
-            Ok(content) => self.read(content.files.clone(), &translation, bundle).map(|read| (content.files, read)),
+            Ok(content) => {
+                let files: Vec<_> = content.files.into_iter().map(Arc::new).collect();
+                self.read(files.clone(), &translation, bundle).map(|read| (files, read))
+            }
             Err(error) => Err(Refusal::Unread(error)),
         };
         let (read, refusal) = match (first, self.files.clone()) {
@@ -234,13 +242,14 @@ impl Reader {
     /// Files and documents → resources.
     fn read(
         &mut self,
-        files: Vec<SourceFile>,
+        files: Vec<Arc<SourceFile>>,
         translation: &Translation,
         bundle: &str,
     ) -> Result<(Resources, Verdicts), Refusal> {
         let (mesh, doubts, verdicts) = self.choose(files, translation)?;
-        let resources = render(mesh, bundle).map_err(Refusal::Uncompiled)?;
-        let mut notices = resources.notices().to_vec();
+        let mut notices = mesh.notices();
+        let rendered = World::new(mesh).and_then(|world| self.compiler.compile(world, bundle));
+        let resources = rendered.map_err(|error| Refusal::Uncompiled(RenderFailed(error)))?;
         notices.extend(doubts);
         notices.extend(translation.notices.iter().cloned());
         for (key, verdict) in &verdicts {
@@ -256,7 +265,7 @@ impl Reader {
     /// The mesh of all that is good.
     fn choose(
         &mut self,
-        files: Vec<SourceFile>,
+        files: Vec<Arc<SourceFile>>,
         translation: &Translation,
     ) -> Result<(Mesh, Vec<String>, Verdicts), Refusal> {
         let own = files.len();
@@ -293,7 +302,7 @@ impl Reader {
         report: &Report,
         own: usize,
         written: &HashMap<&str, Option<&Key>>,
-        all: &mut Vec<SourceFile>,
+        all: &mut Vec<Arc<SourceFile>>,
         verdicts: &mut Verdicts,
     ) -> Result<(), ()> {
         let mut wrong: HashMap<&str, Vec<(Code, String)>> = HashMap::new();

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::kubernetes::translate::tests::store;
+use crate::source::render;
 
 fn objects(values: &[Value]) -> Objects {
     store(values).whole().expect("all kinds are listed")

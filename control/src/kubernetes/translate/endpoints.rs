@@ -1,65 +1,124 @@
 //! EndpointSlices: who serves each port of a service, as Kubernetes has found out. Readiness, named ports, headless services and
 //! `publishNotReadyAddresses` are decided there already.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::services::Services;
-use super::{Places, Translation, derived, of};
+use super::{Document, Places, Translation, derived, of};
 use crate::kubernetes::kinds::Kind;
 use crate::kubernetes::store::{Kept, Key, Objects};
 
-/// Writes the slices; says which pods they name, and in which zone those are.
-pub(super) fn translate(objects: &Objects, services: &Services, translation: &mut Translation) -> Places {
-    let mut places = Places::new();
-    let mut slices: Vec<(&Key, &Kept, super::services::Name)> = Vec::new();
-    let mut served = BTreeSet::new();
-    for (key, kept) in of(objects, Kind::EndpointSlice) {
-        let Some(service) = kept.content["service"].as_str() else { continue };
-        let name = (key.namespace.clone(), service.into());
-        if !services.inside.contains_key(&name)
-            || !matches!(kept.content["addressType"].as_str(), Some("IPv4" | "IPv6"))
-        {
-            continue;
-        }
-        if endpoints(kept).any(is_ready) {
-            served.insert(name.clone());
-        }
-        slices.push((key, kept, name));
+/// What was written of slices before.
+#[derive(Debug, Default)]
+pub(super) struct Slices(HashMap<Key, Written>);
+
+#[derive(Debug)]
+struct Written {
+    of: Of,
+    /// Nothing if it says nothing to the mesh.
+    document: Option<Document>,
+}
+
+/// What a document follows from.
+#[derive(Debug, PartialEq)]
+struct Of {
+    slice: SameAs,
+    service: Arc<str>,
+    /// Names of the service's ports.
+    ports: BTreeMap<u64, String>,
+    /// For each endpoint, whether the mesh can name the pod behind it.
+    pods: Vec<bool>,
+    last_resort: bool,
+}
+
+/// Two are equal if they are the same.
+#[derive(Debug)]
+struct SameAs(Arc<Kept>);
+
+impl PartialEq for SameAs {
+    fn eq(&self, other: &SameAs) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
-    for (key, kept, name) in slices {
-        let known = services.ports.get(&name);
-        let ports: Vec<Value> = kept.content["ports"]
+}
+
+impl Slices {
+    /// Writes the slices; says which pods they name, and in which zone those are.
+    pub(super) fn translate(
+        &mut self,
+        objects: &Objects,
+        services: &Services,
+        translation: &mut Translation,
+    ) -> Places {
+        let mut places = Places::new();
+        let mut slices: Vec<(&Key, &Arc<Kept>, super::services::Name)> = Vec::new();
+        let mut served = BTreeSet::new();
+        for (key, kept) in of(objects, Kind::EndpointSlice) {
+            let Some(service) = kept.content["service"].as_str() else { continue };
+            let name = (key.namespace.clone(), service.into());
+            if !services.inside.contains_key(&name)
+                || !matches!(kept.content["addressType"].as_str(), Some("IPv4" | "IPv6"))
+            {
+                continue;
+            }
+            if endpoints(kept).any(is_ready) {
+                served.insert(name.clone());
+            }
+            slices.push((key, kept, name));
+        }
+        let mut before = std::mem::take(&mut self.0);
+        for (key, kept, name) in slices {
+            let mut pods = Vec::new();
+            for written in endpoints(kept) {
+                let pod = pod(objects, key, written);
+                pods.push(pod.is_some());
+                if let Some(pod) = pod {
+                    places.entry(pod).or_insert(written["zone"].clone());
+                }
+            }
+            let of = Of {
+                slice: SameAs(kept.clone()),
+                ports: services.ports.get(&name).cloned().unwrap_or_default(),
+                pods,
+                // As kube-proxy does: where nobody is ready, those that are ending and still answer are better than nobody.
+                last_resort: !served.contains(&name),
+                service: name.1,
+            };
+            let written = before.remove(key).filter(|before| before.of == of);
+            let written = written.unwrap_or_else(|| Written { document: of.document(key), of });
+            translation.documents.extend(written.document.clone());
+            self.0.insert(key.clone(), written);
+        }
+        of_workloads(objects, services, translation);
+        places
+    }
+}
+
+impl Of {
+    fn document(&self, key: &Key) -> Option<Document> {
+        let content = &self.slice.0.content;
+        let ports: Vec<Value> = content["ports"]
             .as_array()
             .into_iter()
             .flatten()
             .filter_map(|port| {
                 port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP").then_some(())?;
                 let of_service = port["name"].as_str().unwrap_or_default();
-                known?.values().any(|name| name == of_service).then_some(())?;
+                self.ports.values().any(|name| name == of_service).then_some(())?;
                 Some(json!({ "name": of_service, "port": port["port"].as_u64()? }))
             })
             .collect();
-        // As kube-proxy does: where nobody is ready, those that are ending and still answer are better than nobody.
-        let last_resort = !served.contains(&name);
-        let endpoints: Vec<Value> = endpoints(kept)
-            .map(|written| {
-                let pod = pod(objects, key, written);
-                if let Some(pod) = &pod {
-                    places.entry(pod.clone()).or_insert(written["zone"].clone());
-                }
-                endpoint(written, pod.as_ref(), last_resort)
-            })
+        let endpoints: Vec<Value> = endpoints(&self.slice.0)
+            .zip(&self.pods)
+            .map(|(written, is_pod)| endpoint(written, *is_pod, self.last_resort))
             .collect();
-        if !ports.is_empty() && !endpoints.is_empty() {
-            let labels = json!({ "kubernetes.io/service-name": &*name.1 });
-            let content = json!({ "addressType": kept.content["addressType"], "ports": ports, "endpoints": endpoints });
-            translation.documents.push(derived(key, Kind::EndpointSlice, &labels, content));
-        }
+        let labels = json!({ "kubernetes.io/service-name": &*self.service });
+        let content = json!({ "addressType": content["addressType"], "ports": ports, "endpoints": endpoints });
+        let says_something = !ports.is_empty() && !endpoints.is_empty();
+        says_something.then(|| derived(key, Kind::EndpointSlice, &labels, content))
     }
-    of_workloads(objects, services, translation);
-    places
 }
 
 fn endpoints(kept: &Kept) -> impl Iterator<Item = &Value> {
@@ -79,7 +138,7 @@ fn pod(objects: &Objects, slice: &Key, endpoint: &Value) -> Option<Key> {
     objects.get(&key).is_some_and(|pod| super::pods::is_workload(&key, pod)).then_some(key)
 }
 
-fn endpoint(written: &Value, pod: Option<&Key>, last_resort: bool) -> Value {
+fn endpoint(written: &Value, is_pod: bool, last_resort: bool) -> Value {
     let conditions = &written["conditions"];
     let ready = is_ready(written);
     let terminating = conditions["terminating"].as_bool().unwrap_or(false);
@@ -94,8 +153,8 @@ fn endpoint(written: &Value, pod: Option<&Key>, last_resort: bool) -> Value {
             endpoint[field] = json!(value);
         }
     }
-    if let Some(pod) = pod {
-        endpoint["targetRef"] = json!({ "kind": "Pod", "name": &*pod.name });
+    if is_pod {
+        endpoint["targetRef"] = json!({ "kind": "Pod", "name": written["targetRef"]["name"] });
     }
     endpoint
 }

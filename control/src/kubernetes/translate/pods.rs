@@ -1,8 +1,11 @@
 //! Pods: the workloads of a cluster.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::{Places, Translation, derived, labels, of};
+use super::{Document, Places, Translation, derived, labels, of};
 use crate::kubernetes::kinds::Kind;
 use crate::kubernetes::store::{Kept, Key, Objects};
 
@@ -23,34 +26,60 @@ pub(super) fn is_workload(key: &Key, pod: &Kept) -> bool {
         && !key.name.contains('.')
 }
 
-/// Writes those with a sidecar, and those that are endpoints.
-pub(super) fn translate(objects: &Objects, places: &Places, translation: &mut Translation) {
-    for (key, pod) in of(objects, Kind::Pod) {
-        let content = &pod.content;
-        let has_sidecar = content["sidecar"] == true;
-        if !is_workload(key, pod) || !(has_sidecar || places.contains_key(key)) {
-            continue;
-        }
-        let mode = match (has_sidecar, content["mode"].as_str()) {
-            (false, _) => "none",
-            (true, Some("explicit")) => "explicit",
-            (true, _) => "transparent",
-        };
-        let mut spec = json!({
-            "address": content["addresses"][0],
-            "serviceAccount": content["serviceAccount"],
-            "sidecar": { "mode": mode },
-        });
-        if content["ports"].as_object().is_some_and(|ports| !ports.is_empty()) {
-            spec["ports"] = content["ports"].clone();
-        }
-        let zone = places.get(key).and_then(Value::as_str).or(content["labels"][ZONE].as_str());
-        let region = content["labels"][REGION].as_str();
-        for (field, value) in [("zone", zone), ("region", region)] {
-            if let Some(value) = value {
-                spec["locality"][field] = json!(value);
+/// What was written of pods before.
+#[derive(Debug, Default)]
+pub(super) struct Pods(HashMap<Key, Written>);
+
+#[derive(Debug)]
+struct Written {
+    pod: Arc<Kept>,
+    /// Where slices say that it is.
+    zone: Option<Value>,
+    document: Document,
+}
+
+impl Pods {
+    /// Writes those with a sidecar, and those that are endpoints.
+    pub(super) fn translate(&mut self, objects: &Objects, places: &Places, translation: &mut Translation) {
+        let mut before = std::mem::take(&mut self.0);
+        for (key, pod) in of(objects, Kind::Pod) {
+            let zone = places.get(key);
+            if !is_workload(key, pod) || !(pod.content["sidecar"] == true || zone.is_some()) {
+                continue;
             }
+            let same = |before: &Written| Arc::ptr_eq(&before.pod, pod) && before.zone.as_ref() == zone;
+            let written = before.remove(key).filter(same).unwrap_or_else(|| Written {
+                pod: pod.clone(),
+                zone: zone.cloned(),
+                document: document(key, pod, zone),
+            });
+            translation.documents.push(written.document.clone());
+            self.0.insert(key.clone(), written);
         }
-        translation.documents.push(derived(key, Kind::Workload, &labels(&content["labels"]), json!({ "spec": spec })));
     }
+}
+
+fn document(key: &Key, pod: &Kept, zone: Option<&Value>) -> Document {
+    let content = &pod.content;
+    let mode = match (content["sidecar"] == true, content["mode"].as_str()) {
+        (false, _) => "none",
+        (true, Some("explicit")) => "explicit",
+        (true, _) => "transparent",
+    };
+    let mut spec = json!({
+        "address": content["addresses"][0],
+        "serviceAccount": content["serviceAccount"],
+        "sidecar": { "mode": mode },
+    });
+    if content["ports"].as_object().is_some_and(|ports| !ports.is_empty()) {
+        spec["ports"] = content["ports"].clone();
+    }
+    let zone = zone.and_then(Value::as_str).or(content["labels"][ZONE].as_str());
+    let region = content["labels"][REGION].as_str();
+    for (field, value) in [("zone", zone), ("region", region)] {
+        if let Some(value) = value {
+            spec["locality"][field] = json!(value);
+        }
+    }
+    derived(key, Kind::Workload, &labels(&content["labels"]), json!({ "spec": spec }))
 }

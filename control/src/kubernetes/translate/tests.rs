@@ -22,12 +22,12 @@ pub(crate) fn object(value: &Value) -> DynamicObject {
 }
 
 fn translated(objects: &[Value]) -> Translation {
-    translate(&store(objects).whole().expect("all kinds are listed"))
+    Translator::default().translate(&store(objects).whole().expect("all kinds are listed"))
 }
 
 fn mesh(objects: &[Value]) -> Mesh {
     let translation = translated(objects);
-    let files: Vec<SourceFile> = translation.documents.into_iter().map(|document| document.file).collect();
+    let files: Vec<_> = translation.documents.into_iter().map(|document| document.file).collect();
     let (mesh, report) = Loader::default().inspect(&files, &translation.surroundings);
     mesh.unwrap_or_else(|| panic!("{report}"))
 }
