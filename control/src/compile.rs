@@ -45,6 +45,8 @@ pub(crate) fn compile(world: &World, trust_bundle: &str) -> Result<Resources, Wo
 #[derive(Debug, Default)]
 pub(crate) struct Compiler {
     before: Option<Before>,
+    /// What was before that, until somebody has the time to throw it away.
+    former: Option<Before>,
 }
 
 impl Compiler {
@@ -54,8 +56,14 @@ impl Compiler {
     /// Likewise.
     pub(crate) fn compile(&mut self, world: World, trust_bundle: &str) -> Result<Resources, WorldError> {
         let (resources, parts) = rendered(&world, trust_bundle, self.before.as_ref())?;
-        self.before = Some(Before { world, parts, in_order: resources.in_order().to_vec() });
+        let now = Before { world, parts, in_order: resources.in_order().to_vec() };
+        self.former = self.before.replace(now);
         Ok(resources)
+    }
+
+    /// Gives back what is of no more use. Takes a while for a large world.
+    pub(crate) fn tidy(&mut self) {
+        self.former = None;
     }
 }
 

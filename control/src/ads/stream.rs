@@ -27,7 +27,7 @@ pub(super) const RESPONSES_AHEAD: usize = 4;
 /// How long a client may leave a response unread: 30 s, except where a test waits for it.
 const READ_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
 /// Endpoints are pushed when they have not changed for so long …
-const ENDPOINTS_QUIET: Duration = Duration::from_millis(100);
+const ENDPOINTS_QUIET: Duration = Duration::from_millis(50);
 /// … and at the latest so long after their first change.
 const ENDPOINTS_DELAY: Duration = Duration::from_millis(300);
 /// The type of which a sidecar's own ports are.
