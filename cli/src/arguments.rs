@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use malla_control::inject::{InjectionSettings, Resources, SidecarKind};
+use malla_control::inject::{InjectionSettings, Resources, SidecarKind, Telling};
 use malla_control::kubernetes::ClusterAddress;
 use malla_proxy::settings::HostPort;
 use malla_proxy::trace::Collector;
@@ -221,6 +221,30 @@ pub(crate) struct SidecarArguments {
     #[arg(long = "sidecar-drain", value_name = "DURATION", default_value = "30s", env = "MALLA_SIDECAR_DRAIN")]
     pub(crate) drain: String,
 
+    /// Trace collector that takes OTLP, for sidecars: http://HOST:4317 (gRPC) or http://HOST:4318/v1/traces (HTTP)
+    #[arg(long = "sidecar-otlp", value_name = "URL", env = "MALLA_SIDECAR_OTLP")]
+    pub(crate) otlp: Option<String>,
+
+    /// Share of the traces that begin at a sidecar to be followed; with --sidecar-otlp, 1% if not given
+    #[arg(long = "sidecar-trace-sampling", value_name = "SHARE", env = "MALLA_SIDECAR_TRACE_SAMPLING")]
+    pub(crate) trace_sampling: Option<String>,
+
+    /// Sidecars tell also of requests that fail although their trace is not followed
+    #[arg(long = "sidecar-trace-failures", env = "MALLA_SIDECAR_TRACE_FAILURES")]
+    pub(crate) trace_failures: bool,
+
+    /// Sidecars tell also of requests that take longer, for example 500ms
+    #[arg(long = "sidecar-trace-slow", value_name = "DURATION", env = "MALLA_SIDECAR_TRACE_SLOW")]
+    pub(crate) trace_slow: Option<String>,
+
+    /// Sidecars write a line for each request: errors, all, or those and a share of the others (1%)
+    #[arg(long = "sidecar-access-log", value_name = "WHICH", env = "MALLA_SIDECAR_ACCESS_LOG")]
+    pub(crate) access_log: Option<String>,
+
+    /// What such a line says: json (the default), or a text with fields in braces
+    #[arg(long = "sidecar-access-log-format", value_name = "FORMAT", env = "MALLA_SIDECAR_ACCESS_LOG_FORMAT")]
+    pub(crate) access_log_format: Option<String>,
+
     /// Malla's own namespace, whose pods get no sidecars
     #[arg(
         long = "system-namespace",
@@ -247,6 +271,14 @@ impl SidecarArguments {
         settings.log.clone_from(&self.sidecar_log);
         settings.drain.clone_from(&self.drain);
         settings.system_namespace.clone_from(&self.system_namespace);
+        settings.telling = Telling::new([
+            ("otlp", self.otlp.clone()),
+            ("trace-sampling", self.trace_sampling.clone()),
+            ("trace-failures", self.trace_failures.then(|| "true".to_owned())),
+            ("trace-slow", self.trace_slow.clone()),
+            ("access-log", self.access_log.clone()),
+            ("access-log-format", self.access_log_format.clone()),
+        ]);
         Some(settings)
     }
 }
@@ -317,6 +349,9 @@ pub(crate) struct HelmArguments {
 
     #[command(flatten)]
     pub(crate) cluster: ClusterArguments,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
 }
 
 #[derive(Debug, Args)]
@@ -374,6 +409,9 @@ pub(crate) struct TokenRevokeArguments {
 
     #[command(flatten)]
     pub(crate) state: StateArgument,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
 }
 
 #[derive(Debug, Args)]
@@ -412,6 +450,9 @@ pub(crate) struct CaRotateArguments {
     /// Wait for nobody: whoever is not ready is cut off
     #[arg(long)]
     pub(crate) force: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
 }
 
 #[derive(Debug, Args)]
@@ -491,6 +532,9 @@ pub(crate) struct TokenCreateArguments {
 
     #[command(flatten)]
     pub(crate) state: StateArgument,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
 }
 
 #[derive(Debug, Args)]

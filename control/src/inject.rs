@@ -15,6 +15,7 @@ mod quantity;
 mod review;
 mod scrape;
 mod settings;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use self::originals::undo;
 pub use self::patch::{Operation, diff};
 pub use self::review::{Answer, BadReview, Namespace, Outcome, review};
 pub use self::settings::{InjectionSettings, InvalidSetting, Resources, SidecarKind};
+pub use self::telling::Telling;
 
 use self::annotations::{Mode, Wishes};
 use self::originals::Originals;
@@ -107,7 +109,7 @@ pub fn decide(
         Err(eligible::Refusal::Skip(reason, warnings)) => return Decision::Skip { reason, warnings },
         Err(eligible::Refusal::Deny(sentence)) => return Decision::Deny(sentence),
     }
-    let made = Wishes::of(&parsed).and_then(|wishes| {
+    let made = Wishes::of(&parsed, &settings.telling).and_then(|wishes| {
         eligible::clashes(&parsed, namespace_labels, &wishes, settings)?;
         make(base, &parsed, &wishes, settings, fingerprint)
     });

@@ -5,11 +5,12 @@
 
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+pub use malla_xds::telling::{FIELDS, Format, Which};
+use malla_xds::telling::{Field, Part};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
@@ -30,34 +31,6 @@ pub struct AccessLogSettings {
     pub format: Format,
 }
 
-/// Which requests have a line.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Which {
-    /// Those that failed: a reason, a status of 500 or above, or a gRPC status that is the server's fault.
-    Errors,
-    /// Those, and of the others this share: 1 is all.
-    Share(f64),
-}
-
-/// What a line says.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Format {
-    /// Every field that the request has, as one JSON object.
-    Json,
-    /// Text with fields in braces: `{time} {method} {path} {status}`.
-    Text(Template),
-}
-
-/// A text with places for fields.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Template(Vec<Part>);
-
-#[derive(Debug, Clone, PartialEq)]
-enum Part {
-    Literal(String),
-    Field(Field),
-}
-
 /// What a field is: text is quoted where it needs it, an absent one is `-` in text and left out of JSON.
 enum Value<'a> {
     Text(&'a str),
@@ -66,101 +39,6 @@ enum Value<'a> {
     /// In milliseconds.
     Time(Duration),
     Absent,
-}
-
-macro_rules! fields {
-    ($($field:ident = $name:literal, $help:literal;)+) => {
-        /// What can be said of a request or a connection.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        enum Field { $($field,)+ }
-
-        impl Field {
-            const ALL: &'static [Field] = &[$(Field::$field,)+];
-
-            const fn name(self) -> &'static str {
-                match self { $(Field::$field => $name,)+ }
-            }
-        }
-
-        /// Name and meaning of each field, in the order of a JSON line.
-        pub const FIELDS: &[(&str, &str)] = &[$(($name, $help),)+];
-    };
-}
-
-fields! {
-    Time = "time", "when the request or the connection was over (RFC 3339, UTC)";
-    DirectionWord = "direction", "`inbound` or `outbound`";
-    Service = "service", "the service that it was for: `name.namespace:port`; `outside` of the mesh, or `unknown`";
-    Route = "route", "the route that it took";
-    Protocol = "protocol", "what the client speaks; `tcp` for a raw connection, of which there is no method, path or status";
-    Method = "method", "the method";
-    Path = "path", "the path, without the query";
-    Status = "status", "the status that the client got, or would have got";
-    GrpcStatus = "grpc_status", "the gRPC status, where there is one";
-    ReasonWord = "reason", "the word for what failed";
-    Sentence = "sentence", "the same in words, with what it was about";
-    Client = "client", "inbound: the identity of the caller, from its certificate";
-    Endpoint = "endpoint", "outbound: the address of the last endpoint that was tried";
-    Workload = "workload", "outbound: the workload there";
-    Peer = "peer", "outbound: the identity of the endpoint";
-    Tries = "tries", "how often the request was sent to an endpoint, or the connection was begun";
-    HedgeWord = "hedge", "`won` or `lost`: whether a second try, beside a first that took long, was the one to be answered";
-    Sent = "sent_bytes", "of a connection: bytes from the client";
-    Received = "received_bytes", "of a connection: bytes to the client";
-    Duration = "duration_ms", "from the complete head of the request to the end of the response; of a connection, from its arrival (inbound: from when it is known what it carries) to its end";
-    Waiting = "waiting_ms", "of that, until the last try began: looking up, limits, faults, earlier tries";
-    Connecting = "connecting_ms", "then, until there was a connection, mTLS included: 0 on one that was there already";
-    FirstByte = "first_byte_ms", "then, until the response began: the work of the upstream";
-    Body = "body_ms", "then, until the response had ended; of a connection, as long as it carried bytes";
-    Trace = "trace", "the id of its trace, if spans are told of it";
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "json" { Ok(Format::Json) } else { text.parse().map(Format::Text) }
-    }
-}
-
-impl FromStr for Template {
-    type Err = String;
-
-    /// `{{` and `}}` are braces.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text.char_indices().peekable();
-        while let Some((at, character)) = rest.next() {
-            match character {
-                '{' | '}' if rest.next_if(|(_, next)| *next == character).is_some() => literal.push(character),
-                '{' => {
-                    let after = text.split_at_checked(at.saturating_add(1)).unwrap_or_default().1;
-                    let (name, _) = after
-                        .split_once('}')
-                        .ok_or_else(|| format!("the brace at character {} is not closed", at + 1))?;
-                    let field = Field::ALL.iter().find(|field| field.name() == name);
-                    let field = field.ok_or_else(|| unknown(name, at))?;
-                    while rest.next().is_some_and(|(_, next)| next != '}') {}
-                    parts.extend([Part::Literal(std::mem::take(&mut literal)), Part::Field(*field)]);
-                }
-                '}' => return Err(format!("a brace is closed at character {}: write }}}} for the character", at + 1)),
-                other => literal.push(other),
-            }
-        }
-        parts.push(Part::Literal(literal));
-        parts.retain(|part| *part != Part::Literal(String::new()));
-        if parts.iter().any(|part| matches!(part, Part::Field(_))) {
-            Ok(Template(parts))
-        } else {
-            Err("write json, or a text with fields in braces: {time} {method} {path} {status}".to_owned())
-        }
-    }
-}
-
-fn unknown(name: &str, at: usize) -> String {
-    let known: Vec<&str> = Field::ALL.iter().map(|field| field.name()).collect();
-    format!("there is no field {{{name}}} (character {}): the fields are {}", at + 1, known.join(", "))
 }
 
 /// Where lines go.
@@ -195,7 +73,7 @@ impl AccessLog {
             Which::Errors => failed(record),
             Which::Share(share) => failed(record) || fastrand::f64() < share,
         };
-        if wanted && self.lines.try_send(Message::Line(self.settings.format.line(record))).is_err() {
+        if wanted && self.lines.try_send(Message::Line(line(&self.settings.format, record))).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
@@ -249,34 +127,33 @@ fn write(waiting: &Receiver<Message>, to: impl Write) {
     }
 }
 
-impl Format {
-    pub(crate) fn line(&self, record: &Record<'_>) -> String {
-        let mut line = String::with_capacity(512);
-        match self {
-            Format::Json => {
-                line.push('{');
-                for field in Field::ALL {
-                    let value = field.value(record);
-                    if matches!(value, Value::Absent) {
-                        continue;
-                    }
-                    let comma = if line.len() > 1 { "," } else { "" };
-                    let _ = write!(line, "{comma}\"{}\":", field.name());
-                    value.json(&mut line);
+/// What is said of a request.
+pub(crate) fn line(format: &Format, record: &Record<'_>) -> String {
+    let mut line = String::with_capacity(512);
+    match format {
+        Format::Json => {
+            line.push('{');
+            for field in Field::ALL {
+                let value = value(*field, record);
+                if matches!(value, Value::Absent) {
+                    continue;
                 }
-                line.push('}');
+                let comma = if line.len() > 1 { "," } else { "" };
+                let _ = write!(line, "{comma}\"{}\":", field.name());
+                value.json(&mut line);
             }
-            Format::Text(Template(parts)) => {
-                for part in parts {
-                    match part {
-                        Part::Literal(text) => line.push_str(text),
-                        Part::Field(field) => field.value(record).text(&mut line),
-                    }
+            line.push('}');
+        }
+        Format::Text(template) => {
+            for part in template.parts() {
+                match part {
+                    Part::Literal(text) => line.push_str(text),
+                    Part::Field(field) => value(*field, record).text(&mut line),
                 }
             }
         }
-        line
     }
+    line
 }
 
 impl Value<'_> {
@@ -309,61 +186,59 @@ fn quote(text: &str, line: &mut String) {
     line.push_str(&serde_json::to_string(text).unwrap_or_default());
 }
 
-impl Field {
-    fn value<'a>(self, record: &Record<'a>) -> Value<'a> {
-        let present = |text: &'a str| if text.is_empty() { Value::Absent } else { Value::Text(text) };
-        let made = |text: Option<String>| text.map_or(Value::Absent, Value::Made);
-        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
-            (Some(from), Some(to)) => Value::Time(to.saturating_duration_since(from)),
-            _ => Value::Absent,
-        };
-        let outbound = record.endpoint.filter(|_| record.direction == Direction::Outbound);
-        let (exchange, moved) = match record.of {
-            Of::Request(exchange) => (Some(exchange), None),
-            Of::Connection { sent, received } => (None, Some((sent, received))),
-        };
-        let number = |number: Option<u64>| number.map_or(Value::Absent, Value::Number);
-        let times = record.times;
-        match self {
-            Field::Time => Value::Made(now()),
-            Field::DirectionWord => Value::Text(record.direction.word()),
-            Field::Service => present(record.service),
-            Field::Route => present(record.route),
-            Field::Protocol => Value::Text(exchange.map_or("tcp", |exchange| exchange.protocol.word())),
-            Field::Method => exchange.map_or(Value::Absent, |exchange| present(exchange.method.as_str())),
-            Field::Path => match exchange.and_then(|exchange: Exchange<'a>| exchange.path) {
-                Some(path) => Value::Text(path.path()),
-                None => Value::Absent,
-            },
-            Field::Status => number(exchange.map(|exchange| exchange.status.into())),
-            Field::GrpcStatus => number(exchange.and_then(|exchange| exchange.grpc_status).map(u64::from)),
-            Field::ReasonWord => record.reason.map_or(Value::Absent, |reason| Value::Text(reason.word())),
-            Field::Sentence => made(record.reason.map(|reason| match record.what {
-                Some(what) => format!("{}: {what}", reason.sentence()),
-                None => reason.sentence().to_owned(),
-            })),
-            Field::Client => record.client.map_or(Value::Absent, |client| Value::Text(client.as_str())),
-            Field::Endpoint => made(outbound.map(|endpoint| endpoint.address.to_string())),
-            Field::Workload => outbound.map_or(Value::Absent, |endpoint| present(&endpoint.workload)),
-            Field::Peer => match outbound.and_then(|endpoint| endpoint.identity.as_ref()) {
-                Some(identity) => Value::Text(identity.as_str()),
-                None => Value::Absent,
-            },
-            Field::Tries => Value::Number(record.tries.into()),
-            Field::HedgeWord => match exchange.and_then(|exchange| exchange.hedge) {
-                Some(hedge) => Value::Text(hedge.word()),
-                None => Value::Absent,
-            },
-            Field::Sent => number(moved.map(|(sent, _)| sent)),
-            Field::Received => number(moved.map(|(_, received)| received)),
-            Field::Duration => Value::Time(record.duration()),
-            Field::Waiting => between(Some(record.started), times.sent),
-            Field::Connecting => between(times.sent, times.connected),
-            Field::FirstByte => between(times.connected, times.answered),
-            Field::Body if moved.is_some() => between(times.connected, Some(record.ended)),
-            Field::Body => between(times.answered, Some(record.ended)),
-            Field::Trace => made(record.trace.map(|trace| format!("{trace:032x}"))),
-        }
+fn value<'a>(field: Field, record: &Record<'a>) -> Value<'a> {
+    let present = |text: &'a str| if text.is_empty() { Value::Absent } else { Value::Text(text) };
+    let made = |text: Option<String>| text.map_or(Value::Absent, Value::Made);
+    let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+        (Some(from), Some(to)) => Value::Time(to.saturating_duration_since(from)),
+        _ => Value::Absent,
+    };
+    let outbound = record.endpoint.filter(|_| record.direction == Direction::Outbound);
+    let (exchange, moved) = match record.of {
+        Of::Request(exchange) => (Some(exchange), None),
+        Of::Connection { sent, received } => (None, Some((sent, received))),
+    };
+    let number = |number: Option<u64>| number.map_or(Value::Absent, Value::Number);
+    let times = record.times;
+    match field {
+        Field::Time => Value::Made(now()),
+        Field::DirectionWord => Value::Text(record.direction.word()),
+        Field::Service => present(record.service),
+        Field::Route => present(record.route),
+        Field::Protocol => Value::Text(exchange.map_or("tcp", |exchange| exchange.protocol.word())),
+        Field::Method => exchange.map_or(Value::Absent, |exchange| present(exchange.method.as_str())),
+        Field::Path => match exchange.and_then(|exchange: Exchange<'a>| exchange.path) {
+            Some(path) => Value::Text(path.path()),
+            None => Value::Absent,
+        },
+        Field::Status => number(exchange.map(|exchange| exchange.status.into())),
+        Field::GrpcStatus => number(exchange.and_then(|exchange| exchange.grpc_status).map(u64::from)),
+        Field::ReasonWord => record.reason.map_or(Value::Absent, |reason| Value::Text(reason.word())),
+        Field::Sentence => made(record.reason.map(|reason| match record.what {
+            Some(what) => format!("{}: {what}", reason.sentence()),
+            None => reason.sentence().to_owned(),
+        })),
+        Field::Client => record.client.map_or(Value::Absent, |client| Value::Text(client.as_str())),
+        Field::Endpoint => made(outbound.map(|endpoint| endpoint.address.to_string())),
+        Field::Workload => outbound.map_or(Value::Absent, |endpoint| present(&endpoint.workload)),
+        Field::Peer => match outbound.and_then(|endpoint| endpoint.identity.as_ref()) {
+            Some(identity) => Value::Text(identity.as_str()),
+            None => Value::Absent,
+        },
+        Field::Tries => Value::Number(record.tries.into()),
+        Field::HedgeWord => match exchange.and_then(|exchange| exchange.hedge) {
+            Some(hedge) => Value::Text(hedge.word()),
+            None => Value::Absent,
+        },
+        Field::Sent => number(moved.map(|(sent, _)| sent)),
+        Field::Received => number(moved.map(|(_, received)| received)),
+        Field::Duration => Value::Time(record.duration()),
+        Field::Waiting => between(Some(record.started), times.sent),
+        Field::Connecting => between(times.sent, times.connected),
+        Field::FirstByte => between(times.connected, times.answered),
+        Field::Body if moved.is_some() => between(times.connected, Some(record.ended)),
+        Field::Body => between(times.answered, Some(record.ended)),
+        Field::Trace => made(record.trace.map(|trace| format!("{trace:032x}"))),
     }
 }
 
@@ -421,7 +296,7 @@ mod tests {
         let mut refused = record(&method, &path, Some(Reason::ConnectTimeout));
         refused.times.connected = None;
         let format: Format = "{connecting_ms} {first_byte_ms}".parse().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(format.line(&refused), "- -");
+        assert_eq!(line(&format, &refused), "- -");
     }
 
     #[test]
@@ -433,7 +308,7 @@ mod tests {
         let format: Format = "{protocol} {status} {path} {sent_bytes}/{received_bytes} {waiting_ms}+{connecting_ms}+{first_byte_ms}+{body_ms}"
             .parse()
             .unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(format.line(&connection), "tcp - - 7/9 1.000+2.000+-+5.000");
+        assert_eq!(line(&format, &connection), "tcp - - 7/9 1.000+2.000+-+5.000");
     }
 
     #[test]
@@ -441,7 +316,7 @@ mod tests {
         let (method, path) = (http::Method::GET, PathAndQuery::from_static("/a?secret=1"));
         let line = |format: &str, reason| {
             let format: Format = format.parse().unwrap_or_else(|error| panic!("{error}"));
-            format.line(&record(&method, &path, reason))
+            super::line(&format, &record(&method, &path, reason))
         };
         let text = line(
             "{{{method}}} {path} {status} {reason} {client} {waiting_ms}+{connecting_ms}+{first_byte_ms}+{body_ms}",
@@ -454,20 +329,6 @@ mod tests {
         assert_eq!((&json["status"], &json["tries"], &json["duration_ms"]), (&503.into(), &2.into(), &8.0.into()));
         assert_eq!(json.get("client"), None, "what is not known is left out");
         assert!(json["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{json}");
-    }
-
-    #[test]
-    fn a_template_that_is_none_is_refused_with_its_place() {
-        for (text, expected) in [
-            ("{time} {pth}", "there is no field {pth} (character 8)"),
-            ("{time} {path", "the brace at character 8 is not closed"),
-            ("{time} }", "closed at character 8"),
-            ("jsn", "write json, or a text"),
-            ("", "write json, or a text"),
-        ] {
-            let error = text.parse::<Format>().expect_err(text);
-            assert!(error.contains(expected), "{text}: {error}");
-        }
     }
 
     /// A writer that can be read, and that can be made to hang.

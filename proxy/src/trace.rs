@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Uri};
+use http::HeaderMap;
+pub use malla_xds::telling::Collector;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc};
@@ -58,15 +59,6 @@ impl Tracing {
     pub fn everything(collector: Collector) -> Self {
         Tracing { collector, share: 1.0, per_second: u32::MAX, failures: false, slow: None }
     }
-}
-
-/// A receiver of OTLP, without TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Collector {
-    /// OTLP over gRPC: `http://collector:4317`.
-    Grpc(Uri),
-    /// OTLP over HTTP, binary: `http://collector:4318/v1/traces`.
-    Http(Uri),
 }
 
 /// Follows the requests of one sidecar.

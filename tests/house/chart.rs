@@ -114,7 +114,10 @@ fn more_replicas_older_clusters_and_own_values_render_too() {
         &values,
         "mesh:\n- apiVersion: malla.dev/v1alpha1\n  kind: Mesh\n  metadata: {name: mesh}\n  spec: {}\nmonitoring: {podMonitors: true}\n\
          control: {advertise: [mesh.example.org], tolerations: [{operator: Exists}], priorityClassName: high}\n\
-         imagePullSecrets: [{name: registry}]\nsidecar: {resources: {limits: {cpu: \"1\"}}}\n",
+         imagePullSecrets: [{name: registry}]\n\
+         sidecar:\n  resources: {limits: {cpu: \"1\"}}\n\
+         \x20 tracing: {otlp: \"http://jaeger.tracing:4317\", sampling: \"5%\", failures: true, slow: 500ms}\n\
+         \x20 accessLog: {requests: all, format: \"{status} \\\"{path}\\\"\"}\n",
     )
     .expect("written");
     let ha = chart().join("values.ha.yaml");
@@ -131,8 +134,31 @@ fn more_replicas_older_clusters_and_own_values_render_too() {
         "--advertise=malla-control.mesh.svc",
         "--advertise=mesh.example.org",
         "--sidecar-cpu-limit=1",
+        "--sidecar-otlp=http://jaeger.tracing:4317",
+        "--sidecar-trace-sampling=5%",
+        "--sidecar-trace-failures",
+        "--sidecar-trace-slow=500ms",
+        "--sidecar-access-log=all",
+        "--sidecar-access-log-format={status} \"{path}\"",
     ] {
         assert!(arguments.contains(&argument), "{argument} is in {arguments:?}");
+    }
+    // The same words lead on into the environment of a sidecar.
+    let sidecars = arguments.iter().filter(|argument| argument.starts_with("--sidecar-"));
+    let pod = directory.path().join("pod.yaml");
+    fs::write(&pod, "kind: Pod\napiVersion: v1\nmetadata: {name: cart}\nspec: {containers: [{name: c, image: c}]}\n")
+        .expect("written");
+    let root = directory.path().join("root.pem");
+    fs::write(&root, "-----BEGIN CERTIFICATE-----\n").expect("written");
+    let injected = Command::new(tools::binary("malla"))
+        .args(["inject", "-f", &pod.to_string_lossy(), "--trust", &root.to_string_lossy()])
+        .args(sidecars)
+        .output()
+        .expect("runs");
+    let text = String::from_utf8(injected.stdout).expect("UTF-8");
+    assert!(injected.status.success(), "{}", String::from_utf8_lossy(&injected.stderr));
+    for variable in ["OTLP", "TRACE_SAMPLING", "TRACE_FAILURES", "TRACE_SLOW", "ACCESS_LOG", "ACCESS_LOG_FORMAT"] {
+        assert!(text.contains(&format!("MALLA_{variable}\"")), "{variable} is in {text}");
     }
 
     let refused = |text: &str| {
@@ -141,6 +167,8 @@ fn more_replicas_older_clusters_and_own_values_render_too() {
     };
     assert!(refused("control: {replica: 3}").contains("'replica' was unexpected"));
     assert!(refused("webhook: {failurePolicy: Maybe}").contains("webhook.failurePolicy"));
+    assert!(refused("sidecar: {tracing: {otlp: jaeger}}").contains("sidecar.tracing.otlp"));
+    assert!(refused("sidecar: {accessLog: {requests: some}}").contains("sidecar.accessLog.requests"));
     assert!(refused("ca: {existingSecret: mine}").contains("ca.certificate: give the root certificate"));
 }
 
@@ -284,8 +312,12 @@ fn what_injection_writes_for_the_sidecar_the_sidecar_understands() {
                     let flag = variable["name"].as_str()?.strip_prefix("MALLA_")?.to_lowercase().replace('_', "-");
                     let flag = if flag == "local" { "listen".to_owned() } else { flag };
                     let value = variable["value"].as_str().unwrap_or("127.0.0.1").replace("$$", "$");
-                    // The log is the program's, not the sidecar's.
-                    (flag != "log").then(|| format!("--{flag}={value}"))
+                    match &*flag {
+                        // The log is the program's, not the sidecar's.
+                        "log" => None,
+                        "trace-failures" => Some(format!("--{flag}")),
+                        _ => Some(format!("--{flag}={value}")),
+                    }
                 });
                 let parsed = Sidecar::try_parse_from(["malla-proxy".to_owned()].into_iter().chain(flags));
                 assert!(parsed.is_ok(), "{}: {}", path.display(), parsed.err().expect("an error"));

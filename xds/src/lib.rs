@@ -32,6 +32,7 @@ pub mod resource;
 mod server;
 pub mod sotw_server;
 pub mod telemetry;
+pub mod telling;
 pub mod wire;
 
 pub use delta_client::{Change, DeltaClient};

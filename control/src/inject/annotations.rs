@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use ipnet::IpNet;
 
 use super::pod::Pod;
+use super::telling::{self, Telling};
 use super::{INJECT, INJECTED, ORIGINALS, TRUST, quantity};
 
 const PREFIX: &str = "malla.dev/";
@@ -48,6 +49,7 @@ pub(super) struct Wishes {
     pub(super) log: Option<String>,
     pub(super) workers: Option<String>,
     pub(super) drain: Option<String>,
+    pub(super) telling: Telling,
 }
 
 /// Annotations about the redirection, the flag of `malla-proxy init` that honours each, and what it takes.
@@ -80,15 +82,15 @@ const OTHERS: [&str; 12] = [
 type Check = fn(&str) -> Result<String, &'static str>;
 
 impl Wishes {
-    /// What a pod asks for.
+    /// What a pod asks for, in a mesh that tells this of requests.
     ///
     /// # Errors
     /// A sentence that names the annotation and what to write.
-    pub(super) fn of(pod: &Pod) -> Result<Wishes, String> {
+    pub(super) fn of(pod: &Pod, mesh: &Telling) -> Result<Wishes, String> {
         for (name, _) in pod.annotations().filter(|(name, _)| name.starts_with(PREFIX)) {
-            let written_by_us = [INJECTED, ORIGINALS, TRUST].contains(&name);
-            if !written_by_us && !OTHERS.contains(&name) && !REDIRECTION.iter().any(|(known, ..)| *known == name) {
-                let known: Vec<&str> = REDIRECTION.iter().map(|(known, ..)| *known).chain(OTHERS).collect();
+            let known = REDIRECTION.iter().map(|(known, ..)| *known).chain(OTHERS).chain(telling::annotations());
+            if ![INJECTED, ORIGINALS, TRUST].contains(&name) && !known.clone().any(|known| known == name) {
+                let known: Vec<&str> = known.collect();
                 return Err(format!("the annotation {name} is not supported; these are: {}", known.join(", ")));
             }
         }
@@ -140,6 +142,7 @@ impl Wishes {
             log: checked("malla.dev/log", log)?,
             workers: checked("malla.dev/workers", workers)?,
             drain: checked(DRAIN_TIME, drain)?,
+            telling: mesh.of_pod(|name| pod.annotation(name).map(String::as_str))?,
         })
     }
 }

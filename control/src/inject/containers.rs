@@ -137,14 +137,18 @@ fn environment(wishes: &Wishes, settings: &InjectionSettings, probes: &Probes, s
     if let Some(listen) = &wishes.listen {
         variables.push(json!({ "name": "MALLA_LOCAL", "value": listen }));
     }
+    // The kubelet would take `$(NAME)` for a variable.
+    let literal = |text: &str| text.replace("$(", "$$(");
+    for (name, value) in wishes.telling.variables() {
+        variables.push(json!({ "name": name, "value": literal(value) }));
+    }
     if let Some(scrape) = scrape {
         variables.push(json!({ "name": "MALLA_SCRAPE", "value": scrape }));
     }
     if !probes.is_empty() {
         // A map of strings and numbers is always JSON.
         let probes = serde_json::to_string(probes).unwrap_or_default();
-        // The kubelet would take `$(NAME)` for a variable.
-        variables.push(json!({ "name": "MALLA_PROBES", "value": probes.replace("$(", "$$(") }));
+        variables.push(json!({ "name": "MALLA_PROBES", "value": literal(&probes) }));
     }
     variables
 }

@@ -1,11 +1,13 @@
 //! What injection is told once for all pods: the image, the control server, whom to trust, what a sidecar may use.
 
+use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use serde::Serialize;
 
 use super::quantity;
+use super::telling::Telling;
 
 /// What all sidecars have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,6 +32,9 @@ pub struct InjectionSettings {
     pub workers: NonZeroU16,
     /// How long connections may take to finish, as `malla-proxy --drain` takes it. Default `30s`.
     pub drain: String,
+    /// What sidecars tell of requests, and whom. Default nothing.
+    #[serde(skip_serializing_if = "Telling::is_empty")]
+    pub telling: Telling,
 }
 
 /// How the sidecar sits in the pod.
@@ -61,7 +66,7 @@ pub struct Resources {
 pub struct InvalidSetting {
     what: &'static str,
     value: String,
-    advice: &'static str,
+    advice: Cow<'static, str>,
 }
 
 impl InjectionSettings {
@@ -83,6 +88,7 @@ impl InjectionSettings {
             log: "info".to_owned(),
             workers: NonZeroU16::MIN,
             drain: "30s".to_owned(),
+            telling: Telling::default(),
         }
     }
 
@@ -91,7 +97,8 @@ impl InjectionSettings {
     /// # Errors
     /// An [`InvalidSetting`] that says what to write.
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        let wrong = |what, value: &str, advice| Err(InvalidSetting { what, value: value.to_owned(), advice });
+        let invalid = |what, value: &str, advice| InvalidSetting { what, value: value.to_owned(), advice };
+        let wrong = |what, value: &str, advice| Err(invalid(what, value, Cow::Borrowed(advice)));
         if self.image.is_empty() || self.image.contains(char::is_whitespace) {
             return wrong(
                 "the image",
@@ -126,7 +133,7 @@ impl InjectionSettings {
         if super::annotations::seconds(&self.drain).is_none() {
             return wrong("the drain time", &self.drain, super::annotations::DRAIN);
         }
-        Ok(())
+        self.telling.check().map_err(|(flag, value, advice)| invalid(flag, &value, Cow::Owned(advice)))
     }
 
     /// A number for these settings: what one of them made, the others leave alone.

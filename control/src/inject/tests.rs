@@ -150,6 +150,16 @@ fn a_restricted_namespace_takes_the_explicit_mode_alone() {
     pod["metadata"]["annotations"]["malla.dev/mode"] = json!("explicit");
     pod["metadata"]["annotations"]["malla.dev/listen"] = json!("127.0.0.1:3306=mysql.db:3306, [::1]:6379=cache:6379");
     pod["metadata"]["annotations"]["malla.dev/http-ports"] = json!("9000");
+    for (name, value) in [
+        ("otlp", "http://jaeger.tracing:4317"),
+        ("trace-sampling", "5%"),
+        ("trace-failures", "true"),
+        ("trace-slow", "500ms"),
+        ("access-log", "10%"),
+        ("access-log-format", "{status} {path} $(HOME)"),
+    ] {
+        pod["metadata"]["annotations"][format!("malla.dev/{name}")] = json!(value);
+    }
     let namespace = labels(&[(INJECT, "enabled"), ("pod-security.kubernetes.io/enforce", "restricted")]);
     let Decision::Inject { pod: made, .. } = decide(&pod, "restricted", &namespace, &settings()) else {
         panic!("is injected")
@@ -227,6 +237,12 @@ fn annotations_become_flags_of_the_redirection_and_settings_of_the_sidecar() {
         ("malla.dev/log", "debug"),
         ("malla.dev/workers", "2"),
         ("malla.dev/drain-time", "10s"),
+        ("malla.dev/otlp", "http://jaeger.tracing:4317"),
+        ("malla.dev/trace-sampling", "5%"),
+        ("malla.dev/trace-failures", "true"),
+        ("malla.dev/trace-slow", "500ms"),
+        ("malla.dev/access-log", "all"),
+        ("malla.dev/access-log-format", "{status} $(HOME)"),
     ]));
     assert_eq!(
         made["spec"]["initContainers"][0]["command"],
@@ -247,6 +263,12 @@ fn annotations_become_flags_of_the_redirection_and_settings_of_the_sidecar() {
         ("MALLA_LOG", "debug"),
         ("MALLA_WORKERS", "2"),
         ("MALLA_DRAIN", "10s"),
+        ("MALLA_OTLP", "http://jaeger.tracing:4317"),
+        ("MALLA_TRACE_SAMPLING", "5%"),
+        ("MALLA_TRACE_FAILURES", "true"),
+        ("MALLA_TRACE_SLOW", "500ms"),
+        ("MALLA_ACCESS_LOG", "all"),
+        ("MALLA_ACCESS_LOG_FORMAT", "{status} $$(HOME)"),
     ] {
         assert_eq!(variable(&made, name), value);
     }
@@ -283,6 +305,8 @@ fn annotations_that_cannot_be_honoured_are_refused_in_words() {
             "container c declares port 8080, on which malla.dev/listen has the sidecar listen",
         ),
         (&[("malla.dev/inject", "yes")], "is neither `enabled` nor `disabled`"),
+        (&[("malla.dev/otlp", "jaeger")], "malla.dev/otlp: \"jaeger\": \"jaeger\" does not begin with http://"),
+        (&[("malla.dev/trace-slow", "1s")], "malla.dev/trace-slow has no meaning without malla.dev/otlp"),
     ] {
         let sentence = denied(&annotated(pairs));
         assert!(sentence.contains(words), "{pairs:?}: {sentence}");
@@ -454,7 +478,7 @@ fn what_is_no_review_is_refused_in_words() {
 #[test]
 fn settings_that_would_make_broken_pods_are_refused() {
     settings().check().expect("are good");
-    let changes: [fn(&mut InjectionSettings); 8] = [
+    let changes: [fn(&mut InjectionSettings); 10] = [
         |settings| settings.image = String::new(),
         |settings| settings.pull_policy = "Sometimes".to_owned(),
         |settings| settings.control = "malla-control".to_owned(),
@@ -463,6 +487,8 @@ fn settings_that_would_make_broken_pods_are_refused() {
         |settings| settings.resources.cpu_limit = Some("much".to_owned()),
         |settings| settings.log = "loud".to_owned(),
         |settings| settings.drain = "soon".to_owned(),
+        |settings| settings.telling = Telling::new([("access-log", Some("some".to_owned()))]),
+        |settings| settings.telling = Telling::new([("trace-sampling", Some("1%".to_owned()))]),
     ];
     for change in changes {
         let mut settings = settings();

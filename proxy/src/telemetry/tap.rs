@@ -9,7 +9,7 @@ use malla_xds::telemetry::{Seen, TAPPED_PER_SECOND, TAPS, Tap};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::access_log::Format;
+use crate::access_log::{Format, line};
 use crate::metrics::Direction;
 use crate::outcome::Record;
 
@@ -103,7 +103,7 @@ impl Taps {
     pub(crate) fn record(&self, record: &Record<'_>) {
         let taps = self.taps.load();
         for tap in taps.iter().filter(|tap| admits(&tap.wanted, record)) {
-            let seen = || Seen { tap: tap.wanted.id, line: Format::Json.line(record) };
+            let seen = || Seen { tap: tap.wanted.id, line: line(&Format::Json, record) };
             if !tap.permits(record.ended) || self.seen.try_send(seen()).is_err() {
                 self.lost(1);
             }
