@@ -57,7 +57,10 @@ fn the_root_is_rotated_under_load_and_through_a_crash() {
     rotate(&mesh, &["--patience", "2s"]).failure();
     mesh.start_with(&SHORT);
     // Not everybody is connected, or has a certificate of the new root.
-    let hasty = rotate(&mesh, &["--patience", "1ms"]).failure();
+    let hasty = rotate(&mesh, &["--patience", "1ms", "-o", "json"]).failure();
+    let steps: Vec<serde_json::Value> =
+        hasty.text().lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    assert!(steps.iter().any(|step| step["step"] == "distribute" && step["missing"].is_array()), "{steps:?}");
     assert!(!hasty.both().contains("retire"), "{}", hasty.both());
     let rotated = rotate(&mesh, &["--patience", "90s"]).success().text();
     for step in ["trust the new root", "sign        ", "have a certificate of the new root", "retire      "] {
@@ -111,7 +114,7 @@ fn an_expired_certificate_fails_closed_and_heals_by_itself() {
 }
 
 /// A root made by `openssl` in a directory; its certificate and key.
-fn root(mesh: &Mesh, name: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn root(mesh: &Mesh, name: &str) -> (PathBuf, PathBuf) {
     let directory = mesh.sandbox().writable_directory(name);
     let make = format!(
         "cd {} && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj '/CN={name}' \

@@ -8,6 +8,7 @@ use malla_control::ca::Anchor;
 use malla_control::holders::to_come_back;
 use malla_control::rotation::{Rotation, Stage};
 use malla_control::status::{AnchorStatus, Status, TrustStatus};
+use serde_json::{Value, json};
 
 use crate::arguments::{CaArguments, CaCommand, CaRotateArguments, OutputFormat, StatusArguments};
 use crate::http;
@@ -73,19 +74,35 @@ async fn rotate(arguments: &CaRotateArguments, paint: Paint) -> anyhow::Result<(
         }
         match rotation.step()? {
             Stage::Made { new, .. } => {
-                output::print(format!("make        {} {}", new.subject, short(&new.fingerprint)))?
+                let said = format!("{} {}", new.subject, short(&new.fingerprint));
+                tell(arguments, "make", &said, json!({ "fingerprint": *new.fingerprint }))?;
             }
-            Stage::Distributed { .. } => output::print("distribute  the new root is trusted beside the old one")?,
-            Stage::Signing { .. } => output::print("sign        the new root signs from now on")?,
+            Stage::Distributed { .. } => {
+                tell(arguments, "distribute", "the new root is trusted beside the old one", json!({}))?;
+            }
+            Stage::Signing { .. } => tell(arguments, "sign", "the new root signs from now on", json!({}))?,
             Stage::Whole { root } | Stage::Retired { root } => {
-                output::print(format!(
-                    "retire      the old root is trusted no more; {} is the only one",
-                    root.subject
-                ))?;
+                let said = format!("the old root is trusted no more; {} is the only one", root.subject);
+                tell(arguments, "retire", &said, json!({ "fingerprint": *root.fingerprint }))?;
+                if arguments.output.format == OutputFormat::Json {
+                    return Ok(());
+                }
                 let path = arguments.state.directory.join(malla_control::ca::ROOT_CERTIFICATE);
                 let note = format!("Give {} to sidecars that are yet to start as --trust.", path.display());
                 return output::print(paint.strong(note));
             }
+        }
+    }
+}
+
+/// A line about a step: for people, or an object for programs, which has the sentence too.
+fn tell(arguments: &CaRotateArguments, step: &str, said: &str, mut more: Value) -> anyhow::Result<()> {
+    match arguments.output.format {
+        OutputFormat::Table => output::print(format!("{step:<10}  {said}")),
+        OutputFormat::Json => {
+            more["step"] = json!(step);
+            more["said"] = json!(said);
+            output::print(more)
         }
     }
 }
@@ -107,7 +124,8 @@ async fn wait(
     away: impl Fn(&[TrustStatus]) -> Vec<String>,
 ) -> anyhow::Result<()> {
     if arguments.force {
-        return output::print(format!("{step:<10}  not waiting for those who do not yet {what} (--force)"));
+        let said = format!("not waiting for those who do not yet {what} (--force)");
+        return tell(arguments, step, &said, json!({}));
     }
     let end = Instant::now() + arguments.patience;
     let mut shown = None;
@@ -125,10 +143,10 @@ async fn wait(
         let away = away(&servers);
         total.all += away.len();
         total.who.extend(away);
-        let line = format!("{step:<10}  {} of {} {what}", total.done, total.all);
-        if shown.as_ref() != Some(&line) {
-            output::print(&line)?;
-            shown = Some(line);
+        let said = format!("{} of {} {what}", total.done, total.all);
+        if shown.as_ref() != Some(&said) {
+            tell(arguments, step, &said, json!({ "done": total.done, "all": total.all, "missing": total.who }))?;
+            shown = Some(said);
         }
         if total.who.is_empty() {
             return Ok(());

@@ -7,9 +7,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, bail};
 use malla_control::kubernetes::checkup::{self, Finding, Outcome, Stage};
 use malla_control::kubernetes::{connect, kinds};
+use serde_json::{Value, json};
 
 use super::check::tell;
-use crate::arguments::{HelmArguments, InstallArguments, UninstallArguments};
+use crate::arguments::{HelmArguments, InstallArguments, OutputFormat, UninstallArguments};
 use crate::output::{self, Paint};
 
 /// Installs the chart, or brings it up to date: both are the same to Helm.
@@ -22,24 +23,71 @@ pub(crate) async fn install(arguments: &InstallArguments, paint: Paint) -> anyho
         bail!("there is no chart in {}: give its directory with --chart", arguments.chart.display());
     }
     let client = connect(&cluster.address()).await?;
-    output::print(paint.strong("Before"))?;
-    if !told(&checkup::check(&client, namespace, Stage::Before).await, paint)? {
-        return Ok(ExitCode::FAILURE);
+    let mut report = Report::new(arguments.helm.output.format, paint);
+    if !report.findings("Before", checkup::check(&client, namespace, Stage::Before).await)? {
+        return report.end(false);
     }
-    output::print(paint.strong("Kinds"))?;
-    for kind in kinds::install(&client).await.context("Malla's own kinds cannot be installed")? {
-        output::print(format!("{} {kind}", paint.good("ok     ")))?;
-    }
-    output::print(paint.strong("Chart"))?;
+    report.kinds(&kinds::install(&client).await.context("Malla's own kinds cannot be installed")?)?;
+    report.heading("Chart")?;
     let mut helm = helm(&arguments.helm, &["upgrade", "--install", "malla"]);
     helm.arg(&arguments.chart).args(["--create-namespace", "--skip-crds", "--wait", "--timeout", "5m"]);
     for values in &arguments.values {
         helm.arg("--values").arg(values);
     }
     run(helm)?;
-    output::print(paint.strong("After"))?;
-    let good = told(&checkup::check(&client, namespace, Stage::After).await, paint)?;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let good = report.findings("After", checkup::check(&client, namespace, Stage::After).await)?;
+    report.end(good)
+}
+
+/// What is done and found: told at once to people, and as one document, at the end, to programs.
+struct Report {
+    format: OutputFormat,
+    paint: Paint,
+    document: Value,
+}
+
+impl Report {
+    fn new(format: OutputFormat, paint: Paint) -> Report {
+        Report { format, paint, document: json!({}) }
+    }
+
+    fn heading(&self, text: &str) -> anyhow::Result<()> {
+        match self.format {
+            OutputFormat::Table => output::print(self.paint.strong(text)),
+            OutputFormat::Json => Ok(()),
+        }
+    }
+
+    /// Whether none of them is wrong.
+    fn findings(&mut self, when: &str, findings: Vec<Finding>) -> anyhow::Result<bool> {
+        self.heading(when)?;
+        match self.format {
+            OutputFormat::Table => findings.iter().try_for_each(|finding| tell(finding, self.paint))?,
+            OutputFormat::Json => self.document[when.to_lowercase()] = serde_json::to_value(&findings)?,
+        }
+        Ok(!findings.iter().any(|finding| matches!(finding.outcome, Outcome::Wrong(_))))
+    }
+
+    fn kinds(&mut self, kinds: &[&str]) -> anyhow::Result<()> {
+        self.heading("Kinds")?;
+        match self.format {
+            OutputFormat::Table => {
+                kinds.iter().try_for_each(|kind| output::print(format!("{} {kind}", self.paint.good("ok     "))))
+            }
+            OutputFormat::Json => {
+                self.document["kinds"] = json!(kinds);
+                Ok(())
+            }
+        }
+    }
+
+    fn end(mut self, good: bool) -> anyhow::Result<ExitCode> {
+        if self.format == OutputFormat::Json {
+            self.document["good"] = json!(good);
+            output::print_json(&self.document)?;
+        }
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
 /// Takes the chart away. Pods keep their sidecars, which would wait for a control server for ever: so not while there are some.
@@ -59,18 +107,15 @@ pub(crate) async fn uninstall(arguments: &UninstallArguments, paint: Paint) -> a
         );
     }
     run(helm(&arguments.helm, &["uninstall", "malla", "--wait"]))?;
-    output::print(format!(
-        "{} What stays: Malla's kinds with all objects of them, and the root in the Secret malla-ca of {}.",
-        paint.good("Gone."),
-        arguments.helm.system_namespace
-    ))?;
+    let root = format!("the root in the Secret malla-ca of {}", arguments.helm.system_namespace);
+    let stays = ["Malla's kinds with all objects of them", &root];
+    match arguments.helm.output.format {
+        OutputFormat::Table => {
+            output::print(format!("{} What stays: {}.", paint.good("Gone."), stays.join(", and ")))?;
+        }
+        OutputFormat::Json => output::print_json(&json!({ "uninstalled": true, "cutOff": pods, "stays": stays }))?,
+    }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints findings; whether none of them is wrong.
-fn told(findings: &[Finding], paint: Paint) -> anyhow::Result<bool> {
-    findings.iter().try_for_each(|finding| tell(finding, paint))?;
-    Ok(!findings.iter().any(|finding| matches!(finding.outcome, Outcome::Wrong(_))))
 }
 
 fn helm(arguments: &HelmArguments, command: &[&str]) -> Command {
@@ -85,7 +130,9 @@ fn helm(arguments: &HelmArguments, command: &[&str]) -> Command {
     helm
 }
 
+/// What Helm says goes to standard error: standard output belongs to this command.
 fn run(mut helm: Command) -> anyhow::Result<()> {
+    helm.stdout(std::io::stderr());
     let program = Path::new(helm.get_program()).display().to_string();
     let status =
         helm.status().with_context(|| format!("cannot run {program}: install Helm 3, or name it with --helm"))?;

@@ -8,6 +8,8 @@ use malla_control::state::StateDirectory;
 use malla_control::token::{JoinClaims, TOKEN_KEY, TokenAuthority};
 use malla_control::token_book::{TokenBook, TokenRecord};
 use malla_xds::SpiffeId;
+use serde::Serialize;
+use serde_json::json;
 
 use crate::arguments::{
     OutputFormat, StateArgument, TokenArguments, TokenCommand, TokenCreateArguments, TokenListArguments,
@@ -18,33 +20,45 @@ use crate::output;
 /// Of a token that was revoked by its id alone nobody knows when it expires: no token lives longer than this.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// A token that was made.
+#[derive(Debug, Serialize)]
+struct Created {
+    token: String,
+    #[serde(flatten)]
+    record: TokenRecord,
+}
+
 /// Prints a token, and nothing else, to standard output; lists tokens; revokes one.
 ///
 /// # Errors
 /// The control server has left no key in the state directory, or the names cannot be part of an identity.
 pub(crate) fn run(arguments: TokenArguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
-        TokenCommand::Create(create) => output::print(token(&create)?)?,
+        TokenCommand::Create(arguments) => create(&arguments)?,
         TokenCommand::List(arguments) => list(&arguments)?,
         TokenCommand::Revoke(arguments) => revoke(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn token(create: &TokenCreateArguments) -> anyhow::Result<String> {
-    let identity = SpiffeId::new(&create.trust_domain, &create.namespace, &create.service_account)
+fn create(arguments: &TokenCreateArguments) -> anyhow::Result<()> {
+    let identity = SpiffeId::new(&arguments.trust_domain, &arguments.namespace, &arguments.service_account)
         .context("namespace and service account become parts of an identity")?;
-    let authority = TokenAuthority::open(&state(&create.state)?)?;
-    let claims = JoinClaims { once: create.once, ..JoinClaims::new(&identity, create.ttl) };
+    let authority = TokenAuthority::open(&state(&arguments.state)?)?;
+    let claims = JoinClaims { once: arguments.once, ..JoinClaims::new(&identity, arguments.ttl) };
     let token = authority.create(&claims).context("cannot sign the token")?;
-    authority.book().add(&TokenRecord {
+    let record = TokenRecord {
         id: claims.jti,
         identity: Some(claims.sub),
         expires: claims.exp,
         once: claims.once,
         ..Default::default()
-    })?;
-    Ok(token)
+    };
+    authority.book().add(&record)?;
+    match arguments.output.format {
+        OutputFormat::Table => output::print(token),
+        OutputFormat::Json => output::print_json(&Created { token, record }),
+    }
 }
 
 fn list(arguments: &TokenListArguments) -> anyhow::Result<()> {
@@ -86,7 +100,12 @@ fn revoke(arguments: &TokenRevokeArguments) -> anyhow::Result<()> {
         bail!("{id:?} is neither a token nor the id of one: see `malla token list`");
     }
     TokenBook::open(&state).add(&TokenRecord { id: id.clone(), expires, revoked: true, ..Default::default() })?;
-    output::print(format!("revoked {id}; who has obtained a certificate with it keeps it, and renews it"))
+    match arguments.output.format {
+        OutputFormat::Table => {
+            output::print(format!("revoked {id}; who has obtained a certificate with it keeps it, and renews it"))
+        }
+        OutputFormat::Json => output::print_json(&json!({ "revoked": id })),
+    }
 }
 
 fn state(argument: &StateArgument) -> anyhow::Result<StateDirectory> {

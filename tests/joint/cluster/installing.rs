@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use malla_tests::tools;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{FakeCluster, pod};
 
 /// A program in Helm's place that writes down what it was told.
 fn helm(directory: &Path) -> PathBuf {
     let path = directory.join("helm");
-    std::fs::write(&path, format!("#!/bin/sh\necho \"$@\" >> {}/calls\n", directory.display())).expect("written");
+    std::fs::write(
+        &path,
+        format!("#!/bin/sh\necho \"$@\" >> {}/calls\necho Helm says something\n", directory.display()),
+    )
+    .expect("written");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
     path
 }
@@ -46,13 +50,25 @@ async fn helm_is_called_when_the_cluster_is_ready_and_nobody_is_cut_off() {
     // The program in Helm's place has installed nothing, and that is found.
     assert!(!installed.status.success() && said.contains("failed  the control server runs"), "{said}");
 
+    // Programs get one document, whatever Helm says.
+    let installed = malla(&cluster, directory.path(), &["install", "-o", "json"]).await;
+    let report: Value = serde_json::from_slice(&installed.stdout).expect("JSON alone");
+    assert_eq!((installed.status.success(), &report["good"]), (false, &json!(false)));
+    let findings = |when: &str| report[when].as_array().map_or(0, Vec::len);
+    assert!(findings("before") > 3 && findings("kinds") > 5 && findings("after") > 3, "{report}");
+    let after = report["after"].as_array().into_iter().flatten();
+    let wrong = after.filter(|finding| finding["outcome"].get("wrong").is_some());
+    assert!(wrong.count() > 0, "{report}");
+
     cluster.apply(&pod("cart-1", "cart", "10.0.0.1"));
     let before = calls();
     let refused = malla(&cluster, directory.path(), &["uninstall"]).await;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("1 pods have a sidecar (shop/cart-1"), "{said}");
     assert_eq!(calls(), before);
-    let gone = malla(&cluster, directory.path(), &["uninstall", "--force"]).await;
+    let gone = malla(&cluster, directory.path(), &["uninstall", "--force", "-o", "json"]).await;
+    let report: Value = serde_json::from_slice(&gone.stdout).expect("JSON alone");
+    assert_eq!(report["cutOff"], json!(["shop/cart-1"]));
     assert!(
         gone.status.success() && calls().contains("uninstall malla --wait --namespace malla-system"),
         "{}",
