@@ -97,3 +97,25 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
 }
+
+/// The same as tables, logs and traces mean by a failure: what rules and dashboards take for good answers.
+#[test]
+fn rules_and_dashboards_mean_by_a_failure_what_the_sidecar_does() {
+    let of_clients: Vec<&str> =
+        Reason::ALL.iter().filter(|reason| reason.status() < 500).map(|reason| reason.word()).collect();
+    let good = format!(r#"status!~"5..", grpc_status!~"2|4|12|13|14|15", reason=~"|{}""#, of_clients.join("|"));
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let dashboards = std::fs::read_dir(deploy.join("grafana/dashboards")).expect("the dashboards");
+    let files = dashboards.map(|entry| entry.expect("a file").path()).chain([deploy.join("prometheus/rules.yaml")]);
+    let mut number = 0;
+    for file in files {
+        // In a dashboard, expressions are text of JSON.
+        let text = std::fs::read_to_string(&file).expect("is read").replace("\\\"", "\"");
+        for (at, _) in text.match_indices("status!~\"5") {
+            let matchers = &text[at..];
+            assert!(matchers.starts_with(&good), "{}: {:.200}", file.display(), matchers);
+            number += 1;
+        }
+    }
+    assert!(number >= 12, "{number}");
+}
