@@ -58,6 +58,11 @@ pub(crate) async fn run(arguments: DemoArguments, paint: Paint) -> anyhow::Resul
         output::print(format!("Starting a control server and {} programs, each with its sidecar …", INSTANCES.len()))?;
     }
 
+    // Before anything can be asked: whoever waits for the demo finds it.
+    if let Some(directory) = &arguments.prometheus {
+        prometheus::write(directory, &addresses)?;
+    }
+
     // Programs first: a sidecar may carry a request as soon as it is ready.
     let ledger = Arc::new(Ledger::default());
     let programs = programs(&addresses, &ledger);
@@ -72,9 +77,6 @@ pub(crate) async fn run(arguments: DemoArguments, paint: Paint) -> anyhow::Resul
     tokio::select! {
         ready = mesh.ready() => ready?,
         () = interruption.wait() => return Ok(ExitCode::FAILURE),
-    }
-    if let Some(directory) = &arguments.prometheus {
-        prometheus::write(directory, &addresses)?;
     }
     let guide = Guide::new(paint, &addresses, directory.path(), &arguments);
     if for_people {

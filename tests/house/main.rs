@@ -2,5 +2,6 @@
 
 mod arrows;
 mod chart;
+mod compose;
 mod image;
 mod rendering;
