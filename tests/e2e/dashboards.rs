@@ -13,7 +13,7 @@ use serde_json::Value;
 /// A query of a panel.
 pub(crate) struct Query {
     /// The dashboard's title and description.
-    dashboard: (String, String),
+    pub(crate) dashboard: (String, String),
     pub(crate) panel: String,
     unit: String,
     /// How its series are named.
@@ -30,6 +30,35 @@ pub(crate) fn queries() -> Vec<Query> {
     let files = fs::read_dir(directory).expect("the dashboards").map(|entry| entry.expect("a file").path());
     let files: BTreeSet<_> = files.collect();
     files.iter().flat_map(|file| of_file(file)).collect()
+}
+
+/// Every variable that people choose, with the metric and the label that its values are of.
+pub(crate) fn variables() -> Vec<(String, String, String)> {
+    let directory = repository().join("deploy/grafana/dashboards");
+    let mut variables = Vec::new();
+    for file in fs::read_dir(directory).expect("the dashboards") {
+        let text = fs::read_to_string(file.expect("a file").path()).expect("a dashboard");
+        let dashboard: Value = serde_json::from_str(&text).expect("a dashboard is JSON");
+        for variable in dashboard["templating"]["list"].as_array().expect("variables") {
+            if variable["type"] != "query" {
+                continue;
+            }
+            let query = variable["query"]["query"].as_str().expect("a query");
+            let inner = query.strip_prefix("label_values(").and_then(|query| query.strip_suffix(')'));
+            let (metric, label) = inner.and_then(|inner| inner.rsplit_once(',')).expect("label_values(METRIC, LABEL)");
+            let name = format!("{} of {}", variable["name"], dashboard["title"]);
+            variables.push((name, metric.trim().to_owned(), label.trim().to_owned()));
+        }
+    }
+    assert!(variables.len() >= 5, "{variables:?}");
+    variables
+}
+
+/// What Grafana asks to show the graph of a span.
+pub(crate) fn of_spans() -> String {
+    let path = repository().join("deploy/grafana/provisioning/datasources/malla.yaml");
+    let text = fs::read_to_string(path).expect("the data sources");
+    text.lines().find_map(|line| line.trim().strip_prefix("query: ")).expect("a query").to_owned()
 }
 
 fn of_file(file: &Path) -> Vec<Query> {

@@ -1,5 +1,6 @@
 //! End-to-end tests. Each makes its own sandbox, so they run side by side.
 
+mod alerts;
 mod attacks;
 mod authorization;
 mod bad_input;

@@ -8,7 +8,7 @@ use malla_tests::pod::inside;
 use malla_tests::{Member, Mesh, Pod, Process, Sandbox, tools, wait};
 
 /// nginx, which listens as nginx's `listen` says (`8080`, `8081 http2`, `8443 ssl`: both families; `127.0.0.1:8080`). `/` and most other paths answer
-/// with `name`; `/echo/…` with the path; `/version` with the version and headers received; `/files/` are the files of
+/// with `name`; `/echo/…` with the path; `/version` with the version and headers received; `/contexts` with the trace contexts; `/files/` are the files of
 /// the pod's directory `files` (`PUT` stores there).
 #[track_caller]
 pub(crate) fn nginx(pod: &Pod, name: &str, listen: &[&str]) -> Process {
@@ -102,6 +102,25 @@ pub(crate) fn mariadb(pod: &Pod, port: u16) -> Process {
         &format!("--pid-file={directory}/pid"),
         &format!("--port={port}"),
     ])
+}
+
+/// Prometheus on `127.0.0.1:9090`, by `prometheus.yaml` in a directory, in which it keeps its data; with one of its features switched on.
+#[track_caller]
+pub(crate) fn prometheus(pod: &Pod, directory: &Path, feature: &str) -> Process {
+    let directory = directory.display();
+    let mut prometheus = pod.spawn(&[
+        "prometheus",
+        &format!("--config.file={directory}/prometheus.yaml"),
+        &format!("--storage.tsdb.path={directory}/data"),
+        "--web.listen-address=127.0.0.1:9090",
+        &format!("--enable-feature={feature}"),
+    ]);
+    pod.wait_listening(&mut prometheus, 9090);
+    // It listens before it answers queries.
+    wait::until("Prometheus to be ready", Duration::from_secs(60), || {
+        pod.exec(&["curl", "-sf", "http://127.0.0.1:9090/-/ready"]).status.success().then_some(())
+    });
+    prometheus
 }
 
 /// `malla-proxy certificates`, keeping PEM files of an identity in `directory`; returns when they are there.

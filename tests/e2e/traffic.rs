@@ -57,8 +57,54 @@ fn edges_and_requests_are_seen_as_they_happen() {
     let unknown = tap("shop/nobody", &[]).end(Duration::from_secs(20)).failure().both();
     assert!(unknown.contains("no sidecar of shop/nobody is connected"), "{unknown}");
 
-    // When nobody looks any more, nothing is told; and no request was harmed.
     drop((slowly, refused));
+    let web_identity = web.identity();
+    for (filter, is_meant) in [
+        (["--method", "POST"], &(|line: &Value| line["method"] == "POST") as &dyn Fn(&Value) -> bool),
+        (["--identity", "shop/sa/web"], &|line| line["peer"].as_str() == Some(&*web_identity)),
+        (["--reason", "connect_refused"], &|line| line["reason"] == "connect_refused"),
+    ] {
+        let tap = tap("shop", &filter);
+        let told = wait::until(&format!("requests of {filter:?}"), Duration::from_secs(20), || {
+            client.exec(&["curl", "-sS", "-X", "POST", "http://web.shop/"]).success();
+            client.exec(&["curl", "-sS", "http://web.shop:81/"]).success();
+            Some(lines(&tap.stdout())).filter(|told| told.len() >= 4)
+        });
+        assert!(told.iter().all(is_meant), "{filter:?}: {told:?}");
+    }
+
+    // Live: each second a line for programs; for people a table, on a terminal in place.
+    let top = |arguments: &str| {
+        let line = format!("exec {program} top --sort rate {arguments} web-1");
+        mesh.control_pod().spawn(&["sh", "-c", &line])
+    };
+    let (for_programs, into_a_file) = (top("-o json"), top(""));
+    let on_a_terminal = mesh.control_pod().spawn(&[
+        "script",
+        "-qefc",
+        &format!("stty rows 12 cols 150; exec {program} top"),
+        "/dev/null",
+    ]);
+    let seen = wait::until("three looks", Duration::from_secs(30), || {
+        let looks: Vec<Value> =
+            for_programs.stdout().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        (looks.len() >= 3).then_some(looks)
+    });
+    let rate = seen[2][0]["per_second"].as_f64().expect("a rate");
+    assert!((60.0..140.0).contains(&rate), "100 in a second are offered: {seen:?}");
+    assert_eq!(seen[2][0]["destination"], "web-1.shop:80", "{seen:?}");
+    let is_drawn = |text: &str| {
+        text.lines().any(|line| line.contains("client.shop") && line.contains("web-1.shop:80") && line.contains('█'))
+    };
+    wait::until("the table in a file", Duration::from_secs(30), || is_drawn(&into_a_file.stdout()).then_some(()));
+    assert!(!into_a_file.stdout().contains('\x1b'), "a file gets no colours: {}", into_a_file.stdout());
+    wait::until("the table on a terminal", Duration::from_secs(30), || {
+        let text = on_a_terminal.stdout();
+        (is_drawn(&text) && text.starts_with("\x1b[?1049h")).then_some(())
+    });
+    drop((for_programs, into_a_file, on_a_terminal));
+
+    // When nobody looks any more, nothing is told; and no request was harmed.
     assert_eq!(load.account().failed, 0);
 
     let elsewhere = mesh.stranger("elsewhere");
@@ -89,4 +135,16 @@ fn edges_and_requests_are_seen_as_they_happen() {
         client.exec(&["curl", "-sS", "http://web.shop/"]).success();
         lines(&tap.stdout()).into_iter().next()
     });
+    drop(tap);
+
+    // Who cannot tell anybody what passes, lets it pass; and tells it when there is somebody again.
+    mesh.kill_control();
+    load.wait_successes(100);
+    mesh.start();
+    wait::until("edges of a control server that began anew", Duration::from_secs(60), || {
+        let output = mesh.malla(&["stat", "-o", "json", "--for", "1s", "web-1.shop:80"]);
+        let edges: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
+        edges.first().is_some_and(|edge| edge["requests"].as_u64() > Some(0)).then_some(())
+    });
+    load.stop_without_failure();
 }
