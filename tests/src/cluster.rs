@@ -54,6 +54,9 @@ struct Shared {
     cut: watch::Sender<u64>,
 }
 
+/// Events that are kept, at least.
+const EVENTS: usize = 1000;
+
 #[derive(Default)]
 struct State {
     version: u64,
@@ -335,6 +338,11 @@ impl Shared {
         let version = state.version;
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         state.events.push(Event { version, resource, kind, object });
+        // Now and then, as etcd does.
+        if state.events.len() >= 2 * EVENTS {
+            let old = state.events.len() - EVENTS;
+            state.forgotten = state.events.drain(..old).next_back().map_or(0, |event| event.version);
+        }
         self.version.send_replace(version);
     }
 }
@@ -580,9 +588,10 @@ fn watching(shared: Arc<Shared>, resource: String, query: &HashMap<String, Strin
                         "message": format!("too old resource version: {from}") });
                     vec![json!({ "type": "ERROR", "object": status }).to_string()]
                 } else {
-                    let news = state.events.iter().filter(|event| {
-                        event.version > from && event.resource == resource && (bookmarks || event.kind != "BOOKMARK")
-                    });
+                    let old = state.events.partition_point(|event| event.version <= from);
+                    let news = state.events[old..]
+                        .iter()
+                        .filter(|event| event.resource == resource && (bookmarks || event.kind != "BOOKMARK"));
                     let lines = news.map(|event| json!({ "type": event.kind, "object": event.object }).to_string());
                     let lines = lines.collect();
                     from = state.version;
