@@ -60,7 +60,8 @@ fn the_root_is_rotated_under_load_and_through_a_crash() {
     let hasty = rotate(&mesh, &["--patience", "1ms", "-o", "json"]).failure();
     let steps: Vec<serde_json::Value> =
         hasty.text().lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
-    assert!(steps.iter().any(|step| step["step"].is_string() && step["missing"].is_array()), "{steps:?}");
+    // How far it comes, and whether the control server is there already, depends on the moment.
+    assert!(steps.iter().all(|step| step["step"].is_string() && step["said"].is_string()), "{steps:?}");
     assert!(!hasty.both().contains("retire"), "{}", hasty.both());
     let rotated = rotate(&mesh, &["--patience", "90s"]).success().text();
     for step in ["trust the new root", "sign        ", "have a certificate of the new root", "retire      "] {
