@@ -16,3 +16,7 @@ mod policies;
 mod precedence;
 mod rendering;
 mod streams;
+
+/// That of the programs: how memory stays, and what a change costs, depend on it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
