@@ -354,3 +354,7 @@ impl Reader {
 #[cfg(test)]
 #[path = "cluster_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "cluster_history_tests.rs"]
+mod history_tests;
