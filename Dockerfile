@@ -9,11 +9,13 @@
 # Both run as user 1337, which `malla-proxy init` exempts from redirection; `init` itself needs `--user 0` and
 # `--cap-add NET_ADMIN`. Dependencies are those of Cargo.lock, or the build fails.
 
-FROM rust:1.92-trixie AS build
+FROM rust:1.95-trixie AS build
 WORKDIR /source
 COPY . .
-# Relative relocations in their packed form: half a megabyte less of each program.
-ENV RUSTFLAGS="-C link-arg=-Wl,-z,pack-relative-relocs"
+# Each makes the programs smaller: the unwinder linked in, without a library for what else its own has; relative relocations in their
+# packed form; functions of the same instructions once.
+RUN mkdir /static && ln -s "$(gcc -print-file-name=libgcc_eh.a)" /static/libgcc_s.a
+ENV RUSTFLAGS="-L native=/static -C link-arg=-Wl,-z,pack-relative-relocs -C link-arg=-Wl,--icf=all"
 # One after the other: together, the sidecar would be built with what the control server wants of their common dependencies.
 RUN cargo build --release --locked --package malla-proxy \
  && cargo build --release --locked --package malla \

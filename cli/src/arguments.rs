@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use malla_control::inject::{InjectionSettings, Resources, SidecarKind, Telling};
 use malla_control::kubernetes::ClusterAddress;
+use malla_proxy::log::LogFilter;
 use malla_proxy::settings::HostPort;
 use malla_proxy::trace::Collector;
 
@@ -23,9 +24,9 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// What to log, to standard error: `error`, `warn`, `info`, `debug`, or per module `info,malla_proxy=debug`
+    /// What to log, to standard error: `error`, `warn`, `info`, `debug`, `off`, or per module `info,malla_proxy=debug`
     #[arg(long, global = true, value_name = "FILTER", env = "MALLA_LOG")]
-    pub(crate) log: Option<String>,
+    pub(crate) log: Option<LogFilter>,
 
     /// Never colour the output (colours appear only on a terminal in any case)
     #[arg(long = "no-color", global = true)]

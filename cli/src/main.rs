@@ -17,6 +17,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::Parser;
+use malla_proxy::log::LogFilter;
 
 use crate::arguments::{Arguments, Command};
 use crate::output::Paint;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments, paint: Paint) -> anyhow::Result<ExitCode> {
-    start_logging(&arguments)?;
+    start_logging(&arguments);
     match arguments.command {
         Command::Authz(authz) => commands::authz::run(&authz, paint),
         Command::Ca(ca) => block_on(commands::ca::run(ca, paint)),
@@ -68,20 +69,20 @@ fn block_on(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
 }
 
 /// Logs go to standard error, so that standard output stays what the command prints.
-fn start_logging(arguments: &Arguments) -> anyhow::Result<()> {
+fn start_logging(arguments: &Arguments) {
     use std::io::IsTerminal;
-    use tracing_subscriber::EnvFilter;
 
-    let default = if matches!(arguments.command, Command::Control(_)) { "info" } else { "off" };
-    let directives = arguments.log.as_deref().unwrap_or(default);
-    let filter = EnvFilter::try_new(directives).map_err(|cause| {
-        anyhow::Error::new(cause)
-            .context(format!("--log {directives:?} is not a filter like `info,malla_control=debug`"))
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    let filter = match &arguments.log {
+        Some(LogFilter(filter)) => filter.clone(),
+        None if matches!(arguments.command, Command::Control(_)) => Targets::new().with_default(LevelFilter::INFO),
+        None => Targets::new(),
+    };
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && !arguments.no_color())
-        .init();
-    Ok(())
+        .with_ansi(std::io::stderr().is_terminal() && !arguments.no_color());
+    tracing_subscriber::registry().with(log).with(filter).init();
 }

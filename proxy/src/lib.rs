@@ -39,6 +39,7 @@ pub mod identity;
 pub mod inbound;
 pub mod init;
 pub mod listen;
+pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod names;

@@ -7,11 +7,15 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use malla_proxy::certificates::CertificatesArgs;
 use malla_proxy::init::InitArgs;
+use malla_proxy::log::LogFilter;
 use malla_proxy::ready::WaitArgs;
 use malla_proxy::run::Proxy;
 use malla_proxy::settings::Args;
 use malla_proxy::{certificates, init, ready};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -30,9 +34,9 @@ struct Cli {
     #[command(flatten)]
     run: Args,
 
-    /// Least level of log lines that are written: error, warn, info, debug, trace; or directives such as malla_proxy=debug
+    /// Least level of log lines that are written: error, warn, info, debug, off; or per module info,malla_proxy=debug
     #[arg(long, env = "MALLA_LOG", value_name = "LEVEL", default_value = "info", global = true)]
-    log: String,
+    log: LogFilter,
 
     /// Form of log lines
     #[arg(long, env = "MALLA_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
@@ -63,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    start_log(&cli.log, cli.log_format)?;
+    start_log(cli.log.clone(), cli.log_format);
     match &cli.command {
         Some(Command::Init(args)) => return Ok(init::run(args)?),
         Some(Command::Wait(args)) => return Ok(ready::wait(args)?),
@@ -119,16 +123,11 @@ async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_log(level: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(level).with_context(|| format!("--log {level:?} is not a level"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+fn start_log(LogFilter(filter): LogFilter, format: LogFormat) {
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let log = match format {
+        LogFormat::Text => log.boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
+    tracing_subscriber::registry().with(log).with(filter).init();
 }
