@@ -24,7 +24,8 @@ impl FromStr for LogFilter {
 
     fn from_str(text: &str) -> Result<LogFilter, LogFilterError> {
         let mut words = text.split(',').map(str::trim).filter(|word| !word.contains('='));
-        match words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        // An empty word would be the level `error`.
+        match words.find(|word| word.is_empty() || word.parse::<LevelFilter>().is_err()) {
             Some(word) => Err(LogFilterError::NotALevel(word.to_owned())),
             None => Ok(LogFilter(text.parse()?)),
         }
