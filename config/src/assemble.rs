@@ -53,6 +53,7 @@ pub(crate) fn mesh(
         doubtful_grants: HashSet::new(),
         unreadable: &objects.unreadable,
         complete,
+        in_flux: matches!(surroundings, Surroundings::Cluster { .. }),
     };
     external_names::resolve(&mut index, diagnostics);
     for object in of_kind(Kind::ReferenceGrant) {

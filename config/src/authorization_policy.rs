@@ -124,7 +124,7 @@ fn selects(object: &Object, labels: &BTreeMap<String, String>, index: &Index<'_>
         cursor.error(diagnostics, Code::MissingField, "a selector without labels", help);
     } else if !workloads.any(|workload| carries(&workload.object.labels)) && index.complete {
         let message = format!("the selector selects no Workload of the namespace `{}`", object.namespace);
-        cursor.error(diagnostics, Code::DanglingReference, message, "write labels that its workloads carry");
+        index.nothing_to_protect(cursor, (message, "write labels that its workloads carry".to_owned()), diagnostics);
     }
 }
 
@@ -146,7 +146,13 @@ fn service(
         return None;
     }
     let name = ServiceName::new(object.namespace.clone(), name);
-    let service = index.service(cursor.field("name"), &name, diagnostics)?;
+    let Some(declared) = index.services.get(&name) else {
+        if let Some(missing) = index.no_service(&name) {
+            index.nothing_to_protect(cursor.field("name"), missing, diagnostics);
+        }
+        return Some((name, section_name.map(Arc::from)));
+    };
+    let service = declared.ready.as_ref()?;
     if !Index::is_no_other_name(cursor.field("name"), service, diagnostics) {
         return None;
     }
@@ -158,7 +164,7 @@ fn service(
             None => format!("its ports: {}", port_listing(service)),
         };
         let message = format!("the service {name} has no port named `{}`", shown(section));
-        cursor.field("sectionName").error(diagnostics, Code::DanglingReference, message, help);
+        index.nothing_to_protect(cursor.field("sectionName"), (message, help), diagnostics);
     }
     Some((name, section_name.map(Arc::from)))
 }

@@ -47,9 +47,30 @@ pub(crate) struct Index<'a> {
     pub(crate) unreadable: &'a HashSet<Arc<str>>,
     /// Whether every document could be parsed. If not, what seems to be missing may be in the others.
     pub(crate) complete: bool,
+    /// Whether what is not there may come and go by itself, object by object: as in a cluster.
+    pub(crate) in_flux: bool,
 }
 
 impl Index<'_> {
+    /// Says that a protecting policy is about something that is not there: a mistake, unless it may come. Then the policy waits for it, and holds
+    /// up nothing else.
+    pub(crate) fn nothing_to_protect(
+        &self,
+        cursor: Cursor<'_>,
+        (message, help): (String, String),
+        diagnostics: &mut Diagnostics,
+    ) {
+        match self.in_flux {
+            true => cursor.warning(
+                diagnostics,
+                Code::DanglingReference,
+                format!("the policy protects nothing here yet: {message}"),
+                help,
+            ),
+            false => cursor.error(diagnostics, Code::DanglingReference, message, help),
+        }
+    }
+
     /// The service of a name. Says that there is none at `cursor`; says nothing, and has nothing, if there is one with
     /// errors of its own.
     pub(crate) fn service(
@@ -104,7 +125,7 @@ impl Index<'_> {
     }
 
     /// That there is no service of a name, and what may have been meant; nothing if it may be in what could not be read.
-    fn no_service(&self, name: &ServiceName) -> Option<(String, String)> {
+    pub(crate) fn no_service(&self, name: &ServiceName) -> Option<(String, String)> {
         if self.may_exist(&name.name) {
             return None;
         }

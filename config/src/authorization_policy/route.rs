@@ -52,7 +52,7 @@ pub(super) fn target(
     let name = RouteName::new(object.namespace.clone(), written.name.as_str());
     let Some(route) = routes.whole.iter().find(|route| route.kind == of_route && route.name == name) else {
         missing(cursor, kind, &name, routes, index, diagnostics);
-        return None;
+        return Some((of_route, name));
     };
     if let Some(problem) = leads_elsewhere(route) {
         let message = format!("the {kind} {name} {problem}");
@@ -87,7 +87,7 @@ fn missing(
         None => format!("write {} of this name in the namespace `{}`", kind.with_article(), name.namespace),
     };
     let message = format!("there is no {kind} `{}` in the namespace `{}`", shown(&name.name), shown(&name.namespace));
-    cursor.field("name").error(diagnostics, Code::DanglingReference, message, help);
+    index.nothing_to_protect(cursor.field("name"), (message, help), diagnostics);
 }
 
 /// What is wrong with where a route comes from and leads to.

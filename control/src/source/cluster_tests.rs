@@ -230,3 +230,64 @@ fn while_files_are_wrong_the_cluster_goes_on() {
     assert!(resources.get(ResourceType::Cluster, "vm.shop:80").is_some());
     assert!(resources.get(ResourceType::Cluster, "cart.shop:80").is_some());
 }
+
+#[test]
+fn a_policy_about_what_is_not_there_yet_waits_for_it_and_holds_up_nobody() {
+    let service_target = json!({ "group": "", "kind": "Service", "name": "cart" });
+    let rules = json!([{ "from": [{ "namespaces": ["bank"] }] }]);
+    let targets = [
+        (json!({ "selector": { "matchLabels": { "app": "cart" } } }), "selects no Workload"),
+        (json!({ "targetRefs": [service_target] }), "no service `cart`"),
+        (
+            json!({ "targetRefs": [{ "group": "", "kind": "Service", "name": "cart", "sectionName": "http" }] }),
+            "no service `cart`",
+        ),
+        (
+            json!({ "targetRefs": [{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "a" }] }),
+            "no HTTPRoute `a`",
+        ),
+    ];
+    let slice = json!({
+        "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "name": "cart-a", "namespace": "shop", "labels": { "kubernetes.io/service-name": "cart" } },
+        "ports": [{ "name": "http", "port": 8080 }],
+        "endpoints": [{ "addresses": ["10.0.0.1"], "targetRef": { "kind": "Pod", "name": "cart-1" } }],
+    });
+    let pod = json!({
+        "kind": "Pod", "metadata": { "name": "cart-1", "namespace": "shop", "labels": { "app": "cart" } },
+        "spec": { "serviceAccountName": "cart", "containers": [{ "name": "malla-proxy" }, { "name": "a" }] },
+        "status": { "podIPs": [{ "ip": "10.0.0.1" }] },
+    });
+    let there = [service("cart", http()), slice, pod, route("a", "cart", |_| {})];
+    for (target, told) in targets {
+        let mut policy =
+            json!({ "kind": "AuthorizationPolicy", "metadata": { "name": "p", "namespace": "shop" }, "spec": target });
+        policy["spec"]["action"] = json!("Deny");
+        policy["spec"]["rules"] = rules.clone();
+        let inbound = |resources: &Resources| {
+            let found = resources.get(ResourceType::Listener, "inbound/cart-1.shop").expect("its own listener");
+            found.version.clone()
+        };
+        let open = inbound(&load(&mut Reader::default(), &[], &there).resources.expect("serves"));
+        // Before it, with it, and after it.
+        let mut reader = Reader::default();
+        let serves = |loaded: Loaded| {
+            assert!(loaded.refusal.is_none() && judged(&loaded).is_empty(), "{told}: {:?}", judged(&loaded));
+            loaded.resources.expect("serves")
+        };
+        let waits = |resources: &Resources| {
+            assert!(resources.get(ResourceType::Cluster, "new.shop:80").is_some(), "{told}");
+            let mut notices = resources.notices().iter();
+            assert!(
+                notices.any(|notice| notice.contains("protects nothing here yet") && notice.contains(told)),
+                "{told}"
+            );
+        };
+        let others = [policy.clone(), service("new", http())];
+        waits(&serves(load(&mut reader, &[], &others)));
+        let all: Vec<Value> = there.iter().chain(&others).cloned().collect();
+        let closed = serves(load(&mut reader, &[], &all));
+        assert_ne!(inbound(&closed), open, "{told}: it protects what has come");
+        waits(&serves(load(&mut reader, &[], &others)));
+    }
+}
