@@ -130,8 +130,7 @@ impl Store {
     }
 
     /// All objects of a kind are these.
-    pub(crate) fn replace(&self, kind: Kind, found: Vec<DynamicObject>) {
-        let found: Objects = found.into_iter().filter_map(|object| keep(kind, object)).collect();
+    pub(crate) fn replace(&self, kind: Kind, found: Objects) {
         let mut state = self.state.lock();
         state.failing.remove(&kind);
         let mut changes = state.listed.insert(kind);
@@ -195,7 +194,7 @@ fn put(state: &mut State, key: Key, kept: Arc<Kept>) -> bool {
 }
 
 /// The name of an object and what is kept of it; nothing of one without a name.
-fn keep(kind: Kind, object: DynamicObject) -> Option<(Key, Arc<Kept>)> {
+pub(crate) fn keep(kind: Kind, object: DynamicObject) -> Option<(Key, Arc<Kept>)> {
     let DynamicObject { types: _, metadata, mut data } = object;
     let key = Key {
         kind,

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::kinds::Kind;
-use super::store::Store;
+use super::store::{Objects, Store, keep};
 
 /// Objects of a page.
 const PAGE: u32 = 500;
@@ -53,7 +53,7 @@ async fn follow_kind(kind: Kind, client: Client, store: Arc<Store>) {
             if store.missing().contains(&kind) {
                 tracing::info!(kind = kind.name(), "not installed in the cluster");
             }
-            store.replace(kind, Vec::new());
+            store.replace(kind, Objects::new());
         }
         sleep(ABSENT).await;
     }
@@ -68,11 +68,12 @@ async fn until_not_served(kind: Kind, version: &'static str, api: Api<DynamicObj
     };
     let events = watcher(api, config).backoff(Pauses::default());
     let mut events = pin!(events);
-    let (mut listed, mut served) = (Vec::new(), false);
+    let (mut listed, mut served) = (Objects::new(), false);
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => listed.push(object),
+            // Page by page, and of each object only what matters: all of a kind as it comes would be many times that.
+            Ok(Event::InitApply(object)) => listed.extend(keep(kind, object)),
             Ok(Event::InitDone) => {
                 said_again(kind, store);
                 store.serves(kind, version);

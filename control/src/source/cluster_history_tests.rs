@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Content, Reader, Resources};
 use crate::kubernetes::kinds::Kind;
-use crate::kubernetes::store::Store;
+use crate::kubernetes::store::{Objects, Store};
 use crate::kubernetes::translate::tests::object;
 use crate::kubernetes::translate::{Translation, Translator};
 
@@ -192,7 +192,7 @@ proptest! {
     ) {
         let universe = universe();
         let store = Store::default();
-        Kind::ALL.into_iter().for_each(|kind| store.replace(kind, Vec::new()));
+        Kind::ALL.into_iter().for_each(|kind| store.replace(kind, Objects::new()));
         let (mut translator, mut reader) = (Translator::default(), Reader::default());
         for (what, state, fate) in changes {
             let states = what.get(&universe);

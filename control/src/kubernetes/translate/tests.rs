@@ -5,14 +5,14 @@ use malla_config::Loader;
 use malla_config::mesh::{AppProtocol, EndpointSource, Mesh, MtlsMode, Sidecar};
 
 use super::*;
-use crate::kubernetes::store::Store;
+use crate::kubernetes::store::{Store, keep};
 
 /// A store that has listed these objects, each a kind and the rest of it.
 pub(crate) fn store(objects: &[Value]) -> Store {
     let store = Store::default();
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|object| object["kind"] == kind.name());
-        store.replace(kind, of_kind.map(object).collect());
+        store.replace(kind, of_kind.filter_map(|value| keep(kind, object(value))).collect());
     }
     store
 }
