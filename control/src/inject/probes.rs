@@ -16,6 +16,10 @@ const PLACES: [(&str, &str); 5] = [
     ("lifecycle.preStop", "prestop"),
 ];
 
+/// What a hook may take: the kubelet itself waits for one that begins until it ends, for one that stops until the grace period is over. The
+/// sidecar's health port gives up a connection a little later.
+const HOOK_SECONDS: u64 = 50;
+
 /// Leads all checks to the sidecar; gives what it has to know. What cannot be led there is left alone, with a warning.
 pub(super) fn rewrite(pod: &mut Value, originals: &mut Originals, warnings: &mut Vec<String>) -> Probes {
     let mut probes = Probes::new();
@@ -31,7 +35,10 @@ pub(super) fn rewrite(pod: &mut Value, originals: &mut Originals, warnings: &mut
                 };
                 match ask(kind, &handler, &ports) {
                     Ok((port, ask)) => {
-                        let timeout = check.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(1);
+                        let timeout = match place.starts_with("lifecycle.") {
+                            true => HOOK_SECONDS,
+                            false => check.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(1),
+                        };
                         let path = format!("/probe/{name}/{word}");
                         check.remove(kind);
                         let instead = json!({ "path": path, "port": 15021, "scheme": "HTTP" });

@@ -425,7 +425,7 @@ fn probes_that_cannot_be_led_to_the_sidecar_stay_with_a_warning() {
     };
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert_eq!(made["spec"]["containers"][0]["livenessProbe"], pod["spec"]["containers"][0]["livenessProbe"]);
-    let probes = r#"{"/probe/c/prestop":{"port":8080,"ask":{"http":{"path":"/stop"}},"timeoutSeconds":1}}"#;
+    let probes = r#"{"/probe/c/prestop":{"port":8080,"ask":{"http":{"path":"/stop"}},"timeoutSeconds":50}}"#;
     assert_eq!(variable(&made, "MALLA_PROBES"), probes);
     assert_eq!(undo(&made), Some(pod));
 }
