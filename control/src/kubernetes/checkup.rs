@@ -445,11 +445,13 @@ fn labels(namespaces: &[Value]) -> Found<()> {
     }
 }
 
+/// Those that have ended, Jobs' for instance, have nothing any more.
 fn has_sidecar(pod: &Value) -> bool {
-    ["containers", "initContainers"]
+    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let mut containers = ["containers", "initContainers"]
         .into_iter()
-        .flat_map(|list| pod["spec"][list].as_array().into_iter().flatten())
-        .any(|container| container["name"] == SIDECAR)
+        .flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
+    !ended && containers.any(|container| container["name"] == SIDECAR)
 }
 
 fn sidecars(namespaces: &[Value], pods: &[Value]) -> Found<()> {

@@ -65,6 +65,10 @@ const PATHS: [&str; 2] = ["/inject/namespace", "/inject/pod"];
 /// A cluster in which everything is as it should be.
 async fn sound(root: &str) -> FakeCluster {
     let cluster = FakeCluster::start().await;
+    // A Job that was done long ago, under another root.
+    let mut done = pod("report-x7k2p", true, "another");
+    done["status"] = json!({ "phase": "Succeeded" });
+    cluster.apply(&done);
     for object in [
         namespace("shop", true),
         namespace("kube-system", false),
