@@ -40,7 +40,7 @@ pub(crate) async fn write(
         let leading = *leads.borrow_and_update();
         // Nothing is said about routes before they have been read.
         let complete = match judged.filter(|_| leading) {
-            Some(judged) => stop.run_until_cancelled(write_all(&client, &store, &judged)).await,
+            Some(judged) => stop.run_until_cancelled(write_all(&client, &store, &judged, &leads)).await,
             None => Some(true),
         };
         let Some(complete) = complete else { return };
@@ -55,7 +55,7 @@ pub(crate) async fn write(
 }
 
 /// Whether all that had to be written was.
-async fn write_all(client: &Client, store: &Store, verdicts: &Verdicts) -> bool {
+async fn write_all(client: &Client, store: &Store, verdicts: &Verdicts, leads: &watch::Receiver<bool>) -> bool {
     let Some(objects) = store.whole() else { return true };
     let mut complete = true;
     for (key, kept) in objects.iter().filter(|(key, _)| key.kind.is_route()) {
@@ -63,6 +63,10 @@ async fn write_all(client: &Client, store: &Store, verdicts: &Verdicts) -> bool 
         let now = format!("{}", now.strftime("%Y-%m-%dT%H:%M:%SZ"));
         let Some(parents) = parents(key, kept, verdicts.get(key), &now) else { continue };
         let Some(version) = store.version(key.kind) else { continue };
+        // The API server may have been long about the one before.
+        if !*leads.borrow() {
+            return true;
+        }
         let api: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), &key.namespace, &key.kind.place().resource(version));
         // With the version that was read: another controller's entries are never overwritten unseen.
