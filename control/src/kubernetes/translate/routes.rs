@@ -22,8 +22,11 @@ pub(super) fn translate(objects: &Objects, services: &mut Services, translation:
     let mut documents = Vec::new();
     for (key, kept) in routes {
         let mut spec = kept.content["spec"].clone();
-        let (parents, absent): (Vec<Value>, Vec<Value>) =
-            mesh_parents(&spec).into_iter().partition(|parent| services.takes_routes(&named(key, parent)));
+        let (parents, absent): (Vec<Value>, Vec<Value>) = mesh_parents(&spec).into_iter().partition(|parent| {
+            let name = named(key, parent);
+            // A stand-in for an older route's backend is no parent.
+            services.takes_routes(&name) && objects.contains_key(&service(&name))
+        });
         for parent in &absent {
             let (namespace, name) = named(key, parent);
             let sentence = format!("there is no service {name} in the namespace {namespace}");
@@ -45,6 +48,10 @@ pub(crate) fn mesh_parents(spec: &Value) -> Vec<Value> {
     parents.filter(|parent| parent["kind"] == "Service" && parent["group"] == "").cloned().collect()
 }
 
+fn service(name: &Name) -> Key {
+    Key { kind: Kind::Service, namespace: name.0.clone(), name: name.1.clone() }
+}
+
 fn named(route: &Key, reference: &Value) -> Name {
     let namespace = reference["namespace"].as_str().map_or_else(|| route.namespace.clone(), Into::into);
     (namespace, reference["name"].as_str().unwrap_or_default().into())
@@ -63,7 +70,7 @@ fn stand_ins(objects: &Objects, key: &Key, spec: &Value, services: &mut Services
             && backend["group"].as_str().is_none_or(str::is_empty);
         let name = named(key, backend);
         let (true, Some(port)) = (is_service, backend["port"].as_u64()) else { continue };
-        let service = Key { kind: Kind::Service, namespace: name.0.clone(), name: name.1.clone() };
+        let service = service(&name);
         if services.ports.contains_key(&name) && objects.contains_key(&service) {
             continue;
         }

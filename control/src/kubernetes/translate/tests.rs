@@ -322,6 +322,18 @@ fn a_backend_that_is_not_there_fails_its_own_share_only() {
 }
 
 #[test]
+fn a_service_that_is_not_there_is_no_parent_whatever_an_older_route_says() {
+    let parent = |name: &str| json!([{ "group": "", "kind": "Service", "name": name }]);
+    let older = route("older", "2026-01-01T00:00:00Z", parent("cart"), json!([{ "name": "gone", "port": 80 }]));
+    let younger = route("younger", "2026-02-01T00:00:00Z", parent("gone"), json!([{ "name": "cart", "port": 80 }]));
+    let cart = service("cart", json!({ "ports": [{ "name": "http", "port": 80 }] }));
+    let faults = translated(&[meshed(), cart, older, younger]).faults;
+    let absent = "there is no service gone in the namespace shop".to_owned();
+    let told: Vec<_> = faults.into_values().collect();
+    assert_eq!(told, [vec![Fault::NoBackend(absent.clone())], vec![Fault::NoParent(absent)]]);
+}
+
+#[test]
 fn a_service_selects_processes_outside_of_the_cluster_too() {
     let metadata = json!({ "name": "vm-1", "namespace": "shop", "labels": { "app": "cart" } });
     let mesh = mesh(&[
